@@ -1,0 +1,5 @@
+"""`python -m multimix`."""
+
+from .cli import main
+
+main()

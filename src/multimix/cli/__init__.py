@@ -1,0 +1,58 @@
+"""The command line: `multimix COMMAND ...`, one module of this package for each command.
+
+A command is a module with `main(argv: list[str]) -> None` and a first docstring line for the overview. It is
+imported when it is called, so that `multimix --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+
+COMMANDS = {
+    "train": "train one model with one method",
+    "compare": "train several methods over several seeds and report them side by side",
+    "evaluate": "evaluate finished runs",
+    "report": "make the report page of finished runs",
+    "bench": "measure the loss and the training step on this machine",
+    "recipes": "list the recipes, or show one",
+}
+
+
+def usage() -> str:
+    """The overview that `multimix --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "usage: multimix COMMAND ...\n\n" + "\n".join(lines) + "\n\n`multimix COMMAND --help` explains one."
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; a mistake of the user's ends with one line on stderr and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        raise SystemExit(0 if argv else 2)
+    if argv[0] in ("-V", "--version"):
+        from .._version import __version__
+
+        print(f"multimix {__version__}")
+        raise SystemExit(0)
+    name = argv[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        fail(f"unknown command {name!r}: {hint}")
+    try:
+        importlib.import_module(f".{name}", __package__).main(argv[1:])
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get("MULTIMIX_DEBUG"):
+            raise
+        fail(" ".join(str(error).split()) or type(error).__name__)
+
+
+def fail(message: str) -> None:
+    """One line on stderr and exit code 2."""
+    print(f"multimix: error: {message}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,65 @@
+"""The protocol of every training method: one call from a model and a batch to a loss.
+
+What the protocol carries, and how:
+
+- *input gradients* (PuzzleMix, Co-Mixup, SaliencyMix): the method has the model and the images, so it can run
+  `torch.autograd.grad` on a forward pass of its own; only gradients in the images are taken, which does not
+  trigger the hooks of distributed training;
+- *a frozen teacher* (SuperMix, TokenMix): held in a tuple attribute, so that it is neither trained nor saved;
+- *parameters and a momentum encoder* (AutoMix): a method is an `nn.Module`; `setup` builds what depends on the
+  model, the trainer optimises and saves it with the model, and `after_step` moves the momentum encoder;
+- *the attention of a ViT* (TransMix): asked of the `SplitModel`, which knows its own blocks;
+- *several source domains* (DAML): `needs` names further per-example tensors of the data set, and the trainer
+  passes them as keyword arguments.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models import SplitModel
+
+
+class MethodOutput(NamedTuple):
+    """What a method returns: the scalar `loss`, and the `logits` (b, c) of the clean batch where the method has
+    computed them anyway (for an honest training accuracy), else None."""
+
+    loss: Tensor
+    logits: Tensor | None
+
+
+class Method(nn.Module):
+    """Base of all methods: `out = method(model, images, targets, generator=None)`.
+
+    `images` (b, channels, height, width), pixels in [0, 1] (the model normalises), `targets` (b,) class indices
+    or (b, c) probabilities. Neither is modified. `generator` may be on any device; a CPU generator never causes
+    a device synchronisation.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Names of further per-example tensors that the data set must provide as keyword arguments."""
+
+    def setup(self, model: SplitModel) -> None:
+        """Called once with the model, on its device, before the optimiser is made."""
+
+    def forward(
+        self,
+        model: SplitModel,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        **extras: Tensor,
+    ) -> MethodOutput:
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def after_step(self, model: SplitModel) -> None:
+        """Called after every optimiser step with the model as it then is."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **kwargs: Any) -> MethodOutput: ...

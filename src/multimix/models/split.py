@@ -1,0 +1,97 @@
+"""`SplitModel`: an encoder as a list of stages, a pool and a classifier, so that any layer can be the mixing layer.
+
+Hooks would do the same from outside, but they break under torch.compile and hide the data flow; a list of
+stages is explicit, and costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class SplitModel(nn.Module):
+    """A classifier split where it can be mixed: images -> stages -> pool -> classifier -> logits.
+
+    The input is pixels in [0, 1]; the normalisation by `mean` and `std` is part of the model, so that attacks
+    and stored weights need nothing else.
+
+    Args:
+        stages: modules applied in order. The output of the last is the `features`, (b, d, *spatial) for
+            convolutional networks and (b, t, d) for transformers.
+        pool: features -> embeddings (b, d).
+        classifier: embeddings (b, d) -> logits (b, c).
+        mean, std: one value per channel, in pixel units of [0, 1]; None leaves the images as they are.
+        prefix_tokens: number of leading tokens of (b, t, d) features that are not patches (class token,
+            registers); `dense` leaves them out.
+
+    >>> net = SplitModel([nn.Conv2d(3, 8, 3)], nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(8, 5))
+    >>> images = torch.rand(2, 3, 16, 16)
+    >>> net(images).shape, net.features(images).shape, net.embed(images).shape
+    (torch.Size([2, 5]), torch.Size([2, 8, 14, 14]), torch.Size([2, 8]))
+    """
+
+    pixel_mean: Tensor | None
+    pixel_std: Tensor | None
+
+    def __init__(
+        self,
+        stages: Iterable[nn.Module],
+        pool: nn.Module,
+        classifier: nn.Module,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        prefix_tokens: int = 0,
+    ) -> None:
+        super().__init__()
+        if (mean is None) != (std is None):
+            raise ValueError(f"mean and std go together, got mean={mean} and std={std}: give both or neither")
+        self.stages = nn.ModuleList(stages)
+        self.pool = pool
+        self.classifier = classifier
+        self.prefix_tokens = prefix_tokens
+        self.register_buffer("pixel_mean", None if mean is None else torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("pixel_std", None if std is None else torch.tensor(std).view(-1, 1, 1))
+
+    @property
+    def depth(self) -> int:
+        """The number of stages; mixing layers are numbered 0 (input) to `depth` (features)."""
+        return len(self.stages)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Pixels in [0, 1] (b, channels, h, w) to what the first stage expects."""
+        if self.pixel_mean is None or self.pixel_std is None:
+            return images
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def features(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """The output of stage `stop` (default: the last), given the output of stage `start` (0: images)."""
+        depth = self.depth
+        stop = depth if stop is None else stop
+        if not 0 <= start <= stop <= depth:
+            raise ValueError(f"layers must satisfy 0 <= start <= stop <= {depth}, got start={start}, stop={stop}")
+        if start == 0 and stop > 0:
+            x = self.normalize(x)
+        for stage in self.stages[start:stop]:
+            x = stage(x)
+        return x
+
+    def dense(self, features: Tensor) -> Tensor:
+        """The features that carry a spatial position: all of (b, d, *spatial), the patch tokens of (b, t, d)."""
+        return features[:, self.prefix_tokens :] if self.prefix_tokens else features
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings (b, d), just before the classifier."""
+        pooled: Tensor = self.pool(self.features(images))
+        return pooled
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits (b, c) from the output of the last stage."""
+        logits: Tensor = self.classifier(self.pool(features))
+        return logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
