@@ -1,0 +1,79 @@
+"""Run a model over a whole data set, in evaluation mode and without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from multimix.models import SplitModel
+
+
+class BatchSource(Protocol):
+    """What `multimix.data.loader` returns."""
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]: ...
+
+
+Loader = BatchSource | Iterable[Any]
+
+
+def predict(model: nn.Module, loader: Loader) -> tuple[Tensor, Tensor]:
+    """The logits (N, c), float32, and labels (N,) of all examples, on the model's device.
+
+    Args:
+        model: maps images (b, channels, height, width) to logits (b, c). Its training mode is restored.
+        loader: a loader of `multimix.data`, or any iterable of (images, labels, ...) such as a DataLoader.
+
+    Raises:
+        ValueError: the loader yields nothing.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> logits, labels = predict(net, [(torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64))])
+    >>> logits.shape, labels.shape, net.training
+    (torch.Size([5, 3]), torch.Size([5]), True)
+    """
+    return _run(model, model, loader)
+
+
+def embeddings(model: SplitModel, loader: Loader) -> tuple[Tensor, Tensor]:
+    """The embeddings (N, d), float32, just before the classifier, and the labels (N,), on the model's device.
+
+    Args and errors as in `predict`, but `model` is a `multimix.models.SplitModel`.
+
+    >>> from multimix.models import SplitModel
+    >>> net = SplitModel([nn.Flatten()], nn.Identity(), nn.Linear(4, 3))
+    >>> embeddings(net, [(torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64))])[0].shape
+    torch.Size([5, 4])
+    """
+    return _run(model, model.embed, loader)
+
+
+def _run(model: nn.Module, function: Callable[[Tensor], Tensor], loader: Loader) -> tuple[Tensor, Tensor]:
+    outputs, labels = [], []
+    with evaluating(model):
+        for batch in loader.batches(0) if hasattr(loader, "batches") else loader:
+            images, targets = batch[0], batch[1]
+            device = next((p.device for p in model.parameters()), images.device)
+            outputs.append(function(images.to(device)).float())
+            labels.append(targets.to(device))
+    if not outputs:
+        raise ValueError("the loader yields no batch: the data set is empty, or the iterator is used up")
+    return torch.cat(outputs), torch.cat(labels)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own training mode is restored afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

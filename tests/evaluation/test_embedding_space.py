@@ -1,0 +1,85 @@
+"""Alignment and uniformity against brute force over all pairs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multimix.evaluation import alignment, embedding_space, uniformity
+
+
+def cloud(seed: int, n: int, d: int, c: int) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % c
+    return torch.randn(n, d, generator=g) + labels[:, None], labels
+
+
+def distances(z: torch.Tensor, normalize: bool) -> list[list[float]]:
+    rows = z.double().tolist()
+    if normalize:
+        rows = [[x / math.hypot(*row) for x in row] for row in rows]
+    return [[math.dist(a, b) for b in rows] for a in rows]
+
+
+@given(st.integers(0, 10**6), st.integers(5, 30), st.booleans(), st.sampled_from([0.5, 1, 2, 3.0]))
+@settings(max_examples=25, deadline=None)
+def test_alignment_is_the_mean_over_pairs_of_a_class(
+    seed: int, n: int, normalize: bool, alpha: float
+) -> None:
+    z, labels = cloud(seed, n, 3, 4)
+    d = distances(z, normalize)
+    powers = [d[i][j] ** alpha for i in range(n) for j in range(n) if i != j and labels[i] == labels[j]]
+    expected = sum(powers) / len(powers)
+    assert alignment(z, labels, normalize=normalize, alpha=alpha) == pytest.approx(expected, rel=1e-6)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 30), st.booleans(), st.sampled_from([0.1, 1, 2, 5.0]))
+@settings(max_examples=25, deadline=None)
+def test_uniformity_is_the_log_of_the_mean_kernel(seed: int, n: int, normalize: bool, t: float) -> None:
+    z, _ = cloud(seed, n, 3, 4)
+    d = distances(z, normalize)
+    kernel = [math.exp(-t * d[i][j] ** 2) for i in range(n) for j in range(n) if i != j]
+    assert uniformity(z, normalize=normalize, t=t) == pytest.approx(
+        math.log(sum(kernel) / len(kernel)), rel=1e-6
+    )
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, labels = cloud(0, 50, 4, 3)
+    whole = alignment(z, labels), uniformity(z)
+    monkeypatch.setattr(embedding_space, "_ROWS", 7)
+    assert (alignment(z, labels), uniformity(z)) == pytest.approx(whole, rel=1e-12)
+
+
+def test_points_far_apart_stay_finite() -> None:
+    assert uniformity(torch.tensor([[0.0], [100.0]]), t=2) == pytest.approx(-20000)
+
+
+def test_bounds_on_the_unit_sphere() -> None:
+    # Two antipodal clusters are the largest alignment of a class: half the pairs at squared distance 4.
+    n = 100
+    z = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat(n // 2, 1)
+    assert alignment(z, torch.zeros(n).long(), normalize=True) == pytest.approx(2 * n / (n - 1))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: alignment(torch.ones(3), torch.zeros(3).long()), r"\(N, d\).*got \(3,\)"),
+        (lambda: alignment(torch.ones(3, 2), torch.zeros(4).long()), r"shape \(3,\).*got \(4,\)"),
+        (lambda: alignment(torch.ones(3, 2), torch.arange(3)), "none of the 3 classes"),
+        (
+            lambda: alignment(torch.ones(3, 2), torch.zeros(3).long(), alpha=0),
+            "alpha must be positive, got 0",
+        ),
+        (lambda: uniformity(torch.ones(1, 2)), r"at least 2 rows, got \(1, 2\)"),
+        (lambda: uniformity(torch.ones(3, 2), t=-1), "t must be positive, got -1"),
+    ],
+)
+def test_errors_name_what_was_received(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()  # type: ignore[operator]

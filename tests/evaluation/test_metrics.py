@@ -1,0 +1,156 @@
+"""Accuracy, likelihood and calibration against loops, closed forms and torchmetrics."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+)
+
+from multimix.evaluation import (
+    accuracy,
+    expected_calibration_error,
+    negative_log_likelihood,
+    per_class_accuracy,
+    reliability,
+)
+
+
+def predictions(seed: int, n: int, c: int, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(n, c, generator=g), torch.randint(c, (n,), generator=g)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 7])
+def test_accuracy_counts_labels_among_the_k_largest(k: int) -> None:
+    logits, labels = predictions(0, 200, 7)
+    loop = sum(
+        label in sorted(range(7), key=lambda j: -row[j])[:k]
+        for row, label in zip(logits.tolist(), labels.tolist(), strict=True)
+    )
+    assert accuracy(logits, labels, k=k) == pytest.approx(loop / 200, abs=1e-12)
+    theirs = multiclass_accuracy(logits, labels, num_classes=7, top_k=k, average="micro")
+    assert accuracy(logits, labels, k=k) == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_per_class_accuracy_equals_torchmetrics_and_averages_to_the_accuracy() -> None:
+    logits, labels = predictions(1, 300, 6)
+    ours = per_class_accuracy(logits, labels)
+    theirs = multiclass_accuracy(logits, labels, num_classes=6, average="none")
+    torch.testing.assert_close(ours, theirs.double(), atol=1e-6, rtol=0)
+    shares = torch.bincount(labels, minlength=6) / 300
+    assert (ours * shares).sum().item() == pytest.approx(accuracy(logits, labels))
+
+
+def test_per_class_accuracy_of_an_absent_class_is_nan() -> None:
+    assert per_class_accuracy(torch.eye(3)[:2], torch.tensor([0, 1]))[2].isnan()
+
+
+def test_likelihood_equals_the_loop_and_survives_extreme_logits() -> None:
+    logits, labels = predictions(2, 100, 5)
+    loop = 0.0
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        loop -= math.log(math.exp(row[label]) / sum(map(math.exp, row)))
+    assert negative_log_likelihood(logits, labels) == pytest.approx(loop / 100, rel=1e-6)
+    assert negative_log_likelihood(torch.tensor([[1e4, 0.0]]), torch.tensor([1])) == pytest.approx(1e4)
+
+
+def ece_by_loop(probabilities: torch.Tensor, labels: torch.Tensor, bins: int) -> float:
+    members: list[list[tuple[float, bool]]] = [[] for _ in range(bins)]
+    for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
+        confidence = max(row)
+        index = next(k for k in range(bins) if confidence <= (k + 1) / bins or k == bins - 1)
+        members[index].append((confidence, row.index(confidence) == label))
+    error = 0.0
+    for bin_members in members:
+        if bin_members:
+            mean_confidence = sum(c for c, _ in bin_members) / len(bin_members)
+            mean_accuracy = sum(right for _, right in bin_members) / len(bin_members)
+            error += len(bin_members) / len(labels) * abs(mean_accuracy - mean_confidence)
+    return error
+
+
+@given(st.integers(0, 10**6), st.integers(1, 80), st.integers(2, 12), st.integers(1, 25))
+@settings(max_examples=40, deadline=None)
+def test_calibration_error_equals_the_loop(seed: int, n: int, c: int, bins: int) -> None:
+    logits, labels = predictions(seed, n, c)
+    p = logits.double().softmax(1)
+    assert expected_calibration_error(p, labels, bins=bins) == pytest.approx(
+        ece_by_loop(p, labels, bins), abs=1e-9
+    )
+
+
+@pytest.mark.parametrize(("bins", "scale"), [(15, 1.0), (10, 4.0), (1, 2.0)])
+def test_calibration_error_equals_torchmetrics(bins: int, scale: float) -> None:
+    logits, labels = predictions(3, 500, 10, scale)
+    p = logits.softmax(1)
+    theirs = multiclass_calibration_error(p, labels, num_classes=10, n_bins=bins, norm="l1")
+    assert expected_calibration_error(p, labels, bins=bins) == pytest.approx(theirs.item(), abs=1e-5)
+
+
+def test_a_perfectly_calibrated_predictor_has_no_calibration_error() -> None:
+    p = torch.tensor([[0.75, 0.25]]).expand(8, 2)
+    assert expected_calibration_error(p, torch.tensor([0] * 6 + [1] * 2)) == 0.0
+
+
+def test_reliability_bins_every_example_once_with_the_upper_edge_inside() -> None:
+    p = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.75, 0.25], [0.6, 0.4]], dtype=torch.float64)
+    diagram = reliability(p, torch.tensor([0, 0, 1, 0]), bins=4)
+    assert diagram.counts.tolist() == [0, 1, 2, 1]
+    assert diagram.confidences[1:].tolist() == pytest.approx([0.5, 0.675, 1.0])
+    assert diagram.accuracies[1:].tolist() == [1.0, 0.5, 1.0]
+    assert diagram.accuracies[0].isnan()
+    assert diagram.confidences[0].isnan()
+
+
+def test_half_precision_probabilities_of_many_classes_are_accepted() -> None:
+    logits, labels = predictions(4, 50, 1000, 1.0)
+    exact = expected_calibration_error(logits.softmax(1), labels)
+    assert expected_calibration_error(logits.softmax(1).half(), labels) == pytest.approx(exact, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: accuracy(torch.ones(3), torch.zeros(3).long()), ValueError, r"\(N, c\).*got \(3,\)"),
+        (lambda: accuracy(torch.ones(0, 4), torch.zeros(0).long()), ValueError, r"N >= 1.*got \(0, 4\)"),
+        (lambda: accuracy(torch.ones(3, 4), torch.zeros(2).long()), ValueError, r"shape \(3,\).*got \(2,\)"),
+        (lambda: accuracy(torch.ones(3, 4), torch.zeros(3)), TypeError, "integer type, got torch.float32"),
+        (lambda: accuracy(torch.ones(3, 4), torch.tensor([0, 1, 4])), ValueError, r"\[0, 4\).*got 0 to 4"),
+        (
+            lambda: accuracy(torch.ones(3, 4), torch.tensor([0, 1, 2]), k=5),
+            ValueError,
+            "between 1 and .* 4, got 5",
+        ),
+        (
+            lambda: accuracy(torch.ones(3, 4), torch.tensor([0, 1, 2]), k=0),
+            ValueError,
+            "between 1 and .* 4, got 0",
+        ),
+        (
+            lambda: negative_log_likelihood(torch.ones(3, 4), torch.tensor([0, -1, 2])),
+            ValueError,
+            "got -1 to 2",
+        ),
+        (
+            lambda: expected_calibration_error(torch.tensor([[4.0, -2.0]]), torch.tensor([0])),
+            ValueError,
+            r"softmax\(dim=1\)",
+        ),
+        (
+            lambda: expected_calibration_error(torch.full((1, 2), math.nan), torch.tensor([0])),
+            ValueError,
+            "nan",
+        ),
+        (lambda: reliability(torch.eye(2), torch.tensor([0, 1]), bins=0), ValueError, "at least 1, got 0"),
+    ],
+)
+def test_errors_name_what_was_received(call: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()  # type: ignore[operator]
