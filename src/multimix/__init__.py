@@ -1,0 +1,14 @@
+"""Train better classifiers by interpolating embeddings.
+
+>>> import torch, multimix as mm
+>>> embeddings, labels, head = torch.randn(8, 16), torch.arange(8), torch.nn.Linear(16, 10)
+>>> loss = mm.MultiMix()(embeddings, labels, head)
+
+Needs torch alone; `multimix.training`, `multimix.data` and `multimix.evaluation` need the extras.
+"""
+
+from . import functional, methods, models, random
+from ._version import __version__
+from .criteria import DenseMultiMix, MultiMix
+
+__all__ = ["DenseMultiMix", "MultiMix", "__version__", "functional", "methods", "models", "random"]

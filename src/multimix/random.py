@@ -12,7 +12,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-__all__ = ["default_generator", "derive_seed", "fork", "make_generator", "uniform"]
+__all__ = ["default_generator", "derive_seed", "draw_seed", "fork", "make_generator", "uniform"]
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -63,8 +63,14 @@ def fork(generator: torch.Generator | None, device: torch.device | str) -> torch
         return default_generator(device)
     if _with_index(generator.device) == device:
         return generator
-    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
-    return torch.Generator(device).manual_seed(seed)
+    return torch.Generator(device).manual_seed(int(draw_seed(generator)))
+
+
+@torch.compiler.disable
+def draw_seed(generator: torch.Generator | None) -> Tensor:
+    """A seed for a generator elsewhere, as a CPU scalar tensor (int64), which a compiled region can take in."""
+    generator = generator if generator is not None else default_generator("cpu")
+    return torch.randint(2**63 - 1, (), generator=generator, device=generator.device).cpu()
 
 
 def uniform(generator: torch.Generator | None) -> float:

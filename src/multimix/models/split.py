@@ -61,6 +61,18 @@ class SplitModel(nn.Module):
         """The number of stages; mixing layers are numbered 0 (input) to `depth` (features)."""
         return len(self.stages)
 
+    @property
+    def num_classes(self) -> int:
+        """The number of classes c, read off the last layer of the classifier."""
+        for module in reversed(list(self.classifier.modules())):
+            size = getattr(module, "out_features", None) or getattr(module, "out_channels", None)
+            if isinstance(size, int):
+                return size
+        raise ValueError(
+            f"cannot tell the number of classes from a classifier {type(self.classifier).__name__}: "
+            "end it with an nn.Linear or a convolution"
+        )
+
     def normalize(self, images: Tensor) -> Tensor:
         """Pixels in [0, 1] (b, channels, h, w) to what the first stage expects."""
         if self.pixel_mean is None or self.pixel_std is None:

@@ -1,0 +1,161 @@
+"""Dense MultiMix (section 3.3) as a loss on features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import attend, attention_map
+from ..functional._checks import Alpha, as_probabilities, check_choice, check_targets
+from ..functional.interpolation import mix
+from ..functional.loss import normalized_weights, or_one
+from .classifiers import Classifier, apply_linear, class_weights, is_linear
+from .multimix import MultiMix, draw_weights, finite, loss_from_logits
+
+
+class DenseMultiMix(MultiMix):
+    """MultiMix at every spatial position, with weights scaled by attention and a dense loss, (9)-(14).
+
+    Args:
+        n, m, alpha, implementation: as in `MultiMix`; fresh weights are drawn for every position.
+        attention: "gap", "cam" or "uniform", u of (9).
+        nonlinearity: "relu" (then l1 normalisation) or "softmax", h of (9).
+        detach_attention: take no gradient through the attention map.
+        normalize: "position": (14) at each position, then the mean over positions; "global": one weighted mean.
+
+    >>> head = nn.Linear(16, 10)
+    >>> features, labels = torch.randn(8, 16, 4, 4), torch.arange(8)
+    >>> loss = DenseMultiMix(n=100)(features, labels, head)
+    >>> loss.shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        n: int | float = 1000,
+        m: int | None = None,
+        alpha: Alpha = (0.5, 2.0),
+        attention: str = "gap",
+        nonlinearity: str = "relu",
+        detach_attention: bool = True,
+        normalize: str = "position",
+        *,
+        implementation: str = "auto",
+    ) -> None:
+        super().__init__(n, m, alpha, implementation=implementation)
+        self.attention = check_choice("attention", attention, ("gap", "cam", "uniform"))
+        self.nonlinearity = check_choice("nonlinearity", nonlinearity, ("relu", "softmax"))
+        self.detach_attention = detach_attention
+        self.normalize = check_choice("normalize", normalize, ("position", "global"))
+
+    def forward(  # type: ignore[override]
+        self,
+        features: Tensor,
+        targets: Tensor,
+        classifier: Classifier,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            features: (b, d, *spatial), or (b, r, d) when 3-D, as transformers emit them.
+            targets: class indices (b,) or probabilities (b, c), inherited by every position.
+            classifier: a linear layer or 1x1 convolution takes the exact path through the clean logits; anything
+                else is called on mixed features (n, d, *spatial) or (n, r, d) and must return logits (n, c, *spatial')
+                or (n, r, c). Where spatial' is smaller, targets and weights are averaged down to it.
+            mask: bool (b, r) or (b, *spatial), True where the position is real; padding is left out.
+            generator: as in `MultiMix`.
+        """
+        if features.ndim < 3 or features.shape[0] == 0:
+            raise ValueError(
+                f"features must be (b, d, *spatial) or (b, r, d) with at least one example, got {tuple(features.shape)}"
+            )
+        tokens = as_tokens(features)
+        mask = None if mask is None else mask.flatten(1)
+        linear = is_linear(classifier)
+        weight = class_weights(classifier) if self.attention == "cam" else None
+        a = self.attend_to(tokens, targets, weight, mask)
+        if linear:
+            return self.from_logits(apply_linear(classifier, tokens), targets, a, generator)
+        return self._through_dense_classifier(features, targets, classifier, a, generator)
+
+    def attend_to(
+        self, tokens: Tensor, targets: Tensor | None = None, weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """The attention map (b, r) that the loss uses for tokens (b, r, d)."""
+        if self.detach_attention:
+            tokens, weight = tokens.detach(), None if weight is None else weight.detach()
+        return attention_map(tokens, self.attention, self.nonlinearity, targets, weight, mask)
+
+    def from_logits(  # type: ignore[override]
+        self, logits: Tensor, targets: Tensor, a: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The same loss from clean logits (b, r, c) and attention (b, r), where the caller has them already."""
+        if logits.ndim != 3:
+            raise ValueError(f"logits must be (b, r, c), got {tuple(logits.shape)}")
+        return loss_from_logits(self, logits.transpose(0, 1), targets, a, self.normalize, generator)
+
+    def _through_dense_classifier(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        classifier: Classifier,
+        a: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        b, r = a.shape
+        check_targets(targets, b)
+        n = finite(self.n, classifier)
+        lam, s = attend(draw_weights(self, n, b, r, features, generator), a)
+        mixed = mix(as_tokens(features).transpose(0, 1), lam).transpose(0, 1)
+        is_map = features.ndim != 3
+        logits = classifier(mixed.mT.unflatten(2, features.shape[2:]) if is_map else mixed)
+        if logits.ndim != features.ndim or logits.shape[0] != n:
+            wanted = "(n, classes, *spatial)" if is_map else "(n, r, classes)"
+            raise ValueError(
+                f"the classifier must keep the positions and return logits {wanted} with n={n}, "
+                f"got {tuple(logits.shape)}: leave out its pooling, or use MultiMix"
+            )
+        logits_RNC = as_tokens(logits).transpose(0, 1)
+        check_targets(targets, b, logits_RNC.shape[-1])
+        return _dense_loss(logits_RNC, targets, lam, s, features.shape[2:], logits.shape[2:], self.normalize)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, attention={self.attention!r}, nonlinearity={self.nonlinearity!r}"
+
+
+def as_tokens(features: Tensor) -> Tensor:
+    """(b, d, *spatial) or (b, r, d) -> (b, r, d)."""
+    return features if features.ndim == 3 else features.flatten(2).mT
+
+
+def _dense_loss(
+    logits_RNC: Tensor,
+    targets: Tensor,
+    lam_RNB: Tensor,
+    s_RN: Tensor,
+    spatial: torch.Size,
+    to: torch.Size,
+    normalize: str,
+) -> Tensor:
+    """(14) for given mixed logits; targets and weights follow the positions where the classifier has strides."""
+    c = logits_RNC.shape[-1]
+    with torch.autocast(logits_RNC.device.type, enabled=False):
+        y_RNC = lam_RNB @ as_probabilities(targets, c, lam_RNB.dtype)
+        if logits_RNC.shape[0] != lam_RNB.shape[0]:
+            weighted = _pool(y_RNC * s_RN[..., None], spatial, to)
+            s_RN = _pool(s_RN[..., None], spatial, to)[..., 0]
+            y_RNC = weighted / or_one(s_RN)[..., None]
+        w_RN = normalized_weights(lam_RNB, s_RN, normalize)
+        terms_RN = -(y_RNC * logits_RNC.to(y_RNC.dtype).log_softmax(-1)).sum(-1)
+        return (w_RN * terms_RN).sum()
+
+
+def _pool(maps_RNC: Tensor, spatial: torch.Size, to: torch.Size) -> Tensor:
+    """Average (r, n, c) over the positions of a grid down to a smaller grid."""
+    if len(spatial) != len(to) or not 1 <= len(to) <= 3:
+        raise ValueError(f"the classifier turned positions {tuple(spatial)} into {tuple(to)}, which cannot be matched")
+    pools = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+    maps_NCR = maps_RNC.permute(1, 2, 0).unflatten(2, spatial)
+    return pools[len(to) - 1](tuple(to))(maps_NCR).flatten(2).permute(2, 0, 1)

@@ -1,0 +1,161 @@
+"""MultiMix (section 3.2) as a loss on embeddings."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .. import random
+from ..functional import attend, expected_mixed_cross_entropy, mixed_cross_entropy, sample_weights
+from ..functional._checks import Alpha, as_probabilities, check_alpha, check_choice, check_count, check_targets
+from ..functional.interpolation import mix
+from ..kernels.ops import sampled_cross_entropy
+from .classifiers import Classifier, apply_linear, is_linear
+
+
+class MultiMix(nn.Module):
+    """Cross entropy of `n` random convex combinations of the embeddings of a mini-batch, (6)-(8).
+
+    Args:
+        n: mixed examples per mini-batch. `math.inf`: their expectation in closed form, to second order and
+            without sampling (linear classifier and m = b only; see `expected_mixed_cross_entropy`).
+        m: examples per mixture; default and at most the whole mini-batch.
+        alpha: Dirichlet concentration, or a range of which it is drawn uniformly for every mixed example.
+        implementation: "auto", or "reference": every tensor of the equations in memory, for checking.
+
+    >>> head = nn.Linear(16, 10)
+    >>> embeddings, labels = torch.randn(8, 16, requires_grad=True), torch.arange(8)
+    >>> loss = MultiMix()(embeddings, labels, head)
+    >>> loss.backward()
+    >>> embeddings.grad.shape
+    torch.Size([8, 16])
+    """
+
+    def __init__(
+        self,
+        n: int | float = 1000,
+        m: int | None = None,
+        alpha: Alpha = (0.5, 2.0),
+        *,
+        implementation: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.n, self.m, self.alpha = check_n(n), m, check_alpha(alpha)
+        if m is not None:
+            check_count("m", m)
+            if n == math.inf:
+                raise ValueError(f"n=math.inf is defined for m = b only, got m={m}: leave m out, or give a finite n")
+        self.implementation = check_choice("implementation", implementation, ("auto", "reference"))
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        targets: Tensor,
+        classifier: Classifier,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            embeddings: (b, d); for a classifier that is not linear (the rest of a network, say) any (b, ...).
+            targets: class indices (b,) or probabilities (b, c).
+            classifier: g_W. A linear layer or 1x1 convolution takes the exact path through the clean logits; anything
+                else is called on the mixed embeddings (n, ...) and must return logits (n, c).
+            generator: source of randomness, on any device; default: a private stream that follows
+                `torch.manual_seed` without touching the global RNG.
+        """
+        if embeddings.ndim < 2 or embeddings.shape[0] == 0:
+            raise ValueError(
+                f"embeddings must be (b, d) with at least one example, got shape {tuple(embeddings.shape)}"
+            )
+        if not is_linear(classifier):
+            return self._through_classifier(embeddings, targets, classifier, generator)
+        if embeddings.ndim != 2:
+            raise ValueError(
+                f"embeddings must be (b, d) for a linear classifier, got {tuple(embeddings.shape)}: "
+                "pool over the positions first, or use DenseMultiMix"
+            )
+        return self.from_logits(apply_linear(classifier, embeddings[:, None])[:, 0], targets, generator)
+
+    def from_logits(self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The same loss from clean logits (b, c) of a linear classifier, where the caller has them already."""
+        return loss_from_logits(self, logits[None], targets, None, "position", generator)
+
+    def _through_classifier(
+        self, embeddings: Tensor, targets: Tensor, classifier: Classifier, generator: torch.Generator | None
+    ) -> Tensor:
+        b = embeddings.shape[0]
+        check_targets(targets, b)
+        n = finite(self.n, classifier)
+        lam = draw_weights(self, n, b, None, embeddings, generator)
+        logits = classifier(mix(embeddings, lam))
+        if logits.ndim != 2 or logits.shape[0] != n:
+            raise ValueError(f"the classifier must return logits ({n}, classes), got {tuple(logits.shape)}")
+        return soft_cross_entropy(logits, targets, lam)
+
+    def extra_repr(self) -> str:
+        return f"n={self.n}, m={self.m}, alpha={self.alpha}"
+
+
+def check_n(n: int | float) -> int | float:
+    """A positive whole number, or infinity."""
+    return n if n == math.inf else check_count("n", n)  # type: ignore[arg-type]
+
+
+def finite(n: int | float, classifier: Classifier) -> int:
+    """`n`, which only a linear classifier allows to be infinite."""
+    if isinstance(n, int):
+        return n
+    kind = getattr(classifier, "__name__", type(classifier).__name__)
+    raise ValueError(f"n=math.inf needs a linear classifier (nn.Linear or a 1x1 convolution), got {kind}")
+
+
+def loss_from_logits(
+    criterion: MultiMix,
+    logits_RBC: Tensor,
+    targets: Tensor,
+    attention_BR: Tensor | None,
+    normalize: str,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """The loss of either criterion from the clean logits at every position."""
+    r, b, c = logits_RBC.shape
+    if b == 0:
+        raise ValueError(f"logits of no examples cannot be mixed, got shape {tuple(logits_RBC.shape)}")
+    check_targets(targets, b, c)
+    if criterion.n == math.inf:
+        return expected_mixed_cross_entropy(logits_RBC, targets, attention_BR, criterion.alpha, normalize)
+    n = int(criterion.n)
+    needs_weights = targets.requires_grad or (attention_BR is not None and attention_BR.requires_grad)
+    if criterion.implementation == "auto" and not needs_weights:
+        seed = random.draw_seed(generator)
+        m = None if criterion.m is None else min(criterion.m, b)
+        return sampled_cross_entropy(
+            logits_RBC, targets, attention_BR, seed, n=n, m=m, alpha=check_alpha(criterion.alpha), normalize=normalize
+        )
+    lam, s = draw_weights(criterion, n, b, r, logits_RBC, generator), None
+    if attention_BR is not None:
+        lam, s = attend(lam, attention_BR)
+    return mixed_cross_entropy(logits_RBC, targets, lam, s, normalize, criterion.implementation)
+
+
+@torch.compiler.disable
+def draw_weights(
+    criterion: MultiMix, n: int, b: int, positions: int | None, like: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """The weights that the fused loss draws from the same generator."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    spawned = torch.Generator(like.device).manual_seed(int(random.draw_seed(generator)))
+    m = None if criterion.m is None else min(criterion.m, b)
+    return sample_weights(n, b, m, criterion.alpha, positions, spawned, like.device, dtype)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor, lam: Tensor) -> Tensor:
+    """Mean cross entropy of mixed logits (n, c) against targets mixed by lam (n, b)."""
+    c = logits.shape[-1]
+    check_targets(targets, lam.shape[-1], c)
+    with torch.autocast(logits.device.type, enabled=False):
+        log_p = logits.to(lam.dtype).log_softmax(-1)
+        return -(lam @ as_probabilities(targets, c, lam.dtype) * log_p).sum(-1).mean()

@@ -1,0 +1,16 @@
+"""The paper's equations as pure functions. `import multimix as mm; F = mm.functional`."""
+
+from .attention import attend, attention_map
+from .closed_form import expected_mixed_cross_entropy
+from .interpolation import interpolate
+from .loss import mixed_cross_entropy
+from .sampling import sample_weights
+
+__all__ = [
+    "attend",
+    "attention_map",
+    "expected_mixed_cross_entropy",
+    "interpolate",
+    "mixed_cross_entropy",
+    "sample_weights",
+]

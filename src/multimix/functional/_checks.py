@@ -1,0 +1,76 @@
+"""Checks of what users pass in: one clear error each, naming what was received, what was expected and the fix."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Alpha = float | tuple[float, float]
+
+
+def check_alpha(alpha: Alpha) -> tuple[float, float]:
+    """(low, high) of the Dirichlet concentration."""
+    ends = tuple(alpha) if isinstance(alpha, (tuple, list)) else (alpha, alpha)
+    if len(ends) != 2 or any(isinstance(a, bool) or not isinstance(a, (int, float)) for a in ends):
+        raise TypeError(f"alpha must be a number or a pair (low, high), got {alpha!r}")
+    low, high = float(ends[0]), float(ends[1])
+    if not (0 < low <= high < math.inf):
+        raise ValueError(f"alpha must be positive and finite, with low <= high, got {alpha!r}")
+    return low, high
+
+
+def check_count(name: str, value: int, *, least: int = 1, most: int | None = None) -> int:
+    """A whole number in [least, most]."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
+    if value < least or (most is not None and value > most):
+        bounds = f"at least {least}" if most is None else f"between {least} and {most}"
+        raise ValueError(f"{name} must be {bounds}, got {value}")
+    return value
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """One of a few names."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def check_targets(targets: Tensor, b: int, c: int | None = None) -> None:
+    """Class indices (b,) or probabilities (b, c); told apart by dtype and number of dimensions."""
+    if targets.is_floating_point():
+        if targets.ndim != 2 or targets.shape[0] != b or (c is not None and targets.shape[1] != c):
+            expected = f"({b}, {'classes' if c is None else c})"
+            raise ValueError(
+                f"floating-point targets are class probabilities of shape {expected}, got {tuple(targets.shape)}"
+                + ("; for class indices use an integer dtype" if targets.ndim == 1 else "")
+            )
+        return
+    if targets.dtype == torch.bool or targets.is_complex():
+        raise TypeError(f"targets must be integers or floating point, got {targets.dtype}")
+    if targets.ndim != 1 or targets.shape[0] != b:
+        raise ValueError(
+            f"integer targets are class indices of shape ({b},), got {tuple(targets.shape)}"
+            + ("; for one-hot targets use a floating-point dtype" if targets.ndim == 2 else "")
+        )
+    # Reading the values of a tensor on an accelerator would stall it; there the indexing kernels check.
+    if c is not None and targets.device.type == "cpu" and b and not torch.compiler.is_compiling():
+        low, high = targets.aminmax()
+        if low < 0 or high >= c:
+            raise ValueError(
+                f"class indices must be in [0, {c - 1}] for {c} classes, got values in [{int(low)}, {int(high)}]"
+            )
+
+
+def as_probabilities(targets: Tensor, c: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Targets (b,) or (b, c) as probabilities (b, c)."""
+    if targets.is_floating_point():
+        return targets.to(dtype)
+    return torch.nn.functional.one_hot(targets.long(), c).to(dtype)
+
+
+def mixing_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Mixed points lie close to the mean of the batch, so mixing is done in float32 or better."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

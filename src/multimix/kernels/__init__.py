@@ -1,0 +1,1 @@
+"""Faster implementations of what `multimix.functional` defines, behind the same signatures."""

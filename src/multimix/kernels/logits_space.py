@@ -1,0 +1,117 @@
+"""The mixed cross entropy and its gradients in one pass over blocks of mixed examples, in the space of the logits.
+
+For a linear classifier, mixing the clean logits equals classifying mixed embeddings, because the weights of
+every mixture sum to 1. With logits L (b, c), targets Y (b, c) and weights w_k of the mixtures lam_k,
+
+    loss = sum_k w_k [(lam_k Y 1) lse(lam_k L) - (lam_k Y).(lam_k L)]
+         = sum_k w_k (lam_k Y 1) lse(lam_k L) - <G, L Y'>,        G = Lambda' diag(w) Lambda  (b x b)
+
+so that neither mixed embeddings (n x d) nor mixed targets (n x c) exist, and with class indices L Y' is a
+gather. The gradient in the logits, Lambda' diag(w lam Y 1) softmax(Lambda L) - G Y, is accumulated in the same
+pass: extra memory is one block, whatever n is.
+
+Shape suffixes: P positions, N mixed examples, B batch, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Mixed logits held at a time: on the CPU a block stays in the cache.
+_BLOCK_CPU, _BLOCK_ACCELERATOR = 2**18, 2**26
+
+
+class Accumulator:
+    """Running sums of the loss and of its gradient in the logits over blocks of mixtures."""
+
+    def __init__(self, logits_PBC: Tensor, targets: Tensor, *, gradient: bool) -> None:
+        self.logits_PBC = logits_PBC
+        self.soft = targets.is_floating_point()
+        P, B, C = logits_PBC.shape
+        if self.soft:
+            self.targets_BC = targets.to(logits_PBC.dtype)
+            self.mass_B = self.targets_BC.sum(1)
+        else:
+            self.index_B = targets.long()
+        self.loss_P = logits_PBC.new_zeros(P)
+        self.grad_PBC = logits_PBC.new_zeros(P, B, C) if gradient else None
+        self.gram_PBB = logits_PBC.new_zeros(P, B, B)
+
+    def position_blocks(self, n: int) -> list[slice]:
+        """Positions to be added together when each has `n` mixtures."""
+        P, _, C = self.logits_PBC.shape
+        step = max(1, _limit(self.logits_PBC) // max(1, n * C))
+        return [slice(p, min(p + step, P)) for p in range(0, P, step)]
+
+    def add(self, where: slice, lam_PNB: Tensor, w_PN: Tensor, *, details: bool = False) -> Details | None:
+        """Add the mixtures `lam_PNB`, weighted by `w_PN`, at the positions `where`."""
+        N, C = lam_PNB.shape[1], self.logits_PBC.shape[2]
+        step = max(1, _limit(lam_PNB) // (C * lam_PNB.shape[0]))
+        parts = [
+            self._add_block(where, lam_PNB[:, start : start + step], w_PN[:, start : start + step], details)
+            for start in range(0, N, step)
+        ]
+        return Details.cat(parts, dim=1) if details else None
+
+    def _add_block(self, where: slice, lam_PNB: Tensor, w_PN: Tensor, details: bool) -> Details | None:
+        logits_PBC = self.logits_PBC[where]
+        z_PNC = lam_PNB @ logits_PBC
+        clean_z_PNC = z_PNC.clone() if details else None
+        top_PN1 = z_PNC.amax(-1, keepdim=True)
+        z_PNC.sub_(top_PN1).exp_()
+        total_PN1 = z_PNC.sum(-1, keepdim=True)
+        lse_PN = total_PN1.log().add_(top_PN1).squeeze(-1)
+        mass_PN = (lam_PNB @ self.mass_B) if self.soft else lam_PNB.sum(-1)
+        w_mass_PN = w_PN * mass_PN
+        self.loss_P[where] += (w_mass_PN * lse_PN).sum(-1)
+        weighted_PBN = (lam_PNB * w_PN[..., None]).mT
+        self.gram_PBB[where] += weighted_PBN @ lam_PNB
+        if self.grad_PBC is not None:
+            z_PNC.mul_(w_mass_PN[..., None] / total_PN1)
+            self.grad_PBC[where].baddbmm_(lam_PNB.mT, z_PNC)
+        if clean_z_PNC is None:
+            return None
+        softmax_PNC = (clean_z_PNC - lse_PN[..., None]).exp_()
+        y_PNC = lam_PNB @ self._probabilities()
+        term_PN = mass_PN * lse_PN - (y_PNC * clean_z_PNC).sum(-1)
+        slope_PNB = (mass_PN[..., None] * softmax_PNC - y_PNC) @ logits_PBC.mT - clean_z_PNC @ self._probabilities().T
+        mass_B = self.mass_B if self.soft else torch.ones_like(lam_PNB[0, 0])
+        return Details(term_PN, w_PN[..., None] * slope_PNB.addcmul_(lse_PN[..., None], mass_B))
+
+    def _probabilities(self) -> Tensor:
+        if self.soft:
+            return self.targets_BC
+        C = self.logits_PBC.shape[2]
+        return torch.nn.functional.one_hot(self.index_B, C).to(self.logits_PBC.dtype)
+
+    def finish(self) -> tuple[Tensor, Tensor | None]:
+        """Losses (P,) and gradients (P, B, C): what the targets contribute, through the Gram matrices."""
+        if self.soft:
+            affinity_PBB = self.logits_PBC @ self.targets_BC.T
+            if self.grad_PBC is not None:
+                self.grad_PBC.sub_(self.gram_PBB @ self.targets_BC)
+        else:
+            affinity_PBB = self.logits_PBC[:, :, self.index_B]
+            if self.grad_PBC is not None:
+                self.grad_PBC.index_add_(2, self.index_B, self.gram_PBB, alpha=-1)
+        self.loss_P -= (self.gram_PBB * affinity_PBB).sum((1, 2))
+        return self.loss_P, self.grad_PBC
+
+
+class Details(NamedTuple):
+    """What gradients in the interpolation weights need: the loss terms (P, N) and their slopes (P, N, B)."""
+
+    terms_PN: Tensor
+    grad_lam_PNB: Tensor
+
+    @staticmethod
+    def cat(parts: list[Details | None], *, dim: int) -> Details:
+        present = [part for part in parts if part is not None]
+        return Details(*(torch.cat(tensors, dim=dim) for tensors in zip(*present, strict=True)))
+
+
+def _limit(tensor: Tensor) -> int:
+    return _BLOCK_CPU if tensor.device.type == "cpu" else _BLOCK_ACCELERATOR

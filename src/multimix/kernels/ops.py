@@ -1,0 +1,186 @@
+"""The fused losses as custom operators, so that torch.compile, AMP and distributed training treat each as one op.
+
+Both compute their gradients in the forward pass (see `logits_space`), so the backward is one multiplication. When
+the backward itself must be differentiable (create_graph=True) it goes through the reference instead.
+
+Shape suffixes: P positions, N mixed examples, B batch, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..functional._checks import mixing_dtype
+from ..functional.attention import attend
+from ..functional.loss import normalized_weights, or_one, reference
+from ..functional.sampling import iter_weights
+from .logits_space import Accumulator, Details
+
+
+def fused_cross_entropy(logits_PBC: Tensor, targets: Tensor, lam_PNB: Tensor, w_PN: Tensor) -> Tensor:
+    """sum_k w_k H(y~_k, softmax(z~_k)) for given weights `lam_PNB` and normalised `w_PN`."""
+    wants = logits_PBC.requires_grad, lam_PNB.requires_grad or w_PN.requires_grad
+    loss: Tensor = _mixed(logits_PBC, targets, lam_PNB, w_PN, *wants)[0]
+    return loss
+
+
+def sampled_cross_entropy(
+    logits_PBC: Tensor,
+    targets: Tensor,
+    attention_BP: Tensor | None,
+    seed: Tensor,
+    *,
+    n: int,
+    m: int | None,
+    alpha: tuple[float, float],
+    normalize: str,
+) -> Tensor:
+    """The loss over weights that are drawn, attended to, used and dropped block by block.
+
+    Equal to `sample_weights` (with a generator on the device of the logits seeded with `seed`, a CPU scalar),
+    `attend` and `mixed_cross_entropy`, without ever holding more than a block of weights.
+    """
+    options = (n, m or logits_PBC.shape[1], *alpha, normalize == "global")
+    loss: Tensor = _sampled(logits_PBC, targets, attention_BP, seed, *options, logits_PBC.requires_grad)[0]
+    return loss
+
+
+@torch.library.custom_op("multimix::mixed_cross_entropy", mutates_args=())
+def _mixed(
+    logits: Tensor, targets: Tensor, lam: Tensor, w: Tensor, gradient: bool, details: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    with torch.autocast(logits.device.type, enabled=False):
+        sums = Accumulator(logits.to(lam.dtype), targets, gradient=gradient)
+        found = Details(lam.new_empty(0), lam.new_empty(0))
+        parts = [sums.add(p, lam[p], w[p], details=details) for p in sums.position_blocks(lam.shape[1])]
+        if details:
+            found = Details.cat(parts, dim=0)
+        losses, grad = sums.finish()
+        grad = logits.new_empty(0) if grad is None else grad.to(logits.dtype)
+        return losses.sum(), grad, found.grad_lam_PNB, found.terms_PN
+
+
+@_mixed.register_fake
+def _(
+    logits: Tensor, targets: Tensor, lam: Tensor, w: Tensor, gradient: bool, details: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad = torch.empty_like(logits, memory_format=torch.contiguous_format) if gradient else logits.new_empty(0)
+    if details:
+        return lam.new_empty(()), grad, lam.new_empty(lam.shape), w.new_empty(w.shape)
+    return lam.new_empty(()), grad, lam.new_empty(0), lam.new_empty(0)
+
+
+def _mixed_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:4], *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _mixed_backward(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    logits, targets, lam, w, *grads = ctx.saved_tensors
+    if grad_loss is None:
+        return (None,) * 6
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        inputs = [t for t in (logits, lam, w) if t.requires_grad]
+        through = torch.autograd.grad(reference(logits, targets, lam, w), inputs, grad_loss, create_graph=True)
+        by_input = dict(zip(map(id, inputs), through, strict=True))
+        return by_input.get(id(logits)), None, by_input.get(id(lam)), by_input.get(id(w)), None, None
+    needs = ctx.needs_input_grad[0], ctx.needs_input_grad[2], ctx.needs_input_grad[3]
+    scaled = [
+        (grad_loss * grad).to(like.dtype) if need else None
+        for grad, like, need in zip(grads, (logits, lam, w), needs, strict=True)
+    ]
+    return scaled[0], None, scaled[1], scaled[2], None, None
+
+
+_mixed.register_autograd(_mixed_backward, setup_context=_mixed_context)
+
+
+@torch.library.custom_op("multimix::sampled_cross_entropy", mutates_args=())
+def _sampled(
+    logits: Tensor,
+    targets: Tensor,
+    attention: Tensor | None,
+    seed: Tensor,
+    n: int,
+    m: int,
+    low: float,
+    high: float,
+    pooled: bool,
+    gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    P, B, _ = logits.shape
+    dtype = mixing_dtype(logits.dtype)
+    generator = torch.Generator(logits.device).manual_seed(int(seed))
+    with torch.autocast(logits.device.type, enabled=False):
+        sums = Accumulator(logits.to(dtype), targets, gradient=gradient)
+        total_P = torch.zeros(P, device=logits.device, dtype=dtype)
+        for where, _rows, lam in iter_weights(n, B, m, (low, high), P, generator, dtype):
+            s = lam.new_ones(lam.shape[:2])
+            if attention is not None:
+                lam, s = attend(lam, attention[:, where])
+            total_P[where] += s.sum(1)
+            sums.add(where, lam, s)
+        losses, grad = sums.finish()
+        if pooled:
+            scale = torch.ones_like(total_P) / or_one(total_P.sum())
+        else:
+            scale = or_one(total_P).reciprocal() / or_one((total_P > 0).sum())
+        if grad is not None:
+            grad.mul_(scale[:, None, None])
+        return (losses * scale).sum(), logits.new_empty(0) if grad is None else grad.to(logits.dtype)
+
+
+@_sampled.register_fake
+def _(
+    logits: Tensor,
+    targets: Tensor,
+    attention: Tensor | None,
+    seed: Tensor,
+    n: int,
+    m: int,
+    low: float,
+    high: float,
+    pooled: bool,
+    gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    grad = torch.empty_like(logits, memory_format=torch.contiguous_format) if gradient else logits.new_empty(0)
+    return logits.new_empty((), dtype=mixing_dtype(logits.dtype)), grad
+
+
+def _sampled_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:4], output[1])
+    ctx.options = inputs[4:9]
+    ctx.set_materialize_grads(False)
+
+
+def _sampled_backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    logits, targets, attention, seed, grad = ctx.saved_tensors
+    if grad_loss is None:
+        return (None,) * 10
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        loss = _resampled_reference(logits, targets, attention, seed, *ctx.options)
+        through = torch.autograd.grad(loss, logits, grad_loss, create_graph=True)[0]
+        return through, *(None,) * 9
+    return (grad_loss * grad).to(logits.dtype), *(None,) * 9
+
+
+_sampled.register_autograd(_sampled_backward, setup_context=_sampled_context)
+
+
+def _resampled_reference(
+    logits: Tensor, targets: Tensor, attention: Tensor | None, seed: Tensor, n: int, m: int, low: float, high: float,
+    pooled: bool,
+) -> Tensor:  # fmt: skip
+    """The same draws again, through the differentiable reference."""
+    dtype = mixing_dtype(logits.dtype)
+    generator = torch.Generator(logits.device).manual_seed(int(seed))
+    lam = torch.empty(logits.shape[0], n, logits.shape[1], device=logits.device, dtype=dtype)
+    for where, rows, block in iter_weights(n, logits.shape[1], m, (low, high), logits.shape[0], generator, dtype):
+        lam[where, rows] = block
+    s = None
+    if attention is not None:
+        lam, s = attend(lam, attention)
+    return reference(logits, targets, lam, normalized_weights(lam, s, "global" if pooled else "position"))

@@ -1,0 +1,26 @@
+"""Training methods under one protocol: `out = method(model, images, targets, generator=None)`."""
+
+from .base import Method, MethodOutput
+from .cutmix import CutMix
+from .either import Either
+from .erm import Erm
+from .input_mixup import InputMixup
+from .manifold_mixup import ManifoldMixup
+from .multimix import DenseMultiMix, MultiMix
+from .names import parse, split_list
+from .pairs import InputMethod
+
+__all__ = [
+    "CutMix",
+    "DenseMultiMix",
+    "Either",
+    "Erm",
+    "InputMethod",
+    "InputMixup",
+    "ManifoldMixup",
+    "Method",
+    "MethodOutput",
+    "MultiMix",
+    "parse",
+    "split_list",
+]

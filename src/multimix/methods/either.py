@@ -1,0 +1,70 @@
+"""Composition: one method or the other, for every mini-batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import random
+from .base import Method, MethodOutput
+from .pairs import InputMethod, host
+
+if TYPE_CHECKING:
+    from ..models import SplitModel
+
+
+class Either(Method):
+    """With probability `p` method `a`, otherwise method `b`, decided for every mini-batch (section 4.1).
+
+    >>> from multimix.methods import InputMixup, MultiMix
+    >>> method = Either(MultiMix(), InputMixup(), p=0.5)  # the paper's regime
+    """
+
+    def __init__(self, a: Method, b: Method, p: float = 0.5) -> None:
+        super().__init__()
+        if not isinstance(a, Method) or not isinstance(b, Method):
+            raise TypeError(f"a and b must be methods, got {type(a).__name__} and {type(b).__name__}")
+        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
+            raise ValueError(f"p must be a probability in [0, 1], got {p!r}")
+        self.a, self.b, self.p = a, b, float(p)
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(dict.fromkeys((*self.a.needs, *self.b.needs)))
+
+    def setup(self, model: SplitModel) -> None:
+        self.a.setup(model)
+        self.b.setup(model)
+
+    def forward(
+        self,
+        model: SplitModel,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        **extras: Tensor,
+    ) -> MethodOutput:
+        generator = host(generator)
+        return self.choose(generator)(model, images, targets, generator, **extras)
+
+    def mix(
+        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mixed images and soft targets, where both methods only mix inputs."""
+        for method in (self.a, self.b):
+            if not isinstance(method, InputMethod | Either):
+                raise TypeError(f"mix needs two methods that only mix inputs, got {type(method).__name__}")
+        generator = host(generator)
+        chosen = self.choose(generator)
+        assert isinstance(chosen, InputMethod | Either)
+        return chosen.mix(images, targets, num_classes, generator)
+
+    def choose(self, generator: torch.Generator) -> Method:
+        """The method for this mini-batch."""
+        return self.a if random.uniform(generator) < self.p else self.b
+
+    def after_step(self, model: SplitModel) -> None:
+        self.a.after_step(model)
+        self.b.after_step(model)

@@ -1,0 +1,28 @@
+"""Empirical risk minimisation: plain cross entropy, (1)-(2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .base import Method, MethodOutput
+
+if TYPE_CHECKING:
+    from ..models import SplitModel
+
+
+class Erm(Method):
+    """Plain cross entropy of the clean mini-batch: the baseline of every comparison."""
+
+    def forward(
+        self,
+        model: SplitModel,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        **extras: Tensor,
+    ) -> MethodOutput:
+        logits = model(images)
+        return MethodOutput(torch.nn.functional.cross_entropy(logits, targets), logits)

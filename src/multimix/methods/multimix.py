@@ -1,0 +1,131 @@
+"""MultiMix and Dense MultiMix (sections 3.2, 3.3) as training methods, at any layer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import criteria
+from ..criteria.classifiers import apply_linear, class_weights, is_linear
+from ..criteria.dense import as_tokens
+from ..functional._checks import Alpha, check_count
+from .base import Method, MethodOutput
+
+if TYPE_CHECKING:
+    from ..models import SplitModel
+
+
+class MultiMix(Method):
+    """`n` convex combinations of the mini-batch, mixed just before the classifier or at any other layer, (6)-(8).
+
+    The paper trains half of the mini-batches with it and half with input mixup:
+    `Either(MultiMix(), InputMixup(), p=0.5)`.
+
+    Args:
+        n, m, alpha: as in `multimix.MultiMix`.
+        layer: None: the embeddings, just before the classifier (the paper's default). k: the output of stage k, 0
+            being the input; then `n` examples go through the rest of the network, so choose `n` near b (Figure 4(a)).
+    """
+
+    def __init__(
+        self,
+        n: int | float = 1000,
+        m: int | None = None,
+        alpha: Alpha = (0.5, 2.0),
+        *,
+        layer: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.criterion = criteria.MultiMix(n, m, alpha)
+        self.layer = check_layer(layer, n)
+
+    def forward(
+        self,
+        model: SplitModel,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        **extras: Tensor,
+    ) -> MethodOutput:
+        if self.layer is not None:
+            start = self.layer
+            features = model.features(images, stop=start)
+            loss = self.criterion(features, targets, lambda z: model.head(model.features(z, start=start)), generator)
+            return MethodOutput(loss, None)
+        embeddings = model.pool(model.features(images))
+        if not is_linear(model.classifier):
+            return MethodOutput(self.criterion(embeddings, targets, model.classifier, generator), None)
+        logits = model.classifier(embeddings)
+        return MethodOutput(self.criterion.from_logits(logits, targets, generator), logits)
+
+
+class DenseMultiMix(Method):
+    """MultiMix at every spatial position of the features, weighted by attention, with a dense loss, (9)-(14).
+
+    Args:
+        n, m, alpha, attention, nonlinearity, detach_attention, normalize: as in `multimix.DenseMultiMix`.
+        layer: None: the features of the last stage (patch tokens for transformers). k: the output of stage k; all
+            tokens of a transformer are then positions. `n` examples go through the rest of the network.
+    """
+
+    def __init__(
+        self,
+        n: int | float = 1000,
+        m: int | None = None,
+        alpha: Alpha = (0.5, 2.0),
+        attention: str = "gap",
+        nonlinearity: str = "relu",
+        detach_attention: bool = True,
+        normalize: str = "position",
+        *,
+        layer: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.criterion = criteria.DenseMultiMix(n, m, alpha, attention, nonlinearity, detach_attention, normalize)
+        self.layer = check_layer(layer, n)
+
+    def forward(
+        self,
+        model: SplitModel,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        **extras: Tensor,
+    ) -> MethodOutput:
+        if self.layer is not None:
+            start = self.layer
+            features = model.features(images, stop=start)
+            loss = self.criterion(
+                features, targets, lambda z: _classify_positions(model, model.features(z, start=start)),
+                generator=generator,
+            )  # fmt: skip
+            return MethodOutput(loss, None)
+        features = model.features(images)
+        dense = model.dense(features)
+        if not is_linear(model.classifier):
+            return MethodOutput(self.criterion(dense, targets, model.classifier, generator=generator), None)
+        tokens = as_tokens(dense)
+        weight = class_weights(model.classifier) if self.criterion.attention == "cam" else None
+        a = self.criterion.attend_to(tokens, targets, weight)
+        loss = self.criterion.from_logits(apply_linear(model.classifier, tokens), targets, a, generator)
+        with torch.no_grad():
+            return MethodOutput(loss, model.head(features))
+
+
+def check_layer(layer: int | None, n: int | float) -> int | None:
+    """A mixing layer; before the last, only finitely many mixed examples can go through the rest."""
+    if layer is not None:
+        check_count("layer", layer, least=0)
+        if n == math.inf:
+            raise ValueError(f"n=math.inf is defined just before the classifier only, got layer={layer}")
+    return layer
+
+
+def _classify_positions(model: SplitModel, features: Tensor) -> Tensor:
+    """Logits at every position of the last stage's output, in its own layout."""
+    if features.ndim == 3:
+        return apply_linear(model.classifier, features)
+    return apply_linear(model.classifier, as_tokens(features)).mT.unflatten(2, features.shape[2:])

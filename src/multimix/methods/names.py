@@ -1,0 +1,114 @@
+"""Methods by name, for the command line and stored configurations: the one place that maps names to classes."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from .base import Method
+from .cutmix import CutMix
+from .either import Either
+from .erm import Erm
+from .input_mixup import InputMixup
+from .manifold_mixup import ManifoldMixup
+from .multimix import DenseMultiMix, MultiMix
+
+
+def paper_regime(*, multimix: Method, share: float = 0.5) -> Either:
+    """How the paper trains (section 4.1): a share of the mini-batches with `multimix`, the others with input mixup."""
+    return Either(multimix, InputMixup(), p=share)
+
+
+def _multimix(n: int | float = 1000, m: int | None = None, alpha: Any = (0.5, 2.0), *, layer: int | None = None,
+              share: float = 0.5) -> Either:  # fmt: skip
+    return paper_regime(multimix=MultiMix(n, m, alpha, layer=layer), share=share)
+
+
+def _dense_multimix(n: int | float = 1000, m: int | None = None, alpha: Any = (0.5, 2.0), attention: str = "gap",
+                    nonlinearity: str = "relu", detach_attention: bool = True, normalize: str = "position", *,
+                    layer: int | None = None, share: float = 0.5) -> Either:  # fmt: skip
+    dense = DenseMultiMix(n, m, alpha, attention, nonlinearity, detach_attention, normalize, layer=layer)
+    return paper_regime(multimix=dense, share=share)
+
+
+NAMES: dict[str, Callable[..., Method]] = {
+    "erm": Erm,
+    "input-mixup": InputMixup,
+    "manifold-mixup": ManifoldMixup,
+    "cutmix": CutMix,
+    "multimix": _multimix,
+    "dense-multimix": _dense_multimix,
+    "multimix-alone": MultiMix,
+    "dense-multimix-alone": DenseMultiMix,
+    "either": Either,
+}
+
+
+def parse(text: str) -> Method:
+    """A method from its name, with options as in a call: `multimix(alpha=0.1, n=500)`.
+
+    `multimix` and `dense-multimix` are the paper's regime, half of the mini-batches with input mixup (option
+    `share`); `multimix-alone` and `dense-multimix-alone` are the bare methods; `n=inf` is the closed form.
+
+    >>> parse("either(multimix-alone(alpha=0.1), cutmix, p=0.3)").p
+    0.3
+    """
+    try:
+        tree = ast.parse(re.sub(r"(?<=[A-Za-z])-(?=[A-Za-z])", "_", text.strip()), mode="eval").body
+    except SyntaxError:
+        raise ValueError(f"cannot read the method {text!r}: write name, or name(option=value, ...)") from None
+    method = _value(tree, text)
+    if not isinstance(method, Method):
+        raise ValueError(f"{text!r} is not a method: expected one of {', '.join(NAMES)}")
+    return method
+
+
+def split_list(text: str) -> list[str]:
+    """A comma-separated list of methods, where commas inside parentheses do not separate.
+
+    >>> split_list("erm, multimix(alpha=0.1, n=500),cutmix")
+    ['erm', 'multimix(alpha=0.1, n=500)', 'cutmix']
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _value(node: ast.expr, text: str) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        keywords = {str(option.arg): _value(option.value, text) for option in node.keywords}
+        return _make(node.func.id, [_value(argument, text) for argument in node.args], keywords)
+    if isinstance(node, ast.Name):
+        return math.inf if node.id == "inf" else _make(node.id, [], {})
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(f"cannot read {ast.unparse(node)!r} in the method {text!r}") from None
+
+
+def _make(identifier: str, arguments: list[Any], keywords: dict[str, Any]) -> Method:
+    name = identifier.replace("_", "-")
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(NAMES)}"
+        raise ValueError(f"unknown method {name!r}: {hint}")
+    make = NAMES[name]
+    options = list(inspect.signature(make).parameters)
+    for keyword in keywords:
+        if keyword not in options:
+            near = difflib.get_close_matches(keyword, options, n=1) or [", ".join(options) or "none"]
+            raise ValueError(f"{name} has no option {keyword!r}: did you mean {near[0]}?")
+    try:
+        return make(*arguments, **keywords)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -1,0 +1,77 @@
+"""What the methods that mix pairs share: one partner for every example, one factor for the mini-batch, (3)-(5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import random
+from ..functional import sample_weights
+from ..functional._checks import as_probabilities, check_targets
+from .base import Method, MethodOutput
+
+if TYPE_CHECKING:
+    from ..models import SplitModel
+
+
+class Pairing(NamedTuple):
+    """lambda ~ Beta(alpha, alpha), drawn once per mini-batch, and the partner of every example, a permutation (b,)."""
+
+    lam: float
+    partner: Tensor
+
+    @classmethod
+    def draw(cls, b: int, alpha: float, generator: torch.Generator, device: torch.device) -> Pairing:
+        """Drawn on the host, so that the same generator mixes alike on every device."""
+        lam = sample_weights(1, 2, alpha=alpha, generator=generator, dtype=torch.float64)[0, 0].item()
+        partner = torch.randperm(b, generator=generator)
+        return cls(lam, partner.to(device, non_blocking=True))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """lam x + (1 - lam) x[partner], for images, features or probabilities alike."""
+        return torch.lerp(x[self.partner], x, self.lam)
+
+
+class InputMethod(Method):
+    """Base of the methods that only mix inputs: they can be used as a collate function too, through `mix`."""
+
+    def mix(
+        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mixed images (b, channels, h, w) and soft targets (b, num_classes), from images in any range and targets
+        that are class indices (b,) or probabilities (b, num_classes)."""
+        raise NotImplementedError(f"{type(self).__name__} must define mix")
+
+    def forward(
+        self,
+        model: SplitModel,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        **extras: Tensor,
+    ) -> MethodOutput:
+        mixed, soft = self.mix(images, targets, model.num_classes, generator)
+        return MethodOutput(torch.nn.functional.cross_entropy(model(mixed), soft), None)
+
+
+def host(generator: torch.Generator | None) -> torch.Generator:
+    """The generator for decisions that are taken on the host."""
+    return random.fork(generator, "cpu")
+
+
+def probabilities(images: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    """Checked targets of a mini-batch as probabilities (b, num_classes)."""
+    if images.ndim < 2 or images.shape[0] == 0:
+        raise ValueError(f"images must be (b, ...) with at least one example, got shape {tuple(images.shape)}")
+    check_targets(targets, images.shape[0], num_classes)
+    dtype = targets.dtype if targets.is_floating_point() else torch.float32
+    return as_probabilities(targets, num_classes, dtype)
+
+
+def check_positive(name: str, value: float) -> float:
+    """A positive parameter of a Beta distribution."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)

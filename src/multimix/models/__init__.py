@@ -1,0 +1,3 @@
+from .split import SplitModel
+
+__all__ = ["SplitModel"]
