@@ -1,0 +1,187 @@
+"""The methods that see the model: each against its definition, written out with the model's own parts."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import multimix as mm
+from multimix.methods import (
+    CutMix,
+    DenseMultiMix,
+    Either,
+    Erm,
+    InputMixup,
+    ManifoldMixup,
+    Method,
+    MethodOutput,
+    MultiMix,
+)
+from multimix.models import SplitModel
+
+from tests.methods.conftest import numbered, seeded
+
+ALL = [
+    Erm(), InputMixup(), ManifoldMixup(), CutMix(), MultiMix(20), MultiMix(6, m=2, layer=1), MultiMix(6, layer=0),
+    DenseMultiMix(20), DenseMultiMix(20, attention="cam"), DenseMultiMix(6, layer=1), DenseMultiMix(6, layer=0),
+    MultiMix(math.inf), DenseMultiMix(math.inf), Either(MultiMix(20), InputMixup()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ALL, ids=lambda m: repr(m).replace("\n", ""))
+@pytest.mark.parametrize("b", [1, 7])
+def test_protocol(method, model, images, labels, b: int) -> None:
+    images, labels, kept = images[:b], labels[:b], images.clone()
+    state = torch.get_rng_state()
+    out = method(model, images, labels, generator=seeded(2))
+    assert out.loss.shape == ()
+    assert torch.isfinite(out.loss)
+    out.loss.backward()
+    gradients = [p.grad for p in model.parameters()]
+    assert all(g is not None and torch.isfinite(g).all() for g in gradients)
+    if out.logits is not None:
+        assert torch.allclose(out.logits, model(images), atol=1e-5)
+    again = method(model, images, labels, generator=seeded(2))
+    assert torch.equal(out.loss, again.loss)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(images, kept[:b])
+    one_hot = nn.functional.one_hot(labels, 5).float()
+    assert torch.allclose(method(model, images, one_hot, generator=seeded(2)).loss, out.loss, atol=1e-5)
+
+
+def test_erm_is_cross_entropy(model, images, labels) -> None:
+    expected = nn.functional.cross_entropy(model(images), labels)
+    assert torch.equal(Erm()(model, images, labels).loss, expected)
+
+
+def test_manifold_mixup_mixes_at_each_layer_alike_for_a_linear_network() -> None:
+    # In a network of linear stages, mixing at any layer is mixing the input.
+    net = SplitModel([nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)], nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+                     nn.Linear(4, 3)).double()  # fmt: skip
+    images, labels = torch.rand(5, 3, 8, 8, dtype=torch.double), torch.tensor([0, 1, 2, 1, 0])
+    losses = {ManifoldMixup(layers=(k,))(net, images, labels, seeded(9)).loss.item() for k in range(3)}
+    assert max(losses) - min(losses) < 1e-12
+
+
+def test_manifold_mixup_draws_layers_uniformly(model, images, labels, monkeypatch) -> None:
+    counts = dict.fromkeys((0, 1, 2), 0)
+    original = SplitModel.features
+
+    def spy(self, x, start=0, stop=None):
+        if stop is not None:
+            counts[stop] += 1
+        return original(self, x, start, stop)
+
+    monkeypatch.setattr(SplitModel, "features", spy)
+    for seed in range(300):
+        ManifoldMixup()(model, images[:2], labels[:2], seeded(seed))
+    assert sum(counts.values()) == 300
+    assert all(70 < count < 130 for count in counts.values())
+
+
+def test_multimix_is_the_criterion_on_the_embeddings(model, images, labels) -> None:
+    expected = mm.MultiMix(30)(model.embed(images), labels, model.classifier, seeded(4))
+    assert torch.allclose(MultiMix(30)(model, images, labels, seeded(4)).loss, expected)
+
+
+def test_multimix_at_the_input_mixes_images(model, images, labels) -> None:
+    generator = torch.Generator().manual_seed(int(mm.random.draw_seed(seeded(4))))
+    lam = mm.functional.sample_weights(6, 7, m=3, alpha=1.0, generator=generator)
+    mixed = torch.einsum("nb,bchw->nchw", lam, images)
+    expected = -((lam @ nn.functional.one_hot(labels, 5).float()) * model(mixed).log_softmax(1)).sum(1).mean()
+    found = MultiMix(6, m=3, alpha=1.0, layer=0)(model, images, labels, seeded(4)).loss
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_dense_at_the_last_layer_agrees_with_the_default(model, images, labels) -> None:
+    # At the last stage "the rest of the network" is the dense classifier, so the generic path must agree with the logits'.
+    for options in ({}, {"nonlinearity": "softmax"}, {"normalize": "global"}, {"attention": "uniform"}):
+        default = DenseMultiMix(15, **options)(model, images, labels, seeded(1)).loss
+        generic = DenseMultiMix(15, **options, layer=2)(model, images, labels, seeded(1)).loss
+        assert torch.allclose(default, generic, atol=1e-5)
+
+
+def test_either_follows_its_probability(model, images, labels) -> None:
+    class Constant(Method):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = value
+
+        def forward(self, model, images, targets, generator=None, **extras) -> MethodOutput:
+            return MethodOutput(images.new_tensor(self.value), None)
+
+    method = Either(Constant(1.0), Constant(0.0), p=0.3)
+    share = sum(float(method(model, images, labels, seeded(s)).loss) for s in range(1000)) / 1000
+    assert 0.25 < share < 0.35
+
+
+class Saliency(Method):
+    """What PuzzleMix needs: gradients in the images before the loss is taken."""
+
+    def forward(self, model, images, targets, generator=None, **extras) -> MethodOutput:
+        probe = images.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(probe), targets), probe)
+        mask = (gradient.square().mean(1, keepdim=True).sqrt() > 0).float()
+        return MethodOutput(nn.functional.cross_entropy(model(images * mask), targets), None)
+
+
+class MixBlock(Method):
+    """What AutoMix needs: parameters shaped by the model and a momentum encoder that follows it."""
+
+    def setup(self, model) -> None:
+        self.block = nn.Linear(model.classifier.in_features, 1)
+        self.momentum_weight = nn.Buffer(model.classifier.weight.detach().clone())
+
+    def forward(self, model, images, targets, generator=None, **extras) -> MethodOutput:
+        z = model.embed(images)
+        gate = self.block(z).sigmoid()
+        return MethodOutput(nn.functional.cross_entropy(model.classifier(z * gate), targets), None)
+
+    def after_step(self, model) -> None:
+        self.momentum_weight.lerp_(model.classifier.weight.detach(), 0.1)
+
+
+class Domains(Method):
+    """What DAML needs: the source domain of every example."""
+
+    needs = ("domains",)
+
+    def forward(self, model, images, targets, generator=None, **extras) -> MethodOutput:
+        per_domain = [nn.functional.cross_entropy(model(images[extras["domains"] == k]), targets[extras["domains"] == k])
+                      for k in extras["domains"].unique()]  # fmt: skip
+        return MethodOutput(torch.stack(per_domain).mean(), None)
+
+
+def test_the_protocol_carries_the_methods_to_come(model, images, labels) -> None:
+    method = Either(Saliency(), Either(MixBlock(), Domains()), p=0.3)
+    method.setup(model)
+    assert method.needs == ("domains",)
+    assert {name for name, _ in method.named_parameters()} == {"b.a.block.weight", "b.a.block.bias"}
+    before = method.state_dict()["b.a.momentum_weight"].clone()
+    optimizer = torch.optim.SGD([*model.parameters(), *method.parameters()], lr=0.5)
+    for seed in range(12):
+        loss = method(model, images, labels, seeded(seed), domains=torch.arange(7) % 3).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        method.after_step(model)
+    assert not torch.equal(method.state_dict()["b.a.momentum_weight"], before)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: ManifoldMixup(layers=()), ValueError, "one or more whole numbers"),
+        (lambda m: ManifoldMixup(layers=(5,))(m, numbered(2), torch.arange(2)), ValueError, "at most 2"),
+        (lambda m: MultiMix(layer=9)(m, numbered(2), torch.arange(2)), ValueError, "<= 2, got start=0, stop=9"),
+        (lambda m: MultiMix(math.inf, layer=1), ValueError, "just before the classifier"),
+        (lambda m: MultiMix(math.inf, m=2), ValueError, "m = b only"),
+        (lambda m: DenseMultiMix(attention="cam", layer=1)(m, numbered(2), torch.arange(2)), ValueError, "'cam' needs"),
+        (lambda m: Either(Erm(), None), TypeError, "must be methods, got Erm and NoneType"),
+        (lambda m: Either(Erm(), Erm(), p=1.5), ValueError, r"probability in \[0, 1\], got 1.5"),
+    ],
+)
+def test_bad_input(call, error, message, model) -> None:
+    with pytest.raises(error, match=message):
+        call(model)

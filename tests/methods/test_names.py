@@ -1,0 +1,57 @@
+"""Methods by name."""
+
+import math
+
+import pytest
+
+from multimix import methods
+from multimix.methods import parse, split_list
+
+
+def test_names_are_the_paper_s_regimes() -> None:
+    for name, kind in (("multimix", methods.MultiMix), ("dense-multimix", methods.DenseMultiMix)):
+        regime = parse(name)
+        assert isinstance(regime, methods.Either)
+        assert isinstance(regime.a, kind)
+        assert isinstance(regime.b, methods.InputMixup)
+        assert regime.p == 0.5
+        assert regime.a.criterion.n == 1000
+        assert regime.a.criterion.alpha == (0.5, 2.0)
+        assert isinstance(parse(f"{name}-alone"), kind)
+
+
+def test_options_and_nesting() -> None:
+    method = parse("either(multimix-alone(n=inf, alpha=(0.1, 0.3)), either(cutmix, input-mixup(alpha=0.2)), p=0.25)")
+    assert method.p == 0.25
+    assert method.a.criterion.n == math.inf
+    assert method.a.criterion.alpha == (0.1, 0.3)
+    assert method.b.b.alpha == 0.2
+    assert parse("multimix(alpha=1.0, share=0.75)").p == 0.75
+    assert parse("dense-multimix(attention='cam')").a.criterion.attention == "cam"
+
+
+def test_lists() -> None:
+    assert split_list("erm,multimix(alpha=(0.1, 0.2), n=5) , cutmix,") == [
+        "erm",
+        "multimix(alpha=(0.1, 0.2), n=5)",
+        "cutmix",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("multimx", "unknown method 'multimx': did you mean multimix?"),
+        ("quux", "expected one of erm, input-mixup"),
+        ("multimix(alfa=1)", "multimix has no option 'alfa': did you mean alpha?"),
+        ("multimix(alpha=-1)", "alpha must be positive"),
+        ("multimix(", "cannot read the method"),
+        ("3", "is not a method"),
+        ("erm(1)", "erm"),
+        ("multimix(n=__import__('os'))", "unknown method '--import--'|cannot read"),
+        ("cutmix(alpha=1 if 2 else 3)", "cannot read"),
+    ],
+)
+def test_bad_names(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace("?", r"\?")):
+        parse(text)
