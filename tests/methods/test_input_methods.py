@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tests.methods.conftest import numbered, seeded
 
 from multimix.methods import CutMix, Either, Erm, InputMixup
-
-from tests.methods.conftest import numbered, seeded
 
 METHODS = [InputMixup(), InputMixup(alpha=0.2), CutMix(), CutMix(alpha=0.3), Either(CutMix(), InputMixup(), p=0.5)]
 
@@ -50,7 +49,7 @@ def test_soft_targets_are_mixed_like_indices(method) -> None:
 def test_mixup_factor_is_beta_and_shared_by_the_batch() -> None:
     factors = []
     for seed in range(2000):
-        mixed, soft = InputMixup(alpha=0.7).mix(numbered(2, size=1), torch.arange(2), 2, seeded(seed))
+        _, soft = InputMixup(alpha=0.7).mix(numbered(2, size=1), torch.arange(2), 2, seeded(seed))
         if soft[0, 1] == 0:  # each is its own partner
             continue
         assert torch.allclose(soft[0], soft[1].flip(0))

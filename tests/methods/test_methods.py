@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tests.methods.conftest import numbered, seeded
 from torch import nn
 
 import multimix as mm
@@ -19,8 +20,6 @@ from multimix.methods import (
     MultiMix,
 )
 from multimix.models import SplitModel
-
-from tests.methods.conftest import numbered, seeded
 
 ALL = [
     Erm(), InputMixup(), ManifoldMixup(), CutMix(), MultiMix(20), MultiMix(6, m=2, layer=1), MultiMix(6, layer=0),
@@ -95,7 +94,7 @@ def test_multimix_at_the_input_mixes_images(model, images, labels) -> None:
 
 
 def test_dense_at_the_last_layer_agrees_with_the_default(model, images, labels) -> None:
-    # At the last stage "the rest of the network" is the dense classifier, so the generic path must agree with the logits'.
+    # At the last stage the rest of the network is the dense classifier: the generic path must agree with the logits'.
     for options in ({}, {"nonlinearity": "softmax"}, {"normalize": "global"}, {"attention": "uniform"}):
         default = DenseMultiMix(15, **options)(model, images, labels, seeded(1)).loss
         generic = DenseMultiMix(15, **options, layer=2)(model, images, labels, seeded(1)).loss
@@ -148,8 +147,9 @@ class Domains(Method):
     needs = ("domains",)
 
     def forward(self, model, images, targets, generator=None, **extras) -> MethodOutput:
-        per_domain = [nn.functional.cross_entropy(model(images[extras["domains"] == k]), targets[extras["domains"] == k])
-                      for k in extras["domains"].unique()]  # fmt: skip
+        domains = extras["domains"]
+        of = [domains == k for k in domains.unique()]
+        per_domain = [nn.functional.cross_entropy(model(images[mask]), targets[mask]) for mask in of]
         return MethodOutput(torch.stack(per_domain).mean(), None)
 
 

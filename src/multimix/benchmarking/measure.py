@@ -64,7 +64,8 @@ def peak_memory(call: Callable[[], object], *, device: str) -> int:
     with torch.profiler.profile(activities=activities, profile_memory=True, record_shapes=False) as profile:
         call()
     held = peak = 0
-    assert profile.profiler is not None and profile.profiler.kineto_results is not None
+    assert profile.profiler is not None
+    assert profile.profiler.kineto_results is not None
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
             held += event.nbytes()
