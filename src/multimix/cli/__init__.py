@@ -10,6 +10,7 @@ import difflib
 import importlib
 import os
 import sys
+import warnings
 
 COMMANDS = {
     "train": "train one model with one method",
@@ -44,8 +45,11 @@ def main(argv: list[str] | None = None) -> None:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
         fail(f"unknown command {name!r}: {hint}")
+    warnings.formatwarning = _one_line_warning
     try:
         importlib.import_module(f".{name}", __package__).main(argv[1:])
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("MULTIMIX_DEBUG"):
             raise
@@ -54,5 +58,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def fail(message: str) -> None:
     """One line on stderr and exit code 2."""
-    print(f"multimix: error: {message}", file=sys.stderr)
+    if is_first_process():
+        print(f"multimix: error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def is_first_process() -> bool:
+    """Whether this is the one of several processes (under torchrun, or of --devices) that speaks for all."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def _one_line_warning(message: Warning | str, *_: object, **__: object) -> str:
+    return f"multimix: warning: {' '.join(str(message).split())}\n"

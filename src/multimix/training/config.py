@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, get_type_hints
+
+__all__ = ["Config"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides a training run. A recipe is one of these; `multimix train` overrides its fields."""
+    """Everything that decides a training run. A recipe is one of these; `multimix train` overrides its fields.
+
+    Raises:
+        ValueError: a field is out of its range, or two fields contradict each other.
+
+    >>> from dataclasses import replace
+    >>> recipe = Config(data="digits", model="smallnet", epochs=60, schedule="cosine")
+    >>> replace(recipe, seed=3).seed
+    3
+    >>> Config.from_json(recipe.to_json()) == recipe
+    True
+    >>> replace(recipe, epochs=0)
+    Traceback (most recent call last):
+    ValueError: epochs must be at least 1, got 0
+    """
 
     data: Literal["digits", "cifar10", "cifar100", "tinyimagenet", "imagenet", "imagefolder"]
     """Data set."""
@@ -59,7 +79,7 @@ class Config:
     """Weight decay."""
     decay_all: bool = True
     """Decay biases and normalisation parameters too (as the paper's recipes do); off is usual with AdamW."""
-    schedule: Literal["constant", "step", "multistep", "cosine"] = "multistep"
+    schedule: Literal["constant", "step", "multistep", "cosine"] = "cosine"
     """Learning-rate schedule."""
     milestones: tuple[int, ...] = ()
     """Epochs at which multistep multiplies the learning rate by gamma; step repeats the first as its period."""
@@ -74,11 +94,11 @@ class Config:
     average: Literal["none", "ema"] = "none"
     """Weight averaging; the averaged weights are the ones evaluated and exported."""
     average_decay: float = 0.999
-    """Decay of the exponential moving average per step."""
+    """Decay of the exponential moving average per step; it grows to this from 0 over the first steps."""
 
     # machine
-    accelerator: str = "auto"
-    """Device type: auto, cpu, cuda or mps."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device type; auto takes the fastest there is."""
     devices: int = 1
     """Processes per node (under torchrun: set by it)."""
     nodes: int = 1
@@ -89,9 +109,105 @@ class Config:
     """Compile the network with torch.compile."""
     channels_last: bool = False
     """Keep images and weights in channels-last layout (faster on GPUs)."""
+    deterministic: bool = False
+    """Use deterministic kernels only: on a GPU, exact resume needs it, and it costs some speed."""
 
     # output
     checkpoint_minutes: float | None = None
-    """Also save a checkpoint in the middle of an epoch when this long has passed since the last."""
+    """Also save a checkpoint in the middle of an epoch when this long has passed since the last one."""
     tensorboard: bool = True
     """Write TensorBoard files beside metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name} must be {_either(allowed)}, got {value!r}{_nearest(str(value), allowed)}")
+        for name, (low, strict) in _BOUNDS.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not math.isfinite(value) or value < low or (strict and value == low):
+                raise ValueError(f"{name} must be {'above' if strict else 'at least'} {low}, got {value}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(f"average_decay must lie in [0, 1), got {self.average_decay}")
+        if self.nesterov and (self.momentum == 0 or self.optimizer != "sgd"):
+            raise ValueError("nesterov needs optimizer='sgd' and momentum above 0: set both, or leave nesterov off")
+        if self.schedule in ("step", "multistep") and not self.milestones:
+            raise ValueError(
+                f"schedule={self.schedule!r} needs milestones, in epochs, got none: "
+                "set milestones, or choose schedule='cosine' or 'constant'"
+            )
+        if any(b <= a for a, b in zip((0, *self.milestones), self.milestones, strict=False)):
+            raise ValueError(f"milestones must be increasing epochs from 1 on, got {self.milestones}")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs} is longer than the run of {self.epochs} epochs: lower it"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}: the batch is "
+                "what one optimiser step sees, and it is divided into that many micro-batches"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a flat dictionary that JSON can hold; None stays null, paths become strings."""
+        fields = dataclasses.asdict(self)
+        return {key: str(value) if isinstance(value, Path) else value for key, value in fields.items()}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Config:
+        """The inverse of `to_json`; fields that are absent take their defaults.
+
+        Raises:
+            ValueError: a field that this version does not know, with the nearest one it does.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                raise ValueError(f"unknown configuration field {name!r}{_nearest(name, known)}")
+        values = dict(fields)
+        if values.get("data_root") is not None:
+            values["data_root"] = Path(values["data_root"])
+        if "milestones" in values:
+            values["milestones"] = tuple(values["milestones"])
+        return cls(**values)
+
+
+def _either(allowed: tuple[str, ...]) -> str:
+    return ", ".join(allowed[:-1]) + f" or {allowed[-1]}"
+
+
+def _nearest(name: str, allowed: list[str] | tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, allowed, n=1)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    name: get_args(hint)
+    for name, hint in get_type_hints(Config).items()
+    if getattr(hint, "__origin__", None) is Literal
+}
+
+# (lower bound, whether the bound itself is excluded)
+_BOUNDS: dict[str, tuple[float, bool]] = {
+    "epochs": (1, False),
+    "batch_size": (1, False),
+    "seed": (0, False),
+    "subset_seed": (0, False),
+    "per_class": (1, False),
+    "val_per_class": (0, False),
+    "image_size": (1, False),
+    "workers": (0, False),
+    "lr": (0, True),
+    "weight_decay": (0, False),
+    "gamma": (0, True),
+    "warmup_epochs": (0, False),
+    "clip_norm": (0, True),
+    "accumulate": (1, False),
+    "devices": (1, False),
+    "nodes": (1, False),
+    "checkpoint_minutes": (0, False),
+}

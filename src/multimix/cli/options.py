@@ -1,0 +1,97 @@
+"""Typed options from a command line: tyro, with every mistake as one line that names the nearest option."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from ..extras import require
+
+__all__ = ["parse"]
+
+T = TypeVar("T")
+
+
+def parse(argv: Sequence[str], default: T, *, prog: str, description: str | None = None) -> T:
+    """Override the fields of the dataclass instance `default` by `--field value` options.
+
+    `--help` prints the options with the values of `default` and exits with code 0.
+
+    Raises:
+        ValueError: an option that is not there, or a value it cannot take; one line.
+
+    >>> from multimix.training import Config
+    >>> parse(["--epochs", "3"], Config(data="digits"), prog="demo").epochs
+    3
+    >>> parse(["--epocs", "3"], Config(data="digits"), prog="demo")
+    Traceback (most recent call last):
+    ValueError: unknown option --epocs: did you mean --epochs? (demo --help lists all)
+    """
+    tyro = require("tyro", "train")
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            value, unknown = tyro.cli(
+                type(default),
+                prog=prog,
+                description=description,
+                args=list(argv),
+                default=default,
+                return_unknown_args=True,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        raise ValueError(_complaint(complaint.getvalue(), argv)) from None
+    if unknown:
+        raise ValueError(_unknown(unknown, list(_flags(default)), prog))
+    parsed: T = value
+    return parsed
+
+
+def _flags(default: Any) -> Iterator[str]:
+    for field in dataclasses.fields(default):
+        value = getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _flags(value)
+        else:
+            yield "--" + field.name.replace("_", "-")
+
+
+def _unknown(tokens: Sequence[str], flags: Sequence[str], prog: str) -> str:
+    options = [token.split("=")[0] for token in tokens if token.startswith("-")]
+    if not options:
+        return f"unexpected argument {tokens[0]!r} ({prog} --help lists the options)"
+    nearest = difflib.get_close_matches(options[0].replace("_", "-"), flags, n=1, cutoff=0.0)[0]
+    return f"unknown option {options[0]}: did you mean {nearest}? ({prog} --help lists all)"
+
+
+def _complaint(box: str, argv: Sequence[str]) -> str:
+    """The message in one of tyro's boxes as one line: what stands above its first rule, without the frame."""
+    lines = [line.strip(" │") for line in box.splitlines() if line[:1] not in "╭╰"]
+    rule = next((number for number, line in enumerate(lines) if line.startswith("─")), len(lines))
+    message = re.sub(r"\s+", " ", " ".join(lines[:rule])).strip()
+    option = re.match(r"Error parsing (--[\w-]+):", message)
+    if option is None:
+        return message.removeprefix("Error parsing config: ")
+    # Below the rule stands the option with the kind of value it takes.
+    kind = next((line for line in lines[rule:] if line.startswith(f"{option[1]} ")), "")
+    expected = kind.removeprefix(option[1]).strip().replace("{None}|", "")
+    return f"{option[1]}: expected {expected or 'another value'}, got {_given(option[1], argv)}"
+
+
+def _given(option: str, argv: Sequence[str]) -> str:
+    spellings = (option, option.replace("-", "_").replace("__", "--", 1))
+    for number, token in enumerate(argv):
+        name, _, value = token.partition("=")
+        if name in spellings:
+            following = itertools.takewhile(lambda word: not word.startswith("--"), argv[number + 1 :])
+            return repr(value or " ".join(following))
+    return "another"

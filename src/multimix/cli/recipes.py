@@ -1,0 +1,47 @@
+"""`multimix recipes [NAME]`: list the recipes, or show one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .. import recipes
+from ..extras import require
+
+_USAGE = "usage: multimix recipes [NAME]\n\nLists the recipes, or shows what NAME says about itself and its values."
+
+
+def main(argv: list[str]) -> None:
+    """A table of all recipes, or the description and the resolved values of one."""
+    if any(argument in ("-h", "--help") for argument in argv):
+        print(_USAGE)
+    elif not argv:
+        _table()
+    elif len(argv) > 1 or argv[0].startswith("-"):
+        raise ValueError(f"multimix recipes takes one name at most, got {' '.join(argv)}")
+    else:
+        _show(recipes.card(argv[0]))
+
+
+def _table() -> None:
+    console = require("rich.console", "train").Console()
+    if not console.is_terminal:
+        console.width = 160
+    table = require("rich.table", "train").Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 1, 0))
+    for column in ("name", "data", "model", "epochs", "hardware and time", "expected"):
+        table.add_column(column, justify="right" if column == "epochs" else "left", no_wrap=column in ("name", "model"))
+    for name in recipes.names():
+        card = recipes.card(name)
+        config = card.config
+        cost = f"{card.hardware}; {card.time}"
+        table.add_row(name, config.data, config.model, str(config.epochs), cost, card.expected)
+    console.print(table)
+    console.print("`multimix recipes NAME` shows one, `multimix train NAME` runs it.", markup=False, highlight=False)
+
+
+def _show(card: recipes.Card) -> None:
+    print(card.text)
+    print("\nValues, each an option of `multimix train`:")
+    for field in dataclasses.fields(card.config):
+        value = getattr(card.config, field.name)
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        print(f"  {field.name.replace('_', '-'):20} {shown}")

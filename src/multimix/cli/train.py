@@ -1,0 +1,92 @@
+"""`multimix train RECIPE`: train one model with one method."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..training import Config, Interrupted, RunDirectory, train
+from . import is_first_process
+from .options import parse
+from .progress import Display
+
+_USAGE = """usage: multimix train RECIPE [--method METHOD] [--epochs N] [--seed K] [--out DIR] [--resume] [OPTIONS]
+
+`multimix train RECIPE --help` lists all options with the recipe's values; `multimix recipes` describes the recipes:
+  {names}"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `multimix train RECIPE` takes."""
+
+    out: Path | None = None
+    """Run directory; default: runs/RECIPE-METHOD-seedSEED."""
+    resume: bool = False
+    """Go on from the last checkpoint in the run directory; start if there is none."""
+    config: Config
+
+
+def main(argv: list[str]) -> None:
+    """Train, with a line of progress for every epoch, then say where everything is."""
+    from .. import recipes
+
+    if argv and argv[0] in ("-h", "--help"):
+        print(_USAGE.format(names="\n  ".join(recipes.names())))
+        return
+    if not argv or argv[0].startswith("-"):
+        raise ValueError(f"which recipe? Put one after `multimix train`: {', '.join(recipes.names())}")
+    name = argv[0]
+    card = recipes.card(name)
+    options = parse(argv[1:], Options(config=card.config), prog=f"multimix train {name}", description=card.text)
+    out = options.out or Path("runs") / default_name(name, options.config)
+    run = RunDirectory(out)
+    if options.resume and run.is_finished(options.config):
+        _say(f"Already finished. {_summary(run)}")
+        return
+    try:
+        with Display() as display:
+            train(options.config, out, resume=options.resume, progress=display)
+    except Interrupted as stop:
+        _say(f"\n{stop}.\nContinue with: {_continuation(argv, out)}", file=sys.stderr)
+        raise SystemExit(130) from None
+    _say(_summary(run))
+
+
+def default_name(recipe: str, config: Config) -> str:
+    """The name of the run directory below runs/, when --out is not given.
+
+    >>> default_name("digits", Config(data="digits", method="multimix(alpha=0.1, n=100)", seed=3))
+    'digits-multimix-alpha=0.1-n=100-seed3'
+    """
+    method = re.sub(r"[^A-Za-z0-9.=]+", "-", config.method).strip("-")
+    return f"{recipe}-{method}-seed{config.seed}"
+
+
+def _continuation(argv: Sequence[str], out: Path) -> str:
+    extra = [] if "--resume" in argv else ["--resume"]
+    return shlex.join(["multimix", "train", *argv, *extra])
+
+
+def _summary(run: RunDirectory) -> str:
+    result = json.loads(run.result.read_text(encoding="utf-8"))
+    key = result["best_by"]
+    split = key.removesuffix("_accuracy")
+    last, best = result["last"], result["best"]
+    where = shlex.quote(str(run.path))
+    return (
+        f"{split} accuracy {last[key]:.2%} after epoch {last['epoch']}, best {best[key]:.2%} after epoch "
+        f"{best['epoch']}; {result['seconds']:.0f} s\n"
+        f"Weights, metrics and checkpoints: {where}\n"
+        f"Next: multimix evaluate {where}, or multimix report {where}"
+    )
+
+
+def _say(text: str, file: object = None) -> None:
+    if is_first_process():
+        print(text, file=file, flush=True)  # type: ignore[call-overload]

@@ -1,0 +1,146 @@
+"""Devices and processes: what Lightning Fabric connects, and how the ranks agree."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..extras import require
+from .config import Config
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["Ranks", "connect"]
+
+
+def connect(config: Config) -> Fabric:
+    """A Fabric for the accelerator, devices, nodes and precision of `config`, not launched yet.
+
+    Under torchrun the number of devices and nodes is torchrun's.
+
+    Raises:
+        ValueError: the machine does not have what was asked for.
+        ImportError: Lightning Fabric is not installed.
+    """
+    fabric = require("lightning_fabric", "train")
+    devices, nodes = config.devices, config.nodes
+    if dist.is_available() and dist.is_torchelastic_launched():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    accelerator = _fastest() if config.accelerator == "auto" else config.accelerator
+    try:
+        made: Fabric = fabric.Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=_distributed_strategy() if devices * nodes > 1 else "auto",
+            plugins=[_precision(config.precision, accelerator)],
+        )
+    except (RuntimeError, fabric.utilities.exceptions.MisconfigurationException) as error:
+        raise ValueError(
+            f"cannot use accelerator={accelerator!r} with devices={devices}: {error} "
+            "Choose accelerator='auto' or 'cpu', or fewer devices"
+        ) from error
+    return made
+
+
+def _fastest() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _precision(precision: str, device: str) -> Any:
+    plugins = require("lightning_fabric.plugins", "train")
+    if precision == "64-true":
+        return plugins.DoublePrecision()
+    if precision == "32-true":
+        return plugins.Precision()
+
+    class Mixed(plugins.MixedPrecision):  # type: ignore[misc, name-defined]
+        # Fabric would round the images to half precision before the method sees them; autocast rounds them where
+        # the network needs it, after they have been mixed and normalised in float32.
+        def convert_input(self, data: Any) -> Any:
+            return data
+
+    return Mixed(precision, device)
+
+
+def _distributed_strategy() -> Any:
+    strategies = require("lightning_fabric.strategies", "train")
+
+    class Distributed(strategies.DDPStrategy):  # type: ignore[misc, name-defined]
+        # Only a method with parameters of its own may leave some unused in a step; looking for them costs time.
+        def setup_module(self, module: nn.Module) -> nn.Module:
+            own = any(parameter.requires_grad for parameter in getattr(module, "method").parameters())  # noqa: B009
+            self._ddp_kwargs["find_unused_parameters"] = own
+            wrapped: nn.Module = super().setup_module(module)
+            return wrapped
+
+    return Distributed()
+
+
+class Ranks:
+    """What the processes of a run tell each other, on the host, so that no device is kept waiting.
+
+    Make it after `fabric.launch()`, on every rank.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.rank = fabric.global_rank
+        self.size = fabric.world_size
+        self.group: dist.ProcessGroup | None = None
+        if self.size > 1:
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            self.group = group
+        self._posted: tuple[torch.Tensor, Any] | None = None
+
+    def agree(self, *flags: float) -> list[float]:
+        """The maximum over ranks of each flag posted by the previous call (with one process: of this call).
+
+        All ranks get the same answer at the same call, so they can act on it together; answering one call late
+        lets the exchange overlap with the step in between.
+        """
+        if self.group is None:
+            return list(flags)
+        answer = self.settle() or [0.0] * len(flags)
+        tensor = torch.tensor(flags, dtype=torch.float64)
+        self._posted = tensor, dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group, async_op=True)
+        return answer
+
+    def settle(self) -> list[float] | None:
+        """The answer to the last `agree`, if it is outstanding; every rank must call it at the same point."""
+        if self._posted is None:
+            return None
+        tensor, work = self._posted
+        work.wait()
+        self._posted = None
+        return tensor.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order, on every rank."""
+        if self.group is None:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def first(self, value: Any) -> Any:
+        """The value of rank 0, on every rank."""
+        if self.group is None:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.group)
+        return values[0]
+
+    def broadcast_buffers(self, module: nn.Module) -> None:
+        """Give every rank the buffers of rank 0 (each rank has batch statistics of its own share)."""
+        if self.group is not None:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)

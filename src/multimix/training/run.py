@@ -1,0 +1,257 @@
+"""`train`: from a configuration to a run directory."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..random import derive_seed, make_generator
+from .averaging import MovingAverage
+from .checkpoint import CheckpointError, load_checkpoint
+from .config import Config
+from .devices import Ranks, connect
+from .files import write_json
+from .interrupt import listening
+from .loop import Loop
+from .meters import Meters
+from .optimizers import make_optimizer
+from .progress import Progress, Reporter
+from .records import TensorBoard, best_record, environment, selection_metric
+from .repeatability import borrowed_global_state
+from .rundir import RunDirectory
+from .state import TrainingState
+from .step import TrainingStep
+from .weights import model_weights, save_weights
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from ..data import DataSplits, Loader
+    from ..models import SplitModel
+
+__all__ = ["train"]
+
+
+def train(
+    config: Config,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Train, evaluate after every epoch, and leave everything in the run directory `out`.
+
+    Args:
+        config: what to do. Under torchrun, the number of devices and nodes is torchrun's.
+        out: a directory that is new or empty, unless `resume`.
+        resume: go on from the last checkpoint in `out`; start if there is nothing yet, and return at once if the
+            run has finished. On the CPU, the result is that of a run that was never stopped, bit for bit.
+        progress: called on the first rank, a few times a second and at the end of every epoch.
+
+    Returns:
+        The run directory; docs/training.md lists its files.
+
+    Raises:
+        FileExistsError: `out` holds something, and `resume` is off.
+        ValueError: a value of `config` cannot be used, or is not the one the run in `out` began with, or its
+            checkpoints are damaged.
+        DivergenceError: the loss is not finite (a ValueError; the last good checkpoint is kept).
+        Interrupted: SIGINT or SIGTERM arrived, and everything has been saved (a KeyboardInterrupt).
+    """
+    from .. import methods
+
+    method = methods.parse(config.method)
+    run = RunDirectory(Path(out))
+    fabric = connect(config)
+    fabric.launch()
+    ranks = Ranks(fabric)
+    with ExitStack() as stack:
+        stack.enter_context(borrowed_global_state(deterministic=config.deterministic))
+        stop = stack.enter_context(listening())
+        if resume and _on_first(ranks, lambda: run.is_finished(config)):
+            return run.path
+        saved = _on_first(ranks, lambda: stack.enter_context(run.opened(config, resume=resume)))
+
+        splits = _load_data(config, fabric)
+        loaders = _make_loaders(config, splits, fabric, ranks)
+        model = _build_model(config, splits, fabric)
+        torch.manual_seed(derive_seed(config.seed, "method"))
+        method.setup(model)
+        step = TrainingStep(model, method)
+        optimizer = make_optimizer(step, config, device=fabric.device)
+        module, fabric_optimizer = fabric.setup(step, optimizer)
+        average = MovingAverage(model, config.average_decay) if config.average == "ema" else None
+        state = TrainingState(step, optimizer, average, fabric.strategy.precision, Meters(fabric.device))
+        if saved is not None:
+            state.restore(saved, ranks)
+        if config.compile:
+            for stage in model.stages:
+                stage.compile()
+        if ranks.rank == 0:
+            _begin(run, config, _data_info(splits, model), state, environment(fabric.device, ranks.size))
+        first = ranks.rank == 0
+        loop = Loop(
+            config=config,
+            run=run,
+            fabric=fabric,
+            ranks=ranks,
+            module=module,
+            optimizer=fabric_optimizer,
+            state=state,
+            loaders=loaders,
+            batch_images=min(config.batch_size, len(splits.train)),
+            stop=stop,
+            reporter=Reporter(
+                progress if first else None,
+                epochs=config.epochs,
+                batches=len(loaders["train"]),
+                done=state.epoch * len(loaders["train"]) + state.batch,
+            ),
+            board=stack.enter_context(
+                TensorBoard(run.tensorboard if config.tensorboard and first else None, state.epoch + 1)
+            ),
+        )
+        loop.go()
+        if first:
+            _finish(run, state)
+        ranks.gather(None)  # nobody leaves before the results are written
+    return run.path
+
+
+def _on_first(ranks: Ranks, function: Callable[[], Any]) -> Any:
+    """What `function` returns or raises on rank 0, on every rank."""
+    outcome: tuple[Any, Exception | None] = None, None
+    if ranks.rank == 0:
+        try:
+            outcome = function(), None
+        except (ValueError, OSError) as error:
+            outcome = None, error
+    result, failure = ranks.first(outcome)
+    if failure is not None:
+        raise failure
+    return result
+
+
+def _load_data(config: Config, fabric: Fabric) -> DataSplits:
+    from .. import data
+
+    # One process of a node downloads and decodes; the others find the result.
+    with fabric.rank_zero_first(local=True):
+        return data.load(
+            config.data,
+            root=config.data_root,
+            download=config.download,
+            per_class=config.per_class,
+            val_per_class=config.val_per_class,
+            subset_seed=config.subset_seed,
+            image_size=config.image_size,
+            bad_images=config.bad_images,
+        )
+
+
+def _make_loaders(config: Config, splits: DataSplits, fabric: Fabric, ranks: Ranks) -> dict[str, Loader]:
+    from .. import data
+
+    batch = min(config.batch_size, len(splits.train))
+    share = ranks.size * (config.accumulate if ranks.size > 1 else 1)
+    if batch % share:
+        raise ValueError(
+            f"a batch of {batch} examples cannot be divided evenly over {ranks.size} processes with "
+            f"accumulate={config.accumulate}: make batch_size a multiple of {share}"
+        )
+    common: dict[str, Any] = {
+        "image_size": splits.image_size,
+        "seed": config.seed,
+        "device": fabric.device,
+        "rank": ranks.rank,
+        "world_size": ranks.size,
+        "workers": config.workers,
+    }
+    loaders = {
+        "train": data.loader(splits.train, batch_size=config.batch_size, train=True, augment=config.augment, **common),
+        "test": data.loader(splits.test, batch_size=config.batch_size, train=False, **common),
+    }
+    if splits.val is not None:
+        loaders["val"] = data.loader(splits.val, batch_size=config.batch_size, train=False, **common)
+    return loaders
+
+
+def _build_model(config: Config, splits: DataSplits, fabric: Fabric) -> SplitModel:
+    from .. import models
+
+    model = models.build(
+        config.model,
+        num_classes=splits.num_classes,
+        image_size=splits.image_size,
+        mean=splits.mean,
+        std=splits.std,
+        pretrained=config.pretrained,
+        generator=make_generator(config.seed, "init"),
+    )
+    model = model.to(fabric.device)
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model
+
+
+def _data_info(splits: DataSplits, model: SplitModel) -> dict[str, Any]:
+    def channel_values(buffer: torch.Tensor | None) -> list[float] | None:
+        # The model may have statistics of its own (pretrained weights); what it uses is what must be kept.
+        return None if buffer is None else buffer.flatten().tolist()
+
+    return {
+        "num_classes": splits.num_classes,
+        "class_names": list(splits.class_names),
+        "image_size": splits.image_size,
+        "mean": channel_values(model.pixel_mean),
+        "std": channel_values(model.pixel_std),
+        "train_examples": len(splits.train),
+        "val_examples": 0 if splits.val is None else len(splits.val),
+        "test_examples": len(splits.test),
+    }
+
+
+def _begin(
+    run: RunDirectory, config: Config, data_info: dict[str, Any], state: TrainingState, about: dict[str, Any]
+) -> None:
+    if run.config.is_file():
+        _, before = run.read_config()
+        changed = [key for key in data_info if before.get(key) != data_info[key]]
+        if changed:
+            raise ValueError(
+                f"the data are not those the run in {run.path} began with: {', '.join(changed)} differ. "
+                "Restore the data, or start a new run"
+            )
+    run.checkpoints.mkdir(exist_ok=True)
+    run.result.unlink(missing_ok=True)
+    write_json(run.environment, about)
+    run.write_metrics(state.history)
+    # Last: a directory with a config.json is a run.
+    run.write_config(config, data_info)
+
+
+def _finish(run: RunDirectory, state: TrainingState) -> None:
+    """Export the weights, then write result.json, whose presence means that the run has finished."""
+    save_weights(run.weights("last"), state.evaluated.state_dict())
+    best = best_record(state.history)
+    try:
+        checkpoint = load_checkpoint(run.best_checkpoint)
+        best = json.loads(checkpoint["history"])[-1]
+        save_weights(run.weights("best"), model_weights(checkpoint))
+    except (FileNotFoundError, CheckpointError) as error:
+        warnings.warn(f"{error}: {run.weights('best').name} is not written", stacklevel=2)
+    write_json(
+        run.result,
+        {
+            "epochs": state.epoch,
+            "steps": state.step,
+            "seconds": state.seconds,
+            "best_by": selection_metric(best),
+            "best": best,
+            "last": state.history[-1],
+        },
+    )

@@ -1,0 +1,175 @@
+"""The run directory: what lies where, and when a run may start or go on in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import CheckpointError, load_latest
+from .config import Config
+from .files import append_line, locked, write_json, write_lines
+
+__all__ = ["RunDirectory"]
+
+# Changing these on resume gives the run that would have been made with the new values from the start, or, for the
+# devices, one as good: whatever else differs would make a run that no configuration describes.
+_MAY_CHANGE = frozenset(
+    {"epochs", "data_root", "download", "workers", "accelerator", "devices", "nodes", "compile", "channels_last",
+     "deterministic", "checkpoint_minutes", "tensorboard"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.checkpoints / "best.pt"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def weights(self, which: str) -> Path:
+        """The exported weights, "last" or "best"."""
+        return self.path / ("model.safetensors" if which == "last" else "best.safetensors")
+
+    def is_finished(self, config: Config) -> bool:
+        """Whether a run of this configuration has ended here.
+
+        Raises:
+            ValueError: the run here is of another configuration, or its files are damaged.
+        """
+        if not self.result.is_file():
+            return False
+        stored, _ = self.read_config()
+        refuse_changes(stored, config, self.path)
+        return stored.epochs >= config.epochs
+
+    def read_config(self) -> tuple[Config, Mapping[str, Any]]:
+        """The configuration of the run, and what it knows about its data.
+
+        Raises:
+            FileNotFoundError: this is not a run directory.
+            ValueError: config.json is damaged, or of another version.
+        """
+        if not self.config.is_file():
+            raise FileNotFoundError(
+                f"{self.path} is not a run: it holds no config.json, as `multimix train --out` writes it"
+            )
+        try:
+            fields = json.loads(self.config.read_text(encoding="utf-8"))
+            data_info = fields.pop("data_info")
+            return Config.from_json(fields), data_info
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{self.config} is damaged or of another version: {error}") from error
+
+    def write_config(self, config: Config, data_info: Mapping[str, Any]) -> None:
+        write_json(self.config, {**config.to_json(), "data_info": dict(data_info)})
+
+    def write_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Make metrics.jsonl hold exactly `records`: what a killed run wrote after its checkpoint goes."""
+        write_lines(self.metrics, records)
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        append_line(self.metrics, record)
+
+    @contextmanager
+    def opened(self, config: Config, *, resume: bool) -> Iterator[dict[str, Any] | None]:
+        """Hold the directory for a run of `config`, and yield the checkpoint to go on from (None: from the start).
+
+        Raises:
+            FileExistsError: there is something in it, and `resume` is off.
+            NotADirectoryError: the path is a file.
+            BlockingIOError: another process is training in it.
+            ValueError: `resume` with a configuration that differs, or with no usable checkpoint.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{self.path} is a file: choose a directory for the run")
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path):
+            if not resume:
+                self._refuse_contents()
+            yield self._resume(config) if resume else None
+
+    def _refuse_contents(self) -> None:
+        found = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
+        if found:
+            what = "a run" if self.config.name in found else ", ".join(found[:3])
+            raise FileExistsError(
+                f"{self.path} is not empty (it holds {what}): add --resume to continue a run, "
+                "or choose another directory with --out"
+            )
+
+    def _resume(self, config: Config) -> dict[str, Any] | None:
+        if not self.config.is_file():
+            if self.checkpoints.exists():
+                raise CheckpointError(f"{self.path} holds checkpoints but no config.json: start anew elsewhere")
+            # Killed before it had written anything, or never begun: the same command serves both.
+            return None
+        stored, _ = self.read_config()
+        refuse_changes(stored, config, self.path)
+
+        def check(state: dict[str, Any]) -> None:
+            refuse_changes(Config.from_json(json.loads(state["config"])), stored, self.checkpoints)
+
+        state = load_latest(self.checkpoints, check)
+        if state is not None and state["epoch"] > config.epochs:
+            raise ValueError(
+                f"the run in {self.path} has done {state['epoch']} epochs, more than the {config.epochs} asked for: "
+                "raise epochs, or choose another directory"
+            )
+        return state
+
+
+def refuse_changes(stored: Config, config: Config, where: Path) -> None:
+    """Raise ValueError, naming the fields, when `config` would not continue what `stored` began."""
+    changed = [
+        f"{field.name} ({_shown(stored, field.name)} there, {_shown(config, field.name)} now)"
+        for field in dataclasses.fields(Config)
+        if field.name not in _MAY_CHANGE and getattr(stored, field.name) != getattr(config, field.name)
+    ]
+    if changed:
+        raise ValueError(
+            f"the run in {where} was made with another configuration: {', '.join(changed)}. "
+            "Resume with the same values, or choose another directory with --out"
+        )
+    if stored.schedule == "cosine" and stored.epochs != config.epochs:
+        raise ValueError(
+            f"the run in {where} was planned for {stored.epochs} epochs, not {config.epochs}: its cosine schedule "
+            "depends on the end, so the epochs so far would have been different. Resume with the same number, "
+            "or start a new run"
+        )
+
+
+def _shown(config: Config, name: str) -> str:
+    value = getattr(config, name)
+    return "none" if value is None else str(value)

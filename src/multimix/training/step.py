@@ -1,0 +1,50 @@
+"""`TrainingStep`: model and method in one module, so that whatever wraps it sees the whole computation of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ..methods.base import Method
+    from ..models import SplitModel
+
+__all__ = ["TrainingStep"]
+
+
+class TrainingStep(nn.Module):
+    """The loss of one micro-batch, as one forward pass.
+
+    Distributed training synchronises gradients in the forward pass of the module it wraps. A method calls parts
+    of the model (`features`, `classifier`) and may have parameters of its own, so the wrapped module has to hold
+    both; calling the parts from outside would bypass the wrapper.
+
+    Args:
+        model: the network.
+        method: the training method; its `setup` has been called.
+    """
+
+    def __init__(self, model: SplitModel, method: Method) -> None:
+        super().__init__()
+        self.model = model
+        self.method = method
+
+    def forward(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The scalar loss, and the number of clean images classified correctly (None: the method has not computed
+        clean logits), for images (b, channels, h, w) in [0, 1] and targets (b,).
+
+        `extras` holds the further tensors (b, ...) that the method names in `needs`.
+        """
+        out = self.method(self.model, images, targets, generator, **(extras or {}))
+        if out.logits is None:
+            return out.loss, None
+        return out.loss, (out.logits.detach().argmax(dim=1) == targets).sum()
