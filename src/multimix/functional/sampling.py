@@ -3,12 +3,13 @@
 A Dirichlet vector is a normalised vector of independent Gamma(alpha) variables. PyTorch's CPU gamma kernel is
 serial and dominates the whole loss, so the gammas are drawn here in bulk, exactly: the rejection method of
 Marsaglia and Tsang (2000) as elementwise operations over whole blocks, where the few per cent that are rejected
-are redrawn by PyTorch's kernel. Everything stays in log space, so that tiny alpha neither under- nor overflows.
+are redrawn. Everything stays in log space, so that tiny alpha neither under- nor overflows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -98,48 +99,57 @@ def iter_weights(
 def _dirichlet(rows: int, m: int, low: float, high: float, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     """(rows, m): each row from Dir(alpha), alpha ~ U[low, high]."""
     if low == high == 1.0:
-        exponentials = _uniform(rows, m, generator, dtype).log_().neg_().clamp_(min=torch.finfo(dtype).tiny)
+        exponentials = _uniform((rows, m), generator, dtype).log_().neg_().clamp_(min=torch.finfo(dtype).tiny)
         return exponentials.div_(exponentials.sum(1, keepdim=True))
     alpha = torch.full((rows, 1), low, device=generator.device, dtype=dtype)
     if low != high:
-        alpha += (high - low) * _uniform(rows, 1, generator, dtype)
+        alpha += (high - low) * _uniform((rows, 1), generator, dtype)
     return torch.softmax(_log_gamma_variates(alpha, m, generator), dim=1)
 
 
 def _log_gamma_variates(alpha: Tensor, m: int, generator: torch.Generator) -> Tensor:
     """(rows, m): log of Gamma(alpha_k) variates, each row up to a constant, which normalisation removes.
 
-    Marsaglia and Tsang: with d = shape - 1/3, c = 1 / sqrt(9 d), x normal and v = (1 + c x)^3, d v is
-    Gamma(shape) if log u < x^2 / 2 + d - d v + d log v. For alpha < 1, Gamma(alpha) = Gamma(alpha + 1) U^(1/alpha).
+    For alpha < 1, Gamma(alpha) = Gamma(alpha + 1) U^(1/alpha).
     """
-    rows, dtype = alpha.shape[0], alpha.dtype
     small = alpha < 1
-    shape = alpha + small
-    d = shape - 1 / 3
-    x = torch.randn(rows, m, generator=generator, device=generator.device, dtype=dtype)
-    root = (x * (9 * d).rsqrt()).add_(1)
-    log_v = root.log().mul_(3)  # NaN where 1 + c x < 0: the comparison below is then false, as it must be
-    bound = x.square_().mul_(0.5).add_((log_v - root.pow_(3)).add_(1).mul_(d))
-    accepted = _uniform(rows, m, generator, dtype).log_().lt(bound)
+    d = alpha + small - 1 / 3
+    log_v, accepted = _marsaglia_tsang(d, (d.shape[0], m), generator)
     rejected = accepted.logical_not_().view(-1).nonzero().view(-1)
-    row = rejected // m
-    redrawn = torch._standard_gamma(shape.view(-1)[row], generator=generator).log_().sub_(d.view(-1)[row].log_())
+    # A second attempt in bulk leaves so few that PyTorch's serial kernel costs nothing.
+    d_rejected = d.view(-1)[rejected // m]
+    redrawn, accepted = _marsaglia_tsang(d_rejected, d_rejected.shape, generator)
+    left = accepted.logical_not_().nonzero().view(-1)
+    d_left = d_rejected[left]
+    redrawn[left] = torch._standard_gamma(d_left + 1 / 3, generator=generator).log_().sub_(d_left.log())
     log_v.view(-1)[rejected] = redrawn
     boosted = small.view(-1).nonzero().view(-1)
     if boosted.numel():
-        boost = _uniform(boosted.numel(), m, generator, dtype).log_().div_(alpha[boosted])
-        log_v.index_add_(0, boosted, boost.clamp_(min=torch.finfo(dtype).min / 4))
+        boost = _uniform((boosted.numel(), m), generator, alpha.dtype).log_().div_(alpha[boosted])
+        log_v.index_add_(0, boosted, boost.clamp_(min=torch.finfo(alpha.dtype).min / 4))
     return log_v
 
 
-def _uniform(rows: int, m: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """(rows, m) from U(0, 1), never 0, so that the logarithm is finite."""
+def _marsaglia_tsang(d: Tensor, size: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One attempt: log v, where d v is Gamma(d + 1/3) if accepted, and whether it is.
+
+    With c = 1 / sqrt(9 d), x normal and v = (1 + c x)^3, accept if log u < x^2 / 2 + d - d v + d log v.
+    """
+    x = torch.randn(size, generator=generator, device=generator.device, dtype=d.dtype)
+    root = (x * (9 * d).rsqrt()).add_(1)
+    log_v = root.log().mul_(3)  # NaN where 1 + c x < 0: the comparison below is then false, as it must be
+    bound = x.square_().mul_(0.5).add_((log_v - root.pow_(3)).add_(1).mul_(d))
+    return log_v, _uniform(size, generator, d.dtype).log_().lt(bound)
+
+
+def _uniform(size: Sequence[int], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Draws from U(0, 1), never 0, so that the logarithm is finite."""
     if dtype != torch.float32 or generator.device.type != "cpu":
-        draws = torch.rand(rows, m, generator=generator, device=generator.device, dtype=dtype)
-        return draws.neg_().add_(1)
+        return torch.rand(size, generator=generator, device=generator.device, dtype=dtype).neg_().add_(1)
     # Two uniforms from every 64-bit draw: on the CPU generating bits is the larger part of the cost.
-    words = torch.empty((rows * m + 1) // 2, dtype=torch.int64).random_(generator=generator)
-    bits = words.view(torch.int32)[: rows * m].view(rows, m)
+    count = math.prod(size)
+    words = torch.empty((count + 1) // 2, dtype=torch.int64).random_(generator=generator)
+    bits = words.view(torch.int32)[:count].view(size)
     return bits.bitwise_and_(2**31 - 1).to(torch.float32).add_(0.5).mul_(2.0**-31)
 
 
