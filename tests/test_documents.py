@@ -31,4 +31,4 @@ def test_local_links_lead_somewhere(path: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", destination.read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-            assert anchor[1:] in slugs, f"{path.name} links to {anchor} of {destination.name}, which has {sorted(slugs)}"
+            assert anchor[1:] in slugs, f"{path.name} links to {anchor} of {destination.name}, not in {sorted(slugs)}"
