@@ -1,0 +1,119 @@
+"""TinyImageNet and ImageNet, in the forms in which they are distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from ..extras import require
+from .listing import Listing, class_folders, image_files, require_folder, scan
+from .source import Source
+
+__all__ = ["MEAN", "STD", "imagenet", "tiny_imagenet"]
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def tiny_imagenet(root: Path) -> Source:
+    """`root` (or its folder tiny-imagenet-200): train/WNID/images/*.JPEG and val/images with val_annotations.txt.
+
+    The validation images are the test set, since the labels of the test images were never published. They can
+    also lie in class folders, val/WNID. words.txt, if there, names the classes.
+
+    Raises:
+        FileNotFoundError: a folder or the annotations are missing.
+        ValueError: an empty class, or an annotation that names an unknown class.
+    """
+    if not (root / "train").is_dir() and (root / "tiny-imagenet-200").is_dir():
+        root = root / "tiny-imagenet-200"
+    require_folder(root / "train", "TinyImageNet, unpacked from http://cs231n.stanford.edu/tiny-imagenet-200.zip")
+    wnids = class_folders(root / "train")
+    train = scan(root / "train", wnids)
+    annotated = (root / "val" / "images").is_dir()
+    test = (_annotated if annotated else scan)(root / "val", wnids)
+    words = {}
+    if (root / "words.txt").is_file():
+        lines = (root / "words.txt").read_text(encoding="utf-8").splitlines()
+        words = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    return Source({"train": train, "test": test}, _names(wnids, words))
+
+
+def _annotated(folder: Path, wnids: Sequence[str]) -> Listing:
+    annotations = folder / "val_annotations.txt"
+    if not annotations.is_file():
+        raise FileNotFoundError(f"{annotations} does not exist: it says the classes of {folder / 'images'}")
+    index = {wnid: label for label, wnid in enumerate(wnids)}
+    names, labels = [], []
+    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
+        name, wnid, *_ = [*line.split("\t"), "", ""]
+        if wnid not in index:
+            raise ValueError(
+                f"line {number} of {annotations} gives {name!r} the class {wnid!r}, which has no folder in "
+                f"{folder.parent / 'train'}"
+            )
+        names.append(f"images/{name}")
+        labels.append(index[wnid])
+    return Listing(folder, names, torch.tensor(labels, dtype=torch.int64))
+
+
+def imagenet(root: Path) -> Source:
+    """`root` with train/WNID/*.JPEG and val/WNID/*.JPEG, or with the archives as distributed, which are unpacked.
+
+    The validation images are the test set. They can also lie flat in val/, where the development kit
+    (ILSVRC2012_devkit_t12.tar.gz) or torchvision's meta.bin tells their classes; either also names the classes.
+
+    Raises:
+        FileNotFoundError: a folder is missing and its archive too, or an archive is incomplete.
+        ValueError: an empty class; flat validation images without the development kit; archives half unpacked.
+    """
+    archives = require("torchvision.datasets.imagenet", "train")
+    require_folder(root, "ImageNet's train/ and val/, or its archives")
+    for split in ("train", "val"):
+        archive = root / archives.ARCHIVE_META[split][0]
+        if not (root / split).is_dir() and archive.is_file():
+            try:
+                archives.ImageNet(root, split)
+            except RuntimeError as error:
+                raise FileNotFoundError(f"cannot unpack {archive}: {' '.join(str(error).split())}") from error
+        require_folder(root / split, f"ImageNet's {split} images in class folders, or {archive}")
+        if left := next((root / split).glob("*.tar"), None):
+            raise ValueError(
+                f"{root / split} is half unpacked ({left.name}): delete the folder to have {archive.name} "
+                "unpacked anew, or unpack each class into a folder of its name"
+            )
+    wnids = class_folders(root / "train")
+    words, val_wnids = _meta(root)
+    train = scan(root / "train", wnids)
+    flat = image_files(root / "val") if not any(path.is_dir() for path in (root / "val").iterdir()) else []
+    if not flat:
+        return Source({"train": train, "test": scan(root / "val", wnids)}, _names(wnids, words))
+    if len(val_wnids) != len(flat):
+        raise ValueError(
+            f"{root / 'val'} holds {len(flat)} images without class folders, and the development kit tells the "
+            f"classes of {len(val_wnids)}: put ILSVRC2012_devkit_t12.tar.gz in {root}, or sort them into folders"
+        )
+    labels = torch.tensor([wnids.index(wnid) for wnid in val_wnids])
+    return Source({"train": train, "test": Listing(root / "val", flat, labels)}, _names(wnids, words))
+
+
+def _meta(root: Path) -> tuple[dict[str, str], list[str]]:
+    """From the development kit: the words of each class, and the classes of the validation images in order."""
+    archives = require("torchvision.datasets.imagenet", "train")
+    kit = root / archives.ARCHIVE_META["devkit"][0]
+    if not (root / archives.META_FILE).is_file():
+        if not kit.is_file():
+            return {}, []
+        try:
+            archives.parse_devkit_archive(root)
+        except RuntimeError as error:
+            raise FileNotFoundError(f"cannot read {kit}: {' '.join(str(error).split())}") from error
+    words, val_wnids = archives.load_meta_file(root)
+    return {wnid: ", ".join(names) for wnid, names in words.items()}, val_wnids
+
+
+def _names(wnids: Sequence[str], words: Mapping[str, str]) -> tuple[str, ...]:
+    """The first word for each class, with its WordNet number where several classes share the word."""
+    first = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
+    return tuple(f"{name} ({wnid})" if first.count(name) > 1 else name for wnid, name in zip(wnids, first, strict=True))

@@ -1,0 +1,88 @@
+"""Which image files a folder holds, and of which class each is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+__all__ = ["EXTENSIONS", "Listing", "class_folders", "image_files", "require_folder", "scan"]
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Image files of one split: `names` relative to `folder`, and class indices (N,)."""
+
+    folder: Path
+    names: list[str]
+    labels: Tensor
+
+
+def require_folder(folder: Path, expected: str) -> None:
+    """Refuse a folder that is not there, saying what was expected in it."""
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise FileNotFoundError(f"{folder} {what}: expected {expected}")
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the class folders, sorted; their position is the class index, as in torchvision's ImageFolder.
+
+    Raises:
+        FileNotFoundError: `folder` is missing, or holds no class folder.
+    """
+    require_folder(folder, f"{folder}/CLASS/IMAGE, one folder for each class")
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise FileNotFoundError(f"{folder} holds no class folders: expected {folder}/CLASS/IMAGE")
+    return names
+
+
+def image_files(folder: Path) -> list[str]:
+    """The image files below a folder, relative to it, in a fixed order. Hidden files are left out."""
+    found = []
+    for where, _, files in sorted(os.walk(folder, followlinks=True)):
+        for file in sorted(files):
+            if file.lower().endswith(EXTENSIONS) and not file.startswith("."):
+                found.append(os.path.relpath(os.path.join(where, file), folder))
+    return found
+
+
+def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
+    """The images of `folder`/CLASS/.../IMAGE.
+
+    Args:
+        folder: holds one folder for each class.
+        classes: the folder names of classes 0, 1, ...; default: `class_folders(folder)`. Some of them may be
+            absent from a test set.
+
+    Raises:
+        FileNotFoundError: `folder` is missing, or holds no class folder.
+        ValueError: a class folder without images, or that is not in `classes`.
+    """
+    present = class_folders(folder)
+    classes = present if classes is None else classes
+    names: list[str] = []
+    labels: list[int] = []
+    for name in present:
+        if name not in classes:
+            raise ValueError(
+                f"{folder} has a class folder {name!r} that the training set has not: "
+                "remove it, or add the class to the training set"
+            )
+        files = image_files(folder / name)
+        if not files:
+            raise ValueError(
+                f"class {name!r} is empty: {folder / name} holds no images ({', '.join(EXTENSIONS)}): "
+                "add some, or remove the folder"
+            )
+        names += [os.path.join(name, file) for file in files]
+        labels += [classes.index(name)] * len(files)
+    return Listing(folder, names, torch.tensor(labels))

@@ -1,0 +1,79 @@
+"""Data sets that are ready arrays in one `.npz` file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..extras import require
+from .datasets import ArrayDataset, check_range
+from .source import Source
+
+__all__ = ["npz"]
+
+# (images, labels): as in MedMNIST, and as often found
+KEYS = (("{}_images", "{}_labels"), ("{}_x", "{}_y"), ("x_{}", "y_{}"))
+
+
+def npz(path: Path) -> Source:
+    """The arrays `train_images`, `train_labels`, and the same of test, val or both; `class_names` if there.
+
+    Images are uint8, (N, size, size), (N, size, size, 1 or 3) or (N, 1 or 3, size, size); grey ones become RGB.
+    Labels are integers (N,) or (N, 1). Without `class_names`, classes are named by their number. The keys can
+    also be `train_x` and `train_y`, or `x_train` and `y_train`. Where only one of val and test is there, it is
+    the test set.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a whole `.npz` file; an array is missing or has another form; a label is out of range.
+    """
+    numpy = require("numpy", "train")
+    try:
+        with numpy.load(path, allow_pickle=False) as file:
+            arrays: dict[str, Any] = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: expected an .npz file with arrays") from None
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a whole .npz file of plain arrays ({error}): make it anew") from error
+    splits = {split: data for split in ("train", "val", "test") if (data := _split(path, arrays, split))}
+    if "train" not in splits:
+        raise ValueError(
+            f"{path} must hold train_images and train_labels, and the same of test or val; "
+            f"it holds {', '.join(arrays) or 'nothing'}"
+        )
+    if "val" in splits and "test" not in splits:
+        splits["test"] = splits.pop("val")
+    if "class_names" in arrays:
+        names = tuple(str(name) for name in arrays["class_names"])
+    else:
+        names = tuple(str(k) for k in range(int(splits["train"].labels.max()) + 1))
+    for split, dataset in splits.items():
+        check_range(dataset.labels, len(names), f"{path.name} {split}")
+    return Source(splits, names)
+
+
+def _split(path: Path, arrays: dict[str, Any], split: str) -> ArrayDataset | None:
+    for keys in KEYS:
+        image_key, label_key = (key.format(split) for key in keys)
+        if image_key in arrays and label_key in arrays:
+            try:
+                labels = torch.from_numpy(arrays[label_key])
+                labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+                return ArrayDataset(_rgb(torch.from_numpy(arrays[image_key])), labels)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{image_key} and {label_key} of {path}: {error}") from error
+    return None
+
+
+def _rgb(images: Tensor) -> Tensor:
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and images.shape[-1] in (1, 3):
+        images = images.permute(0, 3, 1, 2)
+    if images.ndim == 4 and images.shape[1] == 1:
+        images = images.expand(-1, 3, -1, -1)
+    return images.contiguous()

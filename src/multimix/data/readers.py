@@ -1,0 +1,179 @@
+"""Where a loader's images come from: an array on the device, or files decoded by worker processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
+from torch.utils import data as torch_data
+
+from ..extras import require
+from ..random import derive_seed, make_generator
+from . import augmentation, pictures
+from .augmentation import Augment
+from .datasets import ArrayDataset, FileDataset
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ArrayReader", "FileReader"]
+
+
+class ArrayReader:
+    """Images that live on `device` as uint8 and are augmented there, a batch at a time."""
+
+    def __init__(
+        self, dataset: ArrayDataset, *, augment: Augment, image_size: int, seed: int, device: torch.device
+    ) -> None:
+        self._images = dataset.images.to(device)
+        self._augment, self._seed, self._size = augment, seed, image_size
+
+    def read(self, epoch: int, shares: Sequence[Tensor]) -> Iterator[Tensor]:
+        """For each share, example indices (b,), the images (b, channels, size, size) in [0, 1]."""
+        count, side, device = len(self._images), self._images.shape[-1], self._images.device
+        generator = make_generator(self._seed, epoch, "augment")
+        draws = augmentation.draw(self._augment, count, side, generator).to(device)
+        for share in shares:
+            indices = share.to(device, non_blocking=True)
+            images = augmentation.apply(self._augment, self._images[indices], draws[indices])
+            if side != self._size:
+                size = (self._size, self._size)
+                images = nnf.interpolate(images, size, mode="bilinear", antialias=True)
+            yield images
+
+
+class FileReader:
+    """Images decoded and augmented by the worker processes of a DataLoader, which live as long as the reader."""
+
+    def __init__(
+        self,
+        dataset: FileDataset,
+        *,
+        augment: Augment,
+        image_size: int,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        self._device, self._plan, self._reading = device, _Plan(), 0
+        options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
+        self._loader = torch_data.DataLoader(
+            _Decoder(dataset, augment=augment, image_size=image_size, seed=seed),
+            batch_sampler=self._plan,
+            num_workers=workers,
+            collate_fn=_as_is,
+            worker_init_fn=_leave_interrupts_to_the_parent,
+            pin_memory=device.type == "cuda",
+            # Without a generator of its own, a DataLoader draws from the global one at the start of each epoch.
+            generator=make_generator(seed, "workers"),
+            **options,
+        )
+
+    def read(self, epoch: int, shares: Sequence[Tensor]) -> Iterator[Tensor]:
+        """For each share, example indices (b,), the images (b, 3, size, size) in [0, 1].
+
+        Raises:
+            pictures.UnreadableImageError: an image cannot be read.
+            OSError: the machine refuses to read a file; a worker process was killed.
+            RuntimeError: another iteration over this reader has begun meanwhile.
+        """
+        self._reading += 1
+        reading = self._reading
+        self._plan.keys = [[(epoch, int(index)) for index in share] for share in shares]
+        batches = iter(self._loader)
+        for _ in shares:
+            if reading != self._reading:
+                raise RuntimeError(
+                    "the batches of a newer call are being read from this loader, and its workers serve one "
+                    "call at a time: make a second loader"
+                )
+            try:
+                images = next(batches)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise OSError(
+                    f"a loader process died ({' '.join(str(error).split())}): memory may have run out; "
+                    "use fewer workers, or workers=0"
+                ) from error
+            if isinstance(images, _Failure):
+                raise images.error
+            yield augmentation.to_float(images.to(self._device, non_blocking=True))
+
+
+class _Plan(torch_data.Sampler[list[tuple[int, int]]]):
+    """The (epoch, example index) pairs of each batch still to come.
+
+    The DataLoader keeps one sampler while its workers live, so the reader sets the pairs before each epoch.
+    Sending the epoch with the index leaves nothing to synchronise with the workers.
+    """
+
+    def __init__(self) -> None:
+        self.keys: list[list[tuple[int, int]]] = []
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class _Failure:
+    """An error on its way from a worker: raised there, a DataLoader would bury its message in a traceback."""
+
+    def __init__(self, error: ValueError | OSError) -> None:
+        self.error = error
+
+
+class _Decoder(torch_data.Dataset[Tensor]):
+    """Whole batches of decoded, augmented uint8 images (b, 3, size, size), by (epoch, index) pairs."""
+
+    def __init__(self, dataset: FileDataset, *, augment: Augment, image_size: int, seed: int) -> None:
+        self._dataset, self._size, self._seed = dataset, image_size, seed
+        self._cut_at_random = augment == "random-resized-crop"
+        self._transform = _transform(augment, image_size)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Tensor | _Failure:
+        try:
+            return torch.stack([self._image(epoch, index) for epoch, index in keys])
+        except (pictures.UnreadableImageError, OSError) as error:
+            return _Failure(error)
+
+    def _image(self, epoch: int, index: int) -> Tensor:
+        picture = pictures.read(self._dataset.path(index))
+        if not self._cut_at_random:
+            picture = pictures.fit(picture, self._size)
+        if self._transform is not None:
+            # The transforms draw from the global generator, so it is lent to them and then put back.
+            # `torch.manual_seed` would also seed the GPU's.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(derive_seed(self._seed, epoch, index, "augment"))
+                picture = self._transform(picture)
+        return pictures.pixels(picture)
+
+
+def _transform(augment: Augment, size: int) -> Callable[[Image], Image] | None:
+    if augment == "none":
+        return None
+    v2 = require("torchvision.transforms.v2", "train")
+    if augment == "random-resized-crop":
+        steps = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+    else:
+        steps = [v2.RandomCrop(size, padding=augmentation.padding(size))]
+        steps += [v2.RandomHorizontalFlip()] if augment == "crop-flip" else []
+    transform: Callable[[Image], Image] = v2.Compose(steps)
+    return transform
+
+
+def _as_is(batch: Any) -> Any:
+    """In place of collation: the decoder makes whole batches."""
+    return batch
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the parent saves and ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
