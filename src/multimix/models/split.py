@@ -21,11 +21,15 @@ class SplitModel(nn.Module):
     Args:
         stages: modules applied in order. The output of the last is the `features`, (b, d, *spatial) for
             convolutional networks and (b, t, d) for transformers.
-        pool: features -> embeddings (b, d).
-        classifier: embeddings (b, d) -> logits (b, c).
+        pool: features -> embeddings (b, d'). If it does more than average the positions or choose a token, it has
+            a method `dense` that does the rest at every position, as `multimix.models.Pool` has.
+        classifier: embeddings (b, d') -> logits (b, c).
         mean, std: one value per channel, in pixel units of [0, 1]; None leaves the images as they are.
         prefix_tokens: number of leading tokens of (b, t, d) features that are not patches (class token,
             registers); `dense` leaves them out.
+
+    Raises:
+        ValueError: only one of `mean` and `std`, different lengths, or a `std` that is not positive.
 
     >>> net = SplitModel([nn.Conv2d(3, 8, 3)], nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(8, 5))
     >>> images = torch.rand(2, 3, 16, 16)
@@ -49,12 +53,14 @@ class SplitModel(nn.Module):
         super().__init__()
         if (mean is None) != (std is None):
             raise ValueError(f"mean and std go together, got mean={mean} and std={std}: give both or neither")
+        if mean is not None and std is not None and (len(mean) != len(std) or min(std, default=0) <= 0):
+            raise ValueError(f"mean and std need one value per channel, std positive, got mean={mean} and std={std}")
         self.stages = nn.ModuleList(stages)
         self.pool = pool
         self.classifier = classifier
         self.prefix_tokens = prefix_tokens
-        self.register_buffer("pixel_mean", None if mean is None else torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("pixel_std", None if std is None else torch.tensor(std).view(-1, 1, 1))
+        self.register_buffer("pixel_mean", None if mean is None else torch.tensor(mean).float().view(-1, 1, 1))
+        self.register_buffer("pixel_std", None if std is None else torch.tensor(std).float().view(-1, 1, 1))
 
     @property
     def depth(self) -> int:
@@ -74,9 +80,19 @@ class SplitModel(nn.Module):
         )
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Pixels in [0, 1] (b, channels, h, w) to what the first stage expects."""
+        """Pixels in [0, 1] (b, channels, h, w) to what the first stage expects.
+
+        Raises:
+            TypeError: integer pixels.
+            ValueError: another number of channels than `mean` and `std` have.
+        """
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating-point pixels in [0, 1], got {images.dtype}: divide them by 255")
         if self.pixel_mean is None or self.pixel_std is None:
             return images
+        channels = len(self.pixel_mean)
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(f"images must be (b, {channels}, h, w) for this model, got {tuple(images.shape)}")
         return (images - self.pixel_mean) / self.pixel_std
 
     def features(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
@@ -92,11 +108,32 @@ class SplitModel(nn.Module):
         return x
 
     def dense(self, features: Tensor) -> Tensor:
-        """The features that carry a spatial position: all of (b, d, *spatial), the patch tokens of (b, t, d)."""
-        return features[:, self.prefix_tokens :] if self.prefix_tokens else features
+        """What the classifier can be applied to at every position: (b, d', *spatial), or the patch tokens (b, r, d').
+
+        These are the features themselves where the pool is an average over positions or the choice of a token;
+        further layers of the pool are applied at every position.
+
+        Raises:
+            ValueError: the pool is of another kind (it flattens the positions into one long vector, say), so that
+                the classifier means nothing at a single position.
+        """
+        if features.ndim < 3:
+            raise ValueError(f"features without positions cannot be classified densely, got {tuple(features.shape)}")
+        positions = features[:, self.prefix_tokens :] if self.prefix_tokens else features
+        at_positions = getattr(self.pool, "dense", None)
+        if at_positions is not None:
+            positions = at_positions(positions)
+        size = positions.shape[-1] if positions.ndim == 3 else positions.shape[1]
+        expected = getattr(self.classifier, "in_features", size)
+        if size != expected:
+            raise ValueError(
+                f"the classifier takes embeddings of size {expected}, but a position has {size} features: this pool "
+                "does not average positions, so there is no dense classifier; use MultiMix, or another encoder"
+            )
+        return positions
 
     def embed(self, images: Tensor) -> Tensor:
-        """Embeddings (b, d), just before the classifier."""
+        """Embeddings (b, d'), just before the classifier."""
         pooled: Tensor = self.pool(self.features(images))
         return pooled
 
