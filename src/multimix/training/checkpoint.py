@@ -58,13 +58,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def save_latest(directory: Path, state: dict[str, Any]) -> None:
     """Write last.pt, keeping the one before as previous.pt."""
+    save_checkpoint(directory / "next.pt", state)
+    _move_up(directory)
+
+
+def _move_up(directory: Path) -> None:
     last = directory / "last.pt"
-    fresh = directory / "next.pt"
-    save_checkpoint(fresh, state)
-    # A kill between the two renames leaves previous.pt and next.pt, both good.
     if last.exists():
         os.replace(last, directory / "previous.pt")
-    os.replace(fresh, last)
+    os.replace(directory / "next.pt", last)
 
 
 def load_latest(directory: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any] | None:
@@ -76,8 +78,11 @@ def load_latest(directory: Path, check: Callable[[dict[str, Any]], None]) -> dic
     Raises:
         CheckpointError: there are checkpoints, and none is good.
     """
+    if (directory / "next.pt").exists():
+        # A kill came between writing it, which is atomic, and the renames.
+        _move_up(directory)
     refused = []
-    for name in ("next.pt", "last.pt", "previous.pt", "best.pt"):
+    for name in ("last.pt", "previous.pt", "best.pt"):
         path = directory / name
         try:
             state = load_checkpoint(path)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +91,7 @@ def train(
         if saved is not None:
             state.restore(saved, ranks)
         if config.compile:
-            for stage in model.stages:
-                stage.compile()
+            stack.enter_context(_compiled(model))
         if ranks.rank == 0:
             _begin(run, config, _data_info(splits, model), state, environment(fabric.device, ranks.size))
         first = ranks.rank == 0
@@ -196,6 +195,18 @@ def _build_model(config: Config, splits: DataSplits, fabric: Fabric) -> SplitMod
     )
     model = model.to(fabric.device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model
+
+
+@contextmanager
+def _compiled(model: SplitModel) -> Iterator[None]:
+    """Compile the stages one by one, since methods enter and leave the network between them."""
+    import torch._dynamo
+
+    # Stages share one cache, of eight graphs by default: too few for all of them in training and evaluation.
+    with torch._dynamo.config.patch(recompile_limit=8 * (1 + model.depth)):
+        for stage in model.stages:
+            stage.compile()
+        yield
 
 
 def _data_info(splits: DataSplits, model: SplitModel) -> dict[str, Any]:

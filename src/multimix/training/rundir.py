@@ -131,7 +131,7 @@ class RunDirectory:
 
     def _resume(self, config: Config) -> dict[str, Any] | None:
         if not self.config.is_file():
-            if self.checkpoints.exists():
+            if any(self.checkpoints.glob("*.pt")):
                 raise CheckpointError(f"{self.path} holds checkpoints but no config.json: start anew elsewhere")
             # Killed before it had written anything, or never begun: the same command serves both.
             return None

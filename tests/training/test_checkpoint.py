@@ -1,0 +1,127 @@
+"""Checkpoints: atomic, verified, without code, with a fallback."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from multimix.training import CheckpointError
+from multimix.training import files as files_module
+from multimix.training.checkpoint import load_checkpoint, load_latest, save_checkpoint, save_latest
+
+
+def accept(state):
+    pass
+
+
+def state(step):
+    return {"step": step, "weights": torch.full((100,), float(step))}
+
+
+def test_round_trip(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", state(3))
+    loaded = load_checkpoint(tmp_path / "a.pt")
+    assert loaded["step"] == 3
+    assert torch.equal(loaded["weights"], torch.full((100,), 3.0))
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.99])
+def test_truncated_is_refused(tmp_path, keep):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, state(1))
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(CheckpointError, match="truncated or not a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_flipped_bit_in_a_weight_is_refused(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, state(1))
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.ones(100).numpy().tobytes())
+    content[place + 41] ^= 1
+    path.write_bytes(bytes(content))
+    # The premise: torch alone reads the damaged file without a word.
+    assert not torch.equal(torch.load(path, weights_only=True)["weights"], torch.ones(100))
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(path)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def test_code_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": "multimix checkpoint 1", "x": Malicious()}, "a.pt")
+    with pytest.raises(CheckpointError, match="could run code"):
+        load_checkpoint(tmp_path / "a.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_foreign_file_is_refused(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="not a checkpoint of this version"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+def test_latest_falls_back_to_the_one_before(tmp_path):
+    assert load_latest(tmp_path, accept) is None
+    save_latest(tmp_path, state(1))
+    save_latest(tmp_path, state(2))
+    assert load_latest(tmp_path, accept)["step"] == 2
+    (tmp_path / "last.pt").write_bytes(b"torn")
+    with pytest.warns(UserWarning, match=r"last\.pt is truncated.*using previous\.pt instead"):
+        assert load_latest(tmp_path, accept)["step"] == 1
+    (tmp_path / "last.pt").unlink()
+    assert load_latest(tmp_path, accept)["step"] == 1
+    (tmp_path / "previous.pt").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="no usable checkpoint"):
+        load_latest(tmp_path, accept)
+
+
+def test_latest_skips_what_belongs_to_another_run(tmp_path):
+    save_latest(tmp_path, state(1))
+    save_latest(tmp_path, state(2))
+
+    def check(found):
+        if found["step"] == 2:
+            raise ValueError("another run's")
+
+    with pytest.warns(UserWarning, match="another run's: using previous"):
+        assert load_latest(tmp_path, check)["step"] == 1
+
+
+@pytest.mark.parametrize("survives", [0, 1])
+def test_kill_between_renames_leaves_a_good_checkpoint(tmp_path, monkeypatch, survives):
+    save_latest(tmp_path, state(1))
+    real, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) > survives + 1:
+            raise KeyboardInterrupt  # as good as a kill: nothing below runs
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        save_latest(tmp_path, state(2))
+    monkeypatch.undo()
+    assert load_latest(tmp_path, accept)["step"] == 2
+
+
+def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, state(1))
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files_module.os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*a\.pt: .*No space left"):
+        save_checkpoint(path, state(2))
+    assert load_checkpoint(path)["step"] == 1
+    assert list(tmp_path.iterdir()) == [path]

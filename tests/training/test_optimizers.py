@@ -1,0 +1,88 @@
+"""Learning rates against torch's schedulers, and which parameters decay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, lr_scheduler
+
+from multimix.training import Config, learning_rate
+from multimix.training.optimizers import make_optimizer, parameter_groups
+
+BASE = Config(data="digits", lr=0.4, epochs=12)
+
+
+def torch_rates(make, steps):
+    """The rates a torch scheduler gives when it is stepped once for every optimiser step."""
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=BASE.lr)
+    scheduler = make(optimizer)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("batches", [1, 7])
+@pytest.mark.parametrize("schedule", ["constant", "step", "multistep", "cosine"])
+def test_schedules_match_torch(schedule, batches):
+    steps = BASE.epochs * batches
+    config = replace(BASE, schedule=schedule, milestones=(4, 9), gamma=0.3)
+    expected = {
+        "constant": lambda o: lr_scheduler.ConstantLR(o, factor=1.0),
+        "step": lambda o: lr_scheduler.StepLR(o, 4 * batches, gamma=0.3),
+        "multistep": lambda o: lr_scheduler.MultiStepLR(o, [4 * batches, 9 * batches], gamma=0.3),
+        "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=steps),
+    }[schedule]
+    ours = [learning_rate(config, step, batches) for step in range(steps)]
+    assert ours == pytest.approx(torch_rates(expected, steps), abs=1e-12)
+
+
+def test_warm_up_is_linear_and_the_cosine_starts_after_it():
+    config = replace(BASE, schedule="cosine", warmup_epochs=2.5)
+    rates = [learning_rate(config, step, 4) for step in range(48)]
+    assert rates[:10] == pytest.approx([0.04 * (step + 1) for step in range(10)])
+    assert rates[10] == pytest.approx(0.4)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+    # Half way between the end of the warm-up (10) and of the run (48), the cosine is at half its height.
+    assert learning_rate(config, 29, 4) == pytest.approx(0.2)
+
+
+def test_biases_norms_and_tokens_are_spared_unless_all_decay():
+    net = nn.Module()
+    net.linear = nn.Linear(3, 2)
+    net.norm = nn.BatchNorm2d(4)
+    net.conv = nn.Conv2d(3, 4, 1, bias=False)
+    net.pos_embed = nn.Parameter(torch.zeros(1, 5, 3))
+    net.frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
+    decayed, spared = parameter_groups(net, weight_decay=0.1, decay_all=False)
+    assert {id(p) for p in decayed["params"]} == {id(net.linear.weight), id(net.conv.weight)}
+    assert len(spared["params"]) == 4
+    assert spared["weight_decay"] == 0
+    [everything] = parameter_groups(net, weight_decay=0.1, decay_all=True)
+    assert len(everything["params"]) == 6
+
+
+def test_nothing_to_train_is_an_error():
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        parameter_groups(nn.ReLU(), weight_decay=0.1, decay_all=True)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_optimizer_takes_the_configured_step(optimizer):
+    config = replace(BASE, optimizer=optimizer, weight_decay=0.5, momentum=0.9, nesterov=optimizer == "sgd")
+    net = nn.Linear(2, 1, bias=False)
+    weight, gradient = net.weight.detach().clone().double(), torch.tensor([[0.3, -0.2]])
+    made = make_optimizer(net, config, device=torch.device("cpu"))
+    net.weight.grad = gradient.clone()
+    made.step()
+    if optimizer == "sgd":  # the first nesterov step is g + momentum g, with g the decayed gradient
+        expected = weight - config.lr * 1.9 * (gradient + 0.5 * weight)
+    else:  # bias-corrected moments of the first step are g and g squared
+        expected = weight * (1 - config.lr * 0.5) - config.lr * gradient / (gradient.abs() + 1e-8)
+    torch.testing.assert_close(net.weight.detach().double(), expected.double(), atol=1e-6, rtol=1e-5)

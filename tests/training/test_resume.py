@@ -1,0 +1,246 @@
+"""Resume is exact: a run that is killed anywhere and resumed leaves the same bits as one that is not."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from multimix.training import Config, RunDirectory, train
+
+# Half-and-half regime (host and device draws), augmentation, a validation split, an average, micro-batches; a
+# checkpoint after every step.
+CONFIG = Config(
+    data="digits",
+    model="smallnet-w8",
+    method="multimix(n=50)",
+    per_class=20,
+    val_per_class=5,
+    augment="crop",
+    batch_size=64,
+    accumulate=2,
+    epochs=3,
+    lr=0.05,
+    schedule="multistep",
+    milestones=(2,),
+    average="ema",
+    average_decay=0.8,
+    accelerator="cpu",
+    checkpoint_minutes=0.0,
+    tensorboard=False,
+)
+
+
+@pytest.fixture(scope="module")
+def reference(run_training, tmp_path_factory):
+    """The run directory of CONFIG, never stopped."""
+    out = tmp_path_factory.mktemp("reference") / "run"
+    assert run_training(CONFIG, out).code == 0
+    return out
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_file_operations(seed, reference, run_training, contents, tmp_path):
+    """SIGKILL in front of randomly chosen fsyncs and renames, again and again, until the run gets to its end."""
+    draw, kills = random.Random(seed), 0
+    while (outcome := run_training(CONFIG, tmp_path, resume=True, kill_at_call=draw.randint(1, 24))).code == -9:
+        kills += 1
+        assert kills < 100
+    assert outcome.code == 0, outcome.log
+    assert kills >= 2
+    assert contents(tmp_path) == contents(reference)
+
+
+def test_killed_at_random_times(reference, run_training, contents, tmp_path):
+    draw, kills = random.Random(0), 0
+    # Ever later, so that it ends on a slow machine too.
+    while (
+        outcome := run_training(CONFIG, tmp_path, resume=True, kill_after=draw.uniform(0.02, 0.25 + 0.05 * kills))
+    ).code == -9:
+        kills += 1
+        assert kills < 100
+    assert outcome.code == 0, outcome.log
+    assert kills >= 1
+    assert contents(tmp_path) == contents(reference)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_saves_in_the_middle_of_an_epoch(name, reference, run_training, contents, tmp_path):
+    config = replace(CONFIG, checkpoint_minutes=None)
+    outcome = run_training(config, tmp_path, signal_at_report=1, signal=name)
+    assert outcome.code == 130
+    assert "stopped in epoch 1 of 3 after batch 1 of 3; everything is saved" in outcome.log
+    assert not (tmp_path / "result.json").exists()
+    assert run_training(config, tmp_path, resume=True).code == 0
+    found, expected = contents(tmp_path), contents(reference)
+    found["config"]["checkpoint_minutes"] = 0.0
+    assert found == expected
+
+
+def interrupted(out: Path, after: int, config: Config = CONFIG) -> Path:
+    """A run that stopped without notice in front of epoch `after` + 1."""
+
+    class CrashError(Exception):
+        pass
+
+    def crash(progress):
+        if progress.metrics is not None and progress.epoch == after:
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        train(config, out, progress=crash)
+    return out
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    return (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """CONFIG in this process, with its number of threads."""
+    return train(CONFIG, tmp_path_factory.mktemp("here") / "run")
+
+
+@pytest.mark.parametrize("forgotten", [None, "momentum", "average", "step"])
+def test_what_a_checkpoint_must_hold(forgotten, uninterrupted, tmp_path):
+    """The negative control: with any part of the state forgotten, the resumed run ends elsewhere."""
+    run = interrupted(tmp_path / "run", after=2)
+    path = run / "checkpoints" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    if forgotten == "momentum":
+        state["optimizer"]["state"] = {}
+    elif forgotten == "average":
+        state["average"]["updates"] = 0
+    elif forgotten == "step":
+        state["step"] = 0
+    torch.save(state, path)
+    train(CONFIG, run, resume=True)
+    assert same_weights(run, uninterrupted) == (forgotten is None)
+
+
+def test_another_seed_is_another_run(uninterrupted, tmp_path):
+    assert not same_weights(train(replace(CONFIG, seed=1), tmp_path / "run"), uninterrupted)
+
+
+def test_dropout_resumes_exactly_and_the_global_rng_is_untouched(tmp_path, monkeypatch):
+    from multimix import models
+
+    build = models.build
+
+    def build_with_dropout(*args, **kwargs):
+        model = build(*args, **kwargs)
+        model.pool = torch.nn.Sequential(model.pool, torch.nn.Dropout(0.5))
+        return model
+
+    config = replace(CONFIG, average="none", method="erm", epochs=2)
+    plain = train(config, tmp_path / "plain")
+    monkeypatch.setattr(models, "build", build_with_dropout)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    whole = train(config, tmp_path / "whole")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    resumed = train(config, interrupted(tmp_path / "resumed", after=1, config=config), resume=True)
+    assert same_weights(resumed, whole)
+    assert not same_weights(whole, plain)
+
+
+def test_damaged_last_checkpoint_falls_back_exactly(uninterrupted, tmp_path):
+    run = interrupted(tmp_path / "run", after=2)
+    last = run / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=r"last\.pt is truncated.*previous\.pt instead"):
+        train(CONFIG, run, resume=True)
+    assert same_weights(run, uninterrupted)
+
+
+def test_checkpoint_of_another_run_is_not_used(uninterrupted, tmp_path):
+    run = interrupted(tmp_path / "run", after=1)
+    foreign = interrupted(tmp_path / "foreign", after=1, config=replace(CONFIG, lr=0.01))
+    (run / "checkpoints" / "last.pt").write_bytes((foreign / "checkpoints" / "last.pt").read_bytes())
+    with pytest.warns(UserWarning, match=r"another configuration: lr .*previous\.pt instead"):
+        train(CONFIG, run, resume=True)
+    assert same_weights(run, uninterrupted)
+
+
+def test_torn_and_surplus_lines_of_metrics_go(uninterrupted, contents, tmp_path):
+    run = interrupted(tmp_path / "run", after=2)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 3, "surplus": true}\n{"epoch": 4, "tor')
+    train(CONFIG, run, resume=True)
+    assert contents(run) == contents(uninterrupted)
+
+
+def test_resume_of_nothing_starts_and_of_a_finished_run_returns(uninterrupted, contents, tmp_path):
+    run = train(CONFIG, tmp_path / "new", resume=True)
+    assert same_weights(run, uninterrupted)
+    stamp = (run / "result.json").stat().st_mtime_ns
+    assert RunDirectory(run).is_finished(CONFIG)
+    assert train(CONFIG, run, resume=True) == run
+    assert (run / "result.json").stat().st_mtime_ns == stamp
+
+
+def test_changed_configuration_names_the_fields(tmp_path):
+    run = interrupted(tmp_path / "run", after=1)
+    changed = replace(CONFIG, lr=0.5, method="erm", workers=0)
+    with pytest.raises(
+        ValueError, match=r"method \(multimix\(n=50\) there, erm now\), lr \(0\.05 there, 0\.5 now\)"
+    ) as e:
+        train(changed, run, resume=True)
+    assert "workers" not in str(e.value)
+
+
+def test_more_epochs_continue_a_finished_run_as_if_planned(uninterrupted, tmp_path):
+    run = train(replace(CONFIG, epochs=2), tmp_path / "run")
+    train(CONFIG, run, resume=True)
+    assert same_weights(run, uninterrupted)
+    assert json.loads((run / "config.json").read_text())["epochs"] == 3
+    with pytest.raises(ValueError, match="has done 3 epochs, more than the 2 asked for"):
+        train(replace(CONFIG, epochs=2), replaced_result(run), resume=True)
+
+
+def replaced_result(run: Path) -> Path:
+    (run / "result.json").unlink()
+    return run
+
+
+def test_more_epochs_are_refused_under_a_cosine(tmp_path):
+    config = replace(CONFIG, schedule="cosine", milestones=(), epochs=1)
+    run = train(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="planned for 1 epochs, not 2: its cosine"):
+        train(replace(config, epochs=2), run, resume=True)
+
+
+def test_changed_data_are_refused(tmp_path):
+    run = interrupted(tmp_path / "run", after=1)
+    stored = json.loads((run / "config.json").read_text())
+    stored["data_info"]["train_examples"] -= 1
+    (run / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"data are not those .* train_examples differ"):
+        train(CONFIG, run, resume=True)
+
+
+def test_a_directory_with_something_in_it_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"is not empty \(it holds notes\.txt\): add --resume .* --out"):
+        train(CONFIG, tmp_path)
+    run = interrupted(tmp_path / "run", after=1)
+    with pytest.raises(FileExistsError, match="it holds a run"):
+        train(CONFIG, run)
+    file = tmp_path / "notes.txt"
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        train(CONFIG, file)
+
+
+def test_two_processes_do_not_share_a_directory(run_training, tmp_path):
+    from multimix.training.files import locked
+
+    with locked(tmp_path):
+        outcome = run_training(CONFIG, tmp_path, resume=True)
+    assert outcome.code == 2
+    assert "another process is training" in outcome.log
