@@ -19,7 +19,7 @@ def is_linear(classifier: Classifier) -> bool:
     """
     classifier = getattr(classifier, "_orig_mod", classifier)  # what torch.compile wraps
     if isinstance(classifier, nn.Sequential):
-        return all(is_linear(part) for part in classifier)
+        return type(classifier).forward is nn.Sequential.forward and all(is_linear(part) for part in classifier)
     if isinstance(classifier, nn.Linear):
         return type(classifier).forward is nn.Linear.forward  # a subclass may well normalise
     if isinstance(classifier, _CONVOLUTIONS):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -67,18 +69,30 @@ class DenseMultiMix(MultiMix):
             mask: bool (b, r) or (b, *spatial), True where the position is real; padding is left out.
             generator: as in `MultiMix`.
         """
+        if not features.is_floating_point():
+            raise TypeError(f"features must be floating point, got {features.dtype}")
         if features.ndim < 3 or features.shape[0] == 0:
             raise ValueError(
                 f"features must be (b, d, *spatial) or (b, r, d) with at least one example, got {tuple(features.shape)}"
             )
         tokens = as_tokens(features)
-        mask = None if mask is None else mask.flatten(1)
+        if mask is not None:
+            b, r, _ = tokens.shape
+            grid = (b, r) if features.ndim == 3 else (b, *features.shape[2:])
+            if mask.dtype != torch.bool or tuple(mask.shape) not in ((b, r), grid):
+                raise ValueError(
+                    f"mask must be bool of shape {(b, r)}, one value for each position of features "
+                    f"{tuple(features.shape)}, got {mask.dtype} of shape {tuple(mask.shape)}"
+                )
+            mask = mask.flatten(1)
+            tokens = tokens.masked_fill(~mask[..., None], 0)  # padding may hold anything, also NaN
         linear = is_linear(classifier)
         weight = class_weights(classifier) if self.attention == "cam" else None
         a = self.attend_to(tokens, targets, weight, mask)
         if linear:
             return self.from_logits(apply_linear(classifier, tokens), targets, a, generator)
-        return self._through_dense_classifier(features, targets, classifier, a, generator)
+        spatial = features.shape[2:] if features.ndim > 3 else None
+        return self._through_dense_classifier(tokens, spatial, targets, classifier, a, generator)
 
     def attend_to(
         self, tokens: Tensor, targets: Tensor | None = None, weight: Tensor | None = None, mask: Tensor | None = None
@@ -94,11 +108,14 @@ class DenseMultiMix(MultiMix):
         """The same loss from clean logits (b, r, c) and attention (b, r), where the caller has them already."""
         if logits.ndim != 3:
             raise ValueError(f"logits must be (b, r, c), got {tuple(logits.shape)}")
+        if a is not None and a.shape != logits.shape[:2]:
+            raise ValueError(f"attention must be {tuple(logits.shape[:2])} for these logits, got {tuple(a.shape)}")
         return loss_from_logits(self, logits.transpose(0, 1), targets, a, self.normalize, generator)
 
     def _through_dense_classifier(
         self,
-        features: Tensor,
+        tokens: Tensor,
+        spatial: torch.Size | None,
         targets: Tensor,
         classifier: Classifier,
         a: Tensor,
@@ -107,19 +124,22 @@ class DenseMultiMix(MultiMix):
         b, r = a.shape
         check_targets(targets, b)
         n = finite(self.n, classifier)
-        lam, s = attend(draw_weights(self, n, b, r, features, generator), a)
-        mixed = mix(as_tokens(features).transpose(0, 1), lam).transpose(0, 1)
-        is_map = features.ndim != 3
-        logits = classifier(mixed.mT.unflatten(2, features.shape[2:]) if is_map else mixed)
-        if logits.ndim != features.ndim or logits.shape[0] != n:
-            wanted = "(n, classes, *spatial)" if is_map else "(n, r, classes)"
+        lam, s = attend(draw_weights(self, n, b, r, tokens, generator), a)
+        mixed = mix(tokens.transpose(0, 1), lam).transpose(0, 1)
+        if spatial is None:
+            logits, wanted = classifier(mixed), f"(n, {r}, classes)"
+            fits = logits.ndim == 3 and logits.shape[1] == r
+        else:
+            logits, wanted = classifier(mixed.mT.unflatten(2, spatial)), "(n, classes, *spatial)"
+            fits = logits.ndim == 2 + len(spatial)
+        if not fits or logits.shape[0] != n:
             raise ValueError(
                 f"the classifier must keep the positions and return logits {wanted} with n={n}, "
                 f"got {tuple(logits.shape)}: leave out its pooling, or use MultiMix"
             )
         logits_RNC = as_tokens(logits).transpose(0, 1)
         check_targets(targets, b, logits_RNC.shape[-1])
-        return _dense_loss(logits_RNC, targets, lam, s, features.shape[2:], logits.shape[2:], self.normalize)
+        return _dense_loss(logits_RNC, targets, lam, s, spatial or (r,), logits.shape[2:], self.normalize)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, attention={self.attention!r}, nonlinearity={self.nonlinearity!r}"
@@ -135,8 +155,8 @@ def _dense_loss(
     targets: Tensor,
     lam_RNB: Tensor,
     s_RN: Tensor,
-    spatial: torch.Size,
-    to: torch.Size,
+    spatial: Sequence[int],
+    to: Sequence[int],
     normalize: str,
 ) -> Tensor:
     """(14) for given mixed logits; targets and weights follow the positions where the classifier has strides."""
@@ -152,7 +172,7 @@ def _dense_loss(
         return (w_RN * terms_RN).sum()
 
 
-def _pool(maps_RNC: Tensor, spatial: torch.Size, to: torch.Size) -> Tensor:
+def _pool(maps_RNC: Tensor, spatial: Sequence[int], to: Sequence[int]) -> Tensor:
     """Average (r, n, c) over the positions of a grid down to a smaller grid."""
     if len(spatial) != len(to) or not 1 <= len(to) <= 3:
         raise ValueError(f"the classifier turned positions {tuple(spatial)} into {tuple(to)}, which cannot be matched")

@@ -66,6 +66,8 @@ class MultiMix(nn.Module):
             generator: source of randomness, on any device; default: a private stream that follows
                 `torch.manual_seed` without touching the global RNG.
         """
+        if not embeddings.is_floating_point():
+            raise TypeError(f"embeddings must be floating point, got {embeddings.dtype}")
         if embeddings.ndim < 2 or embeddings.shape[0] == 0:
             raise ValueError(
                 f"embeddings must be (b, d) with at least one example, got shape {tuple(embeddings.shape)}"
@@ -81,6 +83,8 @@ class MultiMix(nn.Module):
 
     def from_logits(self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The same loss from clean logits (b, c) of a linear classifier, where the caller has them already."""
+        if logits.ndim != 2:
+            raise ValueError(f"logits must be (b, c), got {tuple(logits.shape)}")
         return loss_from_logits(self, logits[None], targets, None, "position", generator)
 
     def _through_classifier(

@@ -44,6 +44,8 @@ def attention_map(
             f"features must be (b, r, d), got {tuple(features.shape)}; for (b, d, h, w) use features.flatten(2).mT"
         )
     b, r, d = features.shape
+    if r == 0:
+        raise ValueError(f"features must have at least one position, got shape {tuple(features.shape)}")
     if mask is not None and (mask.shape != (b, r) or mask.dtype != torch.bool):
         raise ValueError(f"mask must be bool of shape ({b}, {r}), got {mask.dtype} of shape {tuple(mask.shape)}")
     dtype = mixing_dtype(features.dtype)
@@ -53,15 +55,18 @@ def attention_map(
         return real / count
     with torch.autocast(features.device.type, enabled=False):
         features = features.to(dtype)
-        mean = (features * real[..., None]).sum(1) / count
-        u = mean if by == "gap" else _class_vectors(targets, weight, b, d, dtype)
-        scores = torch.einsum("brd,bd->br", features, u)
+        if mask is not None:  # padding may hold anything, also NaN
+            features = features.masked_fill(~mask[..., None], 0)
+        u = features.sum(1) / count if by == "gap" else _class_vectors(targets, weight, b, d, dtype)
+        # Scores of a vector of scale 1 neither over- nor underflow.
+        scale = u.detach().abs().amax(1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
+        scores = torch.einsum("brd,bd->br", features, u / scale)
     if nonlinearity == "softmax":
         scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
         # A row that is all masked would be 0/0; it is zeroed by `real` below.
         scores = scores - scores.amax(1, keepdim=True).clamp(min=torch.finfo(dtype).min).detach()
-        positive = scores.exp() * real
-    else:
+        positive = (scores * scale).exp() * real
+    else:  # the scale cancels in the normalisation
         positive = scores.relu() * real
         # Dividing by the largest first keeps tiny (or huge) scores from vanishing in the sum.
         positive = positive / positive.amax(1, keepdim=True).clamp(min=torch.finfo(dtype).tiny).detach()
@@ -103,4 +108,4 @@ def _class_vectors(targets: Tensor | None, weight: Tensor | None, b: int, d: int
     check_targets(targets, b, c)
     if targets.is_floating_point():
         return as_probabilities(targets, c, dtype) @ weight.to(dtype)
-    return weight.to(dtype)[targets]
+    return weight.to(dtype)[targets.long()]

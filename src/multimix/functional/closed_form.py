@@ -7,6 +7,9 @@ p = softmax(mu) and J = diag(p) - p p',
 
     E[f] / E[s] ~ lse(mu) - ybar . mu + kappa / 2 sum_i pi_i^2 q_i,
     q_i = (l_i - mu)' J (l_i - mu) - 2 (y_i - ybar) . (l_i - mu),     kappa = 1 / (alpha + sum_i pi_i^2).
+
+For targets with sums t_i other than 1, and tbar = sum_i pi_i t_i, the first term of either line is multiplied by tbar,
+and q_i gains 2 (t_i - tbar) p . (l_i - mu).
 """
 
 from __future__ import annotations
@@ -64,13 +67,15 @@ def expected_mixed_cross_entropy(
         ybar_RC = pi_RB @ y_BC
         p_RC = mu_RC.softmax(-1)
         deviation_RBC = logits_RBC - mu_RC[:, None]
-        variance_RB = torch.einsum("rbc,rc->rb", deviation_RBC.square(), p_RC)
-        variance_RB = variance_RB - torch.einsum("rbc,rc->rb", deviation_RBC, p_RC).square()
+        t_B = y_BC.sum(1)
+        tbar_R = pi_RB @ t_B
+        slope_RB = torch.einsum("rbc,rc->rb", deviation_RBC, p_RC)
+        variance_RB = torch.einsum("rbc,rc->rb", deviation_RBC.square(), p_RC) - slope_RB.square()
         fit_RB = torch.einsum("rbc,rbc->rb", y_BC - ybar_RC[:, None], deviation_RBC)
-        q_RB = variance_RB - 2 * fit_RB
+        q_RB = tbar_R[:, None] * variance_RB + 2 * (t_B - tbar_R[:, None]) * slope_RB - 2 * fit_RB
         e_R = pi_RB.square().sum(1)
         second_R = (pi_RB.square() * q_RB).sum(1)
-        first_R = mu_RC.logsumexp(-1) - (ybar_RC * mu_RC).sum(-1)
+        first_R = tbar_R * mu_RC.logsumexp(-1) - (ybar_RC * mu_RC).sum(-1)
         loss_R = first_R + 0.5 * _mean_inverse(low, high, e_R) * second_R
         weight_R = total_R if normalize == "global" else attended_R.to(dtype)
         weighted = (weight_R * torch.where(attended_R, loss_R, torch.zeros_like(loss_R))).sum()

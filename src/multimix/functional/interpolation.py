@@ -25,7 +25,7 @@ def interpolate(
         The sums are taken in float32 or better, also under autocast.
 
     Raises:
-        ValueError: shapes that do not fit together; class indices without `num_classes`.
+        ValueError, TypeError: shapes or dtypes that do not fit together; class indices without `num_classes`.
 
     >>> z, y = torch.eye(2), torch.eye(2)
     >>> z_mixed, y_mixed = interpolate(z, y, torch.tensor([[0.25, 0.75]]))
@@ -40,6 +40,8 @@ def interpolate(
             f"lam (n, b) goes with embeddings (b, ...), and lam (r, n, b) with embeddings (r, b, d); "
             f"got lam {tuple(lam.shape)} and embeddings {tuple(embeddings.shape)}"
         )
+    if not embeddings.is_floating_point() or not lam.is_floating_point():
+        raise TypeError(f"embeddings and lam must be floating point, got {embeddings.dtype} and {lam.dtype}")
     check_targets(targets, b, num_classes)
     if targets.is_floating_point():
         num_classes = targets.shape[1]

@@ -22,10 +22,10 @@ def mixed_cross_entropy(
     classifying mixed embeddings, bias included, because every row of `lam` sums to 1.
 
     Args:
-        logits: of the clean examples, (b, c), or (r, b, c), one set for each spatial position.
+        logits: of the clean examples, (b, c), or (*, b, c), one set for each spatial position.
         targets: class indices (b,) or probabilities (b, c), the same for every position.
-        lam: interpolation weights (n, b), or (r, n, b).
-        weight: s of (14), (n,) or (r, n), non-negative; None weighs all equally.
+        lam: interpolation weights (n, b), or (*, n, b).
+        weight: s of (14), (n,) or (*, n), non-negative; None weighs all equally.
         normalize: "position": (14), the weighted mean over n, for each position, then the mean over the positions
             that have any weight; "global": one weighted mean over all positions and mixtures.
         implementation: "fused" never holds mixed embeddings or targets, and accumulates the gradients in the forward;
@@ -49,8 +49,8 @@ def mixed_cross_entropy(
     check_choice("normalize", normalize, ("position", "global"))
     check_choice("implementation", implementation, ("auto", "fused", "reference"))
     _check(logits, targets, lam, weight)
-    if logits.ndim == 2:
-        logits, lam, weight = logits[None], lam[None], None if weight is None else weight[None]
+    logits, lam = logits[None].flatten(0, -3), lam[None].flatten(0, -3)
+    weight = None if weight is None else weight[None].flatten(0, -2)
     dtype = torch.promote_types(mixing_dtype(logits.dtype), lam.dtype)
     lam = lam.to(dtype)
     w = normalized_weights(lam, weight, normalize)
@@ -58,6 +58,10 @@ def mixed_cross_entropy(
         implementation = "reference" if targets.requires_grad else "fused"
     if implementation == "reference":
         return reference(logits, targets, lam, w)
+    if targets.requires_grad:
+        raise ValueError(
+            "implementation='fused' has no gradient in the targets: detach them, or use 'auto' or 'reference'"
+        )
     from ..kernels.ops import fused_cross_entropy
 
     return fused_cross_entropy(logits, targets, lam, w)
@@ -95,16 +99,18 @@ def or_one(total: Tensor) -> Tensor:
 def _check(logits: Tensor, targets: Tensor, lam: Tensor, weight: Tensor | None) -> None:
     if not logits.is_floating_point() or not lam.is_floating_point():
         raise TypeError(f"logits and lam must be floating point, got {logits.dtype} and {lam.dtype}")
-    if logits.ndim not in (2, 3) or lam.ndim != logits.ndim:
+    if logits.ndim < 2 or lam.ndim != logits.ndim:
         raise ValueError(
-            f"logits (b, c) go with lam (n, b), and logits (r, b, c) with lam (r, n, b); "
+            f"logits (b, c) go with lam (n, b), and logits (*, b, c) with lam (*, n, b); "
             f"got logits {tuple(logits.shape)} and lam {tuple(lam.shape)}"
         )
     *leading, b, c = logits.shape
     if lam.shape[-1] != b or list(lam.shape[:-2]) != leading:
         raise ValueError(f"lam must be {(*leading, 'n', b)} for logits {tuple(logits.shape)}, got {tuple(lam.shape)}")
-    if b == 0 or c == 0:
-        raise ValueError(f"logits of no examples or no classes cannot be mixed, got shape {tuple(logits.shape)}")
+    if logits.numel() == 0:
+        raise ValueError(
+            f"logits of no examples, classes or positions cannot be mixed, got shape {tuple(logits.shape)}"
+        )
     check_targets(targets, b, c)
     if weight is not None and weight.shape != lam.shape[:-1]:
         raise ValueError(f"weight must be {tuple(lam.shape[:-1])}, one per mixture, got {tuple(weight.shape)}")

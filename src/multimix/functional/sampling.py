@@ -20,6 +20,9 @@ from ._checks import Alpha, check_alpha, check_count
 # Elements drawn at a time: on the CPU a block stays in the cache; elsewhere few launches matter more.
 _BLOCK_CPU, _BLOCK_ACCELERATOR = 2**17, 2**25
 
+# With this alpha a row is one-hot to any precision; with one much smaller, log(u) / alpha would overflow in float32.
+_ALPHA_ONE_HOT = 1e-30
+
 
 def sample_weights(
     n: int,
@@ -101,6 +104,7 @@ def _dirichlet(rows: int, m: int, low: float, high: float, generator: torch.Gene
     if low == high == 1.0:
         exponentials = _uniform((rows, m), generator, dtype).log_().neg_().clamp_(min=torch.finfo(dtype).tiny)
         return exponentials.div_(exponentials.sum(1, keepdim=True))
+    low, high = max(low, _ALPHA_ONE_HOT), max(high, _ALPHA_ONE_HOT)
     alpha = torch.full((rows, 1), low, device=generator.device, dtype=dtype)
     if low != high:
         alpha += (high - low) * _uniform((rows, 1), generator, dtype)
@@ -126,7 +130,7 @@ def _log_gamma_variates(alpha: Tensor, m: int, generator: torch.Generator) -> Te
     boosted = small.view(-1).nonzero().view(-1)
     if boosted.numel():
         boost = _uniform((boosted.numel(), m), generator, alpha.dtype).log_().div_(alpha[boosted])
-        log_v.index_add_(0, boosted, boost.clamp_(min=torch.finfo(alpha.dtype).min / 4))
+        log_v.index_add_(0, boosted, boost)
     return log_v
 
 

@@ -28,7 +28,8 @@ class Accumulator:
     """Running sums of the loss and of its gradient in the logits over blocks of mixtures."""
 
     def __init__(self, logits_PBC: Tensor, targets: Tensor, *, gradient: bool) -> None:
-        self.logits_PBC = logits_PBC
+        # No constant added to the logits of an example changes the loss: without it, less is lost to rounding.
+        self.logits_PBC = logits_PBC - logits_PBC.amax(-1, keepdim=True)
         self.soft = targets.is_floating_point()
         P, B, C = logits_PBC.shape
         if self.soft:
@@ -52,7 +53,7 @@ class Accumulator:
         step = max(1, _limit(lam_PNB) // (C * lam_PNB.shape[0]))
         parts = [
             self._add_block(where, lam_PNB[:, start : start + step], w_PN[:, start : start + step], details)
-            for start in range(0, N, step)
+            for start in range(0, max(1, N), step)
         ]
         return Details.cat(parts, dim=1) if details else None
 
@@ -78,7 +79,7 @@ class Accumulator:
         y_PNC = lam_PNB @ self._probabilities()
         term_PN = mass_PN * lse_PN - (y_PNC * clean_z_PNC).sum(-1)
         slope_PNB = (mass_PN[..., None] * softmax_PNC - y_PNC) @ logits_PBC.mT - clean_z_PNC @ self._probabilities().T
-        mass_B = self.mass_B if self.soft else torch.ones_like(lam_PNB[0, 0])
+        mass_B = self.mass_B if self.soft else lam_PNB.new_ones(lam_PNB.shape[2])
         return Details(term_PN, w_PN[..., None] * slope_PNB.addcmul_(lse_PN[..., None], mass_B))
 
     def _probabilities(self) -> Tensor:

@@ -1,6 +1,7 @@
 """The fused losses as custom operators, so that torch.compile, AMP and distributed training treat each as one op.
 
-Both compute their gradients in the forward pass (see `logits_space`), so the backward is one multiplication. When
+Both compute their gradients in the forward pass (see `logits_space`), so the backward is one multiplication. They
+stay in float32 until then: a float16 gradient would underflow before a gradient scaler could lift it. When
 the backward itself must be differentiable (create_graph=True) it goes through the reference instead.
 
 Shape suffixes: P positions, N mixed examples, B batch, C classes.
@@ -59,15 +60,14 @@ def _mixed(
         if details:
             found = Details.cat(parts, dim=0)
         losses, grad = sums.finish()
-        grad = logits.new_empty(0) if grad is None else grad.to(logits.dtype)
-        return losses.sum(), grad, found.grad_lam_PNB, found.terms_PN
+        return losses.sum(), lam.new_empty(0) if grad is None else grad, found.grad_lam_PNB, found.terms_PN
 
 
 @_mixed.register_fake
 def _(
     logits: Tensor, targets: Tensor, lam: Tensor, w: Tensor, gradient: bool, details: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad = torch.empty_like(logits, memory_format=torch.contiguous_format) if gradient else logits.new_empty(0)
+    grad = lam.new_empty(logits.shape if gradient else 0)
     if details:
         return lam.new_empty(()), grad, lam.new_empty(lam.shape), w.new_empty(w.shape)
     return lam.new_empty(()), grad, lam.new_empty(0), lam.new_empty(0)
@@ -130,7 +130,7 @@ def _sampled(
             scale = or_one(total_P).reciprocal() / or_one((total_P > 0).sum())
         if grad is not None:
             grad.mul_(scale[:, None, None])
-        return (losses * scale).sum(), logits.new_empty(0) if grad is None else grad.to(logits.dtype)
+        return (losses * scale).sum(), losses.new_empty(0) if grad is None else grad
 
 
 @_sampled.register_fake
@@ -146,8 +146,8 @@ def _(
     pooled: bool,
     gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    grad = torch.empty_like(logits, memory_format=torch.contiguous_format) if gradient else logits.new_empty(0)
-    return logits.new_empty((), dtype=mixing_dtype(logits.dtype)), grad
+    loss = logits.new_empty((), dtype=mixing_dtype(logits.dtype))
+    return loss, loss.new_empty(logits.shape if gradient else 0)
 
 
 def _sampled_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
