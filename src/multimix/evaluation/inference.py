@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from multimix.models import SplitModel
+    from ..models import SplitModel
 
 
 class BatchSource(Protocol):

@@ -1,0 +1,169 @@
+"""Several trainings at once, in processes that are started once and then take one run after the other.
+
+Workers are spawned (a forked process cannot use CUDA) and live on, because importing everything takes seconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from ..training import Config, Progress, train
+
+__all__ = ["Job", "run_jobs"]
+
+# Saving a checkpoint on the way out may take a while for a large model.
+_PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to make, or to go on with."""
+
+    config: Config
+    out: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.method}, seed {self.config.seed}"
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Connection
+    job: Job | None = None
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    threads: int,
+    log: Path,
+    on_progress: Callable[[Job, Progress], None] = lambda job, progress: None,
+    on_end: Callable[[Job, str | None], None] = lambda job, failure: None,
+) -> dict[Job, str]:
+    """Train all `jobs`, `workers` at a time, each with `threads` CPU threads.
+
+    Args:
+        log: what the runs print, and the tracebacks of failures, are appended to this file.
+        on_progress: called here with every report of a run.
+        on_end: called here when a run has ended, with what went wrong, or None.
+
+    Returns:
+        What went wrong, by job. A failed run, or a worker that is killed, does not keep the others from going on.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM. All runs under way have been told to save and stop, and have ended.
+    """
+    waiting = list(reversed(jobs))
+    failures: dict[Job, str] = {}
+    crew: list[_Worker] = []
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        while waiting or any(worker.job for worker in crew):
+            busy = sum(worker.job is not None for worker in crew)
+            while len(crew) < min(workers, busy + len(waiting)):
+                crew.append(_start(threads, log))
+            for worker in crew:
+                if worker.job is None and waiting:
+                    worker.job = waiting.pop()
+                    worker.connection.send((worker.job.config, worker.job.out))
+            for ready in wait([worker.connection for worker in crew]):
+                worker = next(worker for worker in crew if worker.connection is ready)
+                kind, content = _receive(worker)
+                if kind == "progress" and worker.job is not None:
+                    on_progress(worker.job, content)
+                    continue
+                if kind == "died":
+                    crew.remove(worker)
+                    worker.connection.close()
+                if worker.job is not None:
+                    if content is not None:
+                        failures[worker.job] = content
+                    on_end(worker.job, content)
+                    worker.job = None
+    finally:
+        _stop(crew)
+        signal.signal(signal.SIGTERM, before)
+    return failures
+
+
+def _start(threads: int, log: Path) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, threads, log), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _receive(worker: _Worker) -> tuple[str, Any]:
+    try:
+        message: tuple[str, Any] = worker.connection.recv()
+        return message
+    except (EOFError, OSError):
+        worker.process.join()
+        code = worker.process.exitcode
+        reason = f"by signal {-code} (out of memory?)" if code < 0 else f"with exit code {code}"
+        return "died", f"its process ended {reason}"
+
+
+def _stop(crew: Sequence[_Worker]) -> None:
+    """End all workers: at once when idle, after they have saved when busy."""
+    for worker in crew:
+        # Inside `train`, SIGTERM means: finish the step, save, stop. Outside, it ends the process.
+        worker.process.terminate()
+    deadline = time.monotonic() + _PATIENCE
+    try:
+        for worker in crew:
+            while worker.process.is_alive() and time.monotonic() < deadline:
+                # A worker that still reports must not block on a full pipe.
+                if worker.connection.poll(0.05):
+                    _receive(worker)
+    finally:
+        for worker in crew:
+            worker.process.kill()
+            worker.process.join()
+            worker.connection.close()
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _work(connection: Connection, threads: int, log: Path) -> None:
+    """The life of a worker: receive a run, train it, report, until the parent is gone."""
+    if hasattr(os, "setsid"):
+        # Ctrl-C in the terminal goes to the parent alone, which tells everyone.
+        os.setsid()
+    with log.open("a", encoding="utf-8", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    import torch
+
+    torch.set_num_threads(threads)
+    while True:
+        try:
+            config, out = connection.recv()
+        except EOFError:
+            return
+        try:
+            train(config, out, resume=True, progress=lambda progress: connection.send(("progress", progress)))
+            connection.send(("end", None))
+        except (KeyboardInterrupt, ConnectionError):
+            return  # told to stop, and saved; or the parent is gone
+        except Exception as error:
+            print(f"{config.method}, seed {config.seed}:", file=sys.stderr)
+            traceback.print_exc()
+            connection.send(("end", " ".join(str(error).split()) or type(error).__name__))

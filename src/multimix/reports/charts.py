@@ -1,0 +1,110 @@
+"""Charts of the numbers: differences from ERM, learning curves, reliability diagrams."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..extras import require
+from .statistics import Difference
+from .style import BASELINE_COLOR, INK, figure, to_svg
+from .summary import Summary
+
+FEWEST = 10
+"""Fewer examples than this say too little about the accuracy of a bin."""
+
+
+def difference_chart(
+    differences: Mapping[str, Difference], colors: Mapping[str, str], *, xlabel: str, description: str
+) -> str:
+    """One line for each method: the mean difference from the baseline and its 95 % interval, in points."""
+    with figure(5.2, 0.55 + 0.34 * len(differences)) as (drawn, axes):
+        axes.axvline(0, color=BASELINE_COLOR, linewidth=1.4)
+        for row, (label, difference) in enumerate(differences.items()):
+            mean, half_width = 100 * difference.mean, 100 * difference.half_width
+            if not math.isnan(half_width):
+                ends = [mean - half_width, mean + half_width]
+                axes.plot(ends, [row, row], color=colors[label], linewidth=2.4)
+            axes.plot([mean], [row], "o", color=colors[label], markersize=6)
+        axes.set_yticks(range(len(differences)), list(differences))
+        axes.set_ylim(len(differences) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(xlabel)
+        return to_svg(drawn, description)
+
+
+def learning_curves(summary: Summary, key: str, colors: Mapping[str, str], *, percent: bool = False) -> str:
+    """The metric `key` over epochs: the mean over seeds, and a band of one standard deviation."""
+    np = require("numpy", "train")
+    scale = 100 if percent else 1
+    with figure(4.2, 2.7) as (drawn, axes):
+        settled = []
+        for group in summary.groups:
+            runs = list(group.runs.values())
+            epochs = min(len(run.metrics) for run in runs)
+            curves = scale * np.array([[float(e[key]) for e in run.metrics[:epochs]] for run in runs])
+            x, mean = range(1, epochs + 1), curves.mean(axis=0)
+            axes.plot(x, mean, color=colors[group.label])
+            if len(curves) > 1:
+                std = curves.std(axis=0, ddof=1)
+                axes.fill_between(x, mean - std, mean + std, color=colors[group.label], alpha=0.15, linewidth=0)
+            settled.append(float(np.median(mean)))
+        if percent:
+            # The first epochs are far below; what matters is where the curves settle.
+            floor = min(settled)
+            axes.set_ylim(max(0.0, floor - 0.6 * (100 - floor)), min(100.0, axes.get_ylim()[1]))
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("epoch")
+        return to_svg(drawn, f"{key.replace('_', ' ')} over epochs, one line for each method")
+
+
+def reliability_panel(
+    confidences: Sequence[float | None],
+    accuracies: Sequence[float | None],
+    counts: Sequence[float],
+    color: str,
+    *,
+    label: str,
+) -> str:
+    """Accuracy against confidence, and the gap to the diagonal; the area of a dot is the share of the examples in
+    its bin, and bins with fewer than `FEWEST` are left out."""
+    total = sum(counts)
+    with figure(2.7, 2.3) as (drawn, axes):
+        axes.plot([0, 1], [0, 1], color=INK, alpha=0.35, linewidth=0.8, linestyle=(0, (4, 3)))
+        points = [
+            (confidence, accuracy, count / total)
+            for confidence, accuracy, count in zip(confidences, accuracies, counts, strict=True)
+            if confidence is not None and accuracy is not None and count >= FEWEST
+        ]
+        x, y, share = zip(*points, strict=True) if points else ((), (), ())
+        axes.vlines(x, x, y, color=color, linewidth=1.2, alpha=0.6)
+        axes.scatter(x, y, s=[14 + 150 * s for s in share], color=color, linewidths=0)
+        axes.set_xlim(0, 1.03)
+        axes.set_ylim(0, 1.03)
+        axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
+        axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("accuracy")
+        return to_svg(drawn, f"reliability diagram of {label}")
+
+
+def scatter_panel(
+    points: Any, classes: Sequence[int], colors: Sequence[str], *, short_names: Sequence[str], label: str
+) -> str:
+    """A 2-D embedding plot (N, 2): one dot for each image, coloured by class, the class written at its median."""
+    np = require("numpy", "train")
+    classes_N = np.asarray(classes)
+    with figure(2.7, 2.5) as (drawn, axes):
+        axes.set_axis_off()
+        axes.set_aspect("equal", adjustable="datalim")
+        for number, color in enumerate(colors):
+            members = points[classes_N == number]
+            axes.plot(members[:, 0], members[:, 1], "o", color=color, markersize=2.6, alpha=0.8, markeredgewidth=0)
+        for number, name in enumerate(short_names):
+            x, y = np.median(points[classes_N == number], axis=0)
+            axes.text(x, y, name, ha="center", va="center", fontsize=9, fontweight="bold", gid="halo")
+        return to_svg(drawn, f"embeddings of {label}")

@@ -1,0 +1,71 @@
+"""The sentences that open a report: what the numbers justify saying, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .statistics import Difference
+from .summary import Summary
+
+
+def headline(summary: Summary) -> list[str]:
+    """One sentence about accuracy and one about calibration.
+
+    A method is called better or worse only when the 95 % interval of its paired difference from ERM leaves out 0.
+    """
+    accuracy = {row.label: row.accuracy_difference for row in summary.rows if row.accuracy_difference}
+    calibration = {row.label: row.ece_difference for row in summary.rows if row.ece_difference}
+    if summary.baseline is None:
+        return ["There are no finished ERM runs here, so the page cannot say which method helps."]
+    if not accuracy:
+        return ["Only ERM is finished, so there is nothing to compare it with yet."]
+    if all(difference.verdict == "unknown" for difference in accuracy.values()):
+        best = max(summary.rows, key=lambda row: row.last_accuracy.mean)
+        return [
+            "One seed cannot tell a difference from noise. The highest test accuracy here is that of "
+            f"{best.label}, {100 * best.last_accuracy.mean:.2f} %; run at least three seeds before you choose."
+        ]
+    return [
+        "On this data and budget, " + sentence("test accuracy", accuracy, higher_is_better=True),
+        "Calibration: " + sentence("calibration error", calibration, higher_is_better=False),
+    ]
+
+
+def sentence(metric: str, differences: Mapping[str, Difference], *, higher_is_better: bool) -> str:
+    """Which methods are better, worse, or not to be told apart, with their differences in percentage points.
+
+    >>> differences = {"a": Difference(0.012, 0.004, 5), "b": Difference(-0.02, 0.03, 5)}
+    >>> sentence("test accuracy", differences, higher_is_better=True)
+    'a (+1.20 ± 0.40) is better than ERM in test accuracy; for b (−2.00 ± 3.00) the difference is within the noise.'
+    """
+    better, worse = ("higher", "lower") if higher_is_better else ("lower", "higher")
+    by_verdict: dict[str, list[str]] = {better: [], worse: [], "noise": [], "unknown": []}
+    for label, difference in differences.items():
+        by_verdict[difference.verdict].append(f"{label} ({points(difference)})")
+    if len(by_verdict["noise"]) == len(differences) > 1:
+        return f"no method differs from ERM in {metric} by more than the noise: {_enumerate(by_verdict['noise'])}."
+    clauses: list[str] = []
+    for verdict, word in ((better, "better"), (worse, "worse")):
+        if names := by_verdict[verdict]:
+            than = "" if clauses else f" than ERM in {metric}"
+            clauses.append(f"{_enumerate(names)} {'is' if len(names) == 1 else 'are'} {word}{than}")
+    if names := by_verdict["noise"]:
+        than = "" if clauses else f" from ERM in {metric}"
+        clauses.append(f"for {_enumerate(names)} the difference{than} is within the noise")
+    if names := by_verdict["unknown"]:
+        clauses.append(f"for {_enumerate(names)} there is only one pair of runs, which cannot tell")
+    return f"{'; '.join(clauses)}."
+
+
+def points(difference: Difference) -> str:
+    """A difference of fractions in percentage points, with the half-width of its interval.
+
+    >>> points(Difference(-0.012, 0.0041, 5))
+    '−1.20 ± 0.41'
+    """
+    half_width = "" if difference.verdict == "unknown" else f" ± {100 * difference.half_width:.2f}"
+    return f"{100 * difference.mean:+.2f}{half_width}".replace("-", "−")
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,96 @@
+"""The words of a page: its title, the notes under its tables and figures, and the conditions of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from .summary import Summary
+
+_NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
+
+
+def title(summary: Summary) -> str:
+    """What is compared on what."""
+    count = len(summary.rows)
+    word = _NUMBERS[count] if count < len(_NUMBERS) else str(count)
+    noun = "training method" if count == 1 else "training methods"
+    return f"{word} {noun} on {summary.runs[0].config.data}"
+
+
+def headline(summary: Summary) -> str:
+    """How the sentences above it came about."""
+    if summary.baseline is None:
+        return ""
+    return (
+        "In brackets: the mean difference from ERM in percentage points after the last epoch, over runs paired by "
+        "seed, with its 95 % t-interval. A method is called better or worse only when the interval leaves out zero. "
+        "The intervals are not corrected for the number of methods, and they describe this training set, this "
+        "network and this budget: another one can turn the order round."
+    )
+
+
+def results(summary: Summary) -> str:
+    """What the columns of the results table mean."""
+    held_out = summary.runs[0].data_info.get("val_examples")
+    best = (
+        "“Best epoch” is the test accuracy of the epoch with the highest validation accuracy."
+        if held_out
+        else "“Best epoch” is chosen by looking at the test set, so it flatters every method; it is given because "
+        "published tables often do so."
+    )
+    speed = next((plan.speed_conditions for plan in summary.plans if plan.speed_conditions), "")
+    return (
+        "Mean ± standard deviation over seeds; bold is the best mean of a column, whatever the noise. "
+        f"{best} Calibration error is the expected calibration error in 15 bins; it and the negative log-likelihood "
+        f"are of the last epoch, on test images; lower is better. {speed} Click a column to sort."
+    )
+
+
+def conditions(summary: Summary, made: str | None = None) -> dict[str, str]:
+    """Everything that decides the numbers, by name."""
+    runs = summary.runs
+    config, info = runs[0].config, runs[0].data_info
+
+    def of(name: str) -> str:
+        return _several(getattr(run.config, name) for run in runs)
+
+    subset = f" ({of('per_class')} of every class; the same images in every run)" if config.per_class else ""
+    rate = f"learning rate {of('lr')} ({of('schedule')})"
+    machines = [run.environment.get("hardware", {}) for run in runs]
+    versions = [run.environment.get("versions", {}) for run in runs]
+    found = {
+        "Data": f"{of('data')}: {info['num_classes']} classes, {info['train_examples']} training images{subset}, "
+        f"{info['test_examples']} test images of {info['image_size']} × {info['image_size']} pixels",
+        "Network": of("model"),
+        "Training": f"{of('epochs')} epochs, batches of {of('batch_size')}, {of('optimizer')}, {rate}, "
+        f"weight decay {of('weight_decay')}, augmentation {of('augment')}, precision {of('precision')}",
+        "Seeds": _several(seed for row in summary.rows for seed in row.seeds),
+        "Methods": _methods(summary),
+        "Hardware": _several(
+            f"{m.get('cpu', 'unknown')}, {m.get('device', 'unknown')}, {m.get('threads', '?')} thread(s) a run"
+            for m in machines
+        ),
+        "Versions": _several(", ".join(f"{name} {number}" for name, number in v.items()) for v in versions),
+        "Time": f"{sum(run.seconds for run in runs):.0f} seconds of training and evaluation, all runs together",
+    }
+    if summary.plans:
+        found["Command"] = _several(plan.command for plan in summary.plans)
+        found["Started"] = _several(plan.started for plan in summary.plans)
+    if made is not None:
+        found["Page made"] = made
+    return found
+
+
+def _methods(summary: Summary) -> str:
+    said = "Options in brackets; everything else at its default."
+    if any(row.method.startswith(("multimix", "dense-multimix")) and "alone" not in row.method for row in summary.rows):
+        said += (
+            " “multimix” and “dense-multimix” are the paper's regime: half of the mini-batches with it, "
+            "half with input mixup; n = 1000 mixtures of the whole batch, α ~ U[0.5, 2], unless options say otherwise."
+        )
+    return said
+
+
+def _several(values: Iterable[Any]) -> str:
+    return " / ".join(dict.fromkeys(str(value) for value in values))

@@ -1,0 +1,106 @@
+"""The page: everything put together into one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..extras import require
+from ..training.files import write_atomically, write_json
+from . import notes, sections
+from .headline import headline
+from .statistics import Estimate
+from .style import method_colors
+from .summary import Summary, summarize
+from .tables import results_csv, results_table
+
+
+def write_report(paths: Iterable[Path], out: Path, *, say: Callable[[str], None] = lambda message: None) -> Summary:
+    """Write `report.html`, `summary.json` and `results.csv` for finished runs.
+
+    What cannot be made, because the data or some of the runs are not there, is left out and named on the page.
+
+    Args:
+        paths: run folders, or folders that hold runs (such as the `--out` of `multimix compare`).
+        out: folder of the three files.
+        say: called with a few words before each longer piece of work.
+
+    Raises:
+        FileNotFoundError: a path does not exist or holds no run.
+        ValueError: no run is finished, files are damaged, or the runs cannot be compared.
+        ImportError: matplotlib or Jinja2 is not installed.
+    """
+    summary = summarize(paths)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "summary.json", as_json(summary))
+    table = results_csv(summary)
+    write_atomically(out / "results.csv", lambda file: file.write(table.encode()))
+    page = render(summary, say=say)
+    write_atomically(out / "report.html", lambda file: file.write(page.encode()))
+    return summary
+
+
+def render(summary: Summary, *, say: Callable[[str], None] = lambda message: None) -> str:
+    """The page as a string."""
+    jinja2 = require("jinja2", "evaluate")
+    markup = require("markupsafe", "evaluate").Markup
+    here = files(__package__)
+
+    def read(name: str) -> str:
+        return here.joinpath(name).read_text(encoding="utf-8")
+
+    colors = method_colors([row.label for row in summary.rows], summary.baseline)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(read("page.html.j2"))
+    text: str = template.render(
+        title=notes.title(summary),
+        css=markup(read("page.css")),
+        script=markup(read("page.js")),
+        headline=headline(summary),
+        headline_note=notes.headline(summary),
+        missing=summary.missing,
+        results=results_table(summary, colors),
+        results_note=notes.results(summary),
+        sections=sections.make(summary, colors, say=say),
+        conditions=notes.conditions(summary, made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")),
+        svg=markup,
+    )
+    return text
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """The summary as plain values for `summary.json`; fractions, NaN as null."""
+    rows = []
+    for row in summary.rows:
+        value = asdict(row)
+        for key in ("last_accuracy", "best_accuracy", "ece", "nll"):
+            value[key] = _estimate(getattr(row, key))
+        for key in ("accuracy_difference", "ece_difference", "nll_difference"):
+            difference = getattr(row, key)
+            if difference is not None:
+                value[key] = {
+                    "mean": difference.mean,
+                    "half_width_95": _finite(difference.half_width),
+                    "pairs": difference.n,
+                    "verdict": difference.verdict,
+                }
+        rows.append(value)
+    return {
+        "headline": headline(summary),
+        "baseline": summary.baseline,
+        "methods": rows,
+        "missing": list(summary.missing),
+        "conditions": notes.conditions(summary),
+    }
+
+
+def _estimate(estimate: Estimate) -> dict[str, float | None]:
+    return {"mean": estimate.mean, "std": _finite(estimate.std), "n": estimate.n}
+
+
+def _finite(value: float) -> float | None:
+    return None if value != value else value

@@ -1,0 +1,163 @@
+"""Attention maps of Dense MultiMix over test images, and embedding plots: what trained models see."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import methods
+from ..criteria.classifiers import class_weights
+from ..criteria.dense import as_tokens
+from ..evaluation import alignment, embeddings, uniformity
+from ..extras import require
+from ..random import make_generator
+from ..training import load_run
+from .evaluated import default_device, load_splits, make_test_loader
+from .runs import Group, Run
+
+SIDE = 144
+"""Pixels of an attention picture."""
+
+
+@dataclass(frozen=True)
+class AttentionPicture:
+    """A test image and its attention map, as data URIs."""
+
+    name: str
+    image: str
+    overlay: str
+
+
+def dense_method(method: str) -> methods.DenseMultiMix | None:
+    """The Dense MultiMix inside a method, if there is one."""
+    parsed = methods.parse(method).modules()
+    return next((module for module in parsed if isinstance(module, methods.DenseMultiMix)), None)
+
+
+def attention_pictures(run: Run, *, count: int = 10) -> list[AttentionPicture]:
+    """The attention that the run's own loss used, over one test image of each of `count` classes.
+
+    Raises:
+        ValueError: the run was not trained with Dense MultiMix.
+    """
+    dense = dense_method(run.config.method)
+    if dense is None:
+        raise ValueError(f"attention maps need a run of Dense MultiMix, got {run.config.method}")
+    config, model = load_run(run.path, device=default_device(run.config))
+    splits = load_splits(config)
+    chosen = _one_of_each(splits.test.labels, count)
+    batches = list(make_test_loader(config, splits, next(model.parameters()).device, subset=chosen).batches(0))
+    pictures = []
+    with torch.inference_mode():
+        for batch in batches:
+            features = model.dense(model.features(batch.images))
+            weight = class_weights(model.classifier) if dense.criterion.attention == "cam" else None
+            a = dense.criterion.attend_to(as_tokens(features), batch.targets, weight)
+            shape = features.shape[2:] if features.ndim == 4 else _square(a.shape[1])
+            for image, label, row in zip(batch.images.cpu(), batch.targets.tolist(), a.cpu(), strict=True):
+                pictures.append(
+                    AttentionPicture(splits.class_names[label], _enlarge(image), _overlay(image, row.view(shape)))
+                )
+    return pictures
+
+
+@dataclass(frozen=True)
+class EmbeddingPlot:
+    """Test images of one run in the plane."""
+
+    points: Any
+    """(N, 2), a numpy array."""
+    alignment: float
+    uniformity: float
+    """Both of the normalised embeddings, before the projection to the plane."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The test images that all embedding plots of a page show."""
+
+    indices: Tensor
+    classes: Sequence[int]
+    """For every index, the position of its class in `names`."""
+    names: Sequence[str]
+
+
+def choose_sample(run: Run, *, classes: int = 10, per_class: int = 50) -> Sample:
+    """Up to `per_class` test images of each of up to `classes` random classes."""
+    splits = load_splits(run.config)
+    labels = splits.test.labels
+    generator = make_generator("embedding", "sample")
+    present = labels.unique()
+    picked = present[torch.randperm(len(present), generator=generator)[:classes]].sort().values
+    parts = []
+    for label in picked.tolist():
+        members = (labels == label).nonzero().flatten()
+        parts.append(members[torch.randperm(len(members), generator=generator)[:per_class]].sort().values)
+    return Sample(
+        indices=torch.cat(parts),
+        classes=[position for position, part in enumerate(parts) for _ in part],
+        names=[splits.class_names[label] for label in picked.tolist()],
+    )
+
+
+def plot_embeddings(run: Run, sample: Sample) -> EmbeddingPlot:
+    """The embeddings of the sample in two dimensions, by t-SNE from a PCA start with a fixed seed."""
+    np = require("numpy", "train")
+    manifold = require("sklearn.manifold", "train")
+    config, model = load_run(run.path, device=default_device(run.config))
+    loader = make_test_loader(config, load_splits(config), next(model.parameters()).device, subset=sample.indices)
+    z, labels = embeddings(model, loader)
+    z, labels = z.cpu(), labels.cpu()
+    perplexity = min(30.0, (len(z) - 1) / 3)
+    tsne = manifold.TSNE(init="pca", random_state=0, perplexity=perplexity, max_iter=500)
+    points = tsne.fit_transform(np.asarray(z, dtype=np.float32))
+    return EmbeddingPlot(points, alignment(z, labels, normalize=True), uniformity(z, normalize=True))
+
+
+def representatives(groups: Sequence[Group]) -> dict[str, Run]:
+    """One run of every group: of the smallest seed that all have, else each one's first."""
+    common = set.intersection(*(set(group.runs) for group in groups))
+    return {group.label: group.runs[min(common or group.runs)] for group in groups}
+
+
+def _one_of_each(labels: Tensor, count: int) -> Tensor:
+    """The indices of the first example of each of `count` classes, spread over all classes."""
+    present = labels.unique()
+    picked = present[torch.linspace(0, len(present) - 1, min(count, len(present))).round().long()]
+    return torch.stack([(labels == label).nonzero()[0, 0] for label in picked])
+
+
+def _square(positions: int) -> tuple[int, int]:
+    side = round(positions**0.5)
+    return (side, side) if side * side == positions else (1, positions)
+
+
+def _enlarge(image: Tensor) -> str:
+    """An image (channels, h, w) in [0, 1], its pixels left visible."""
+    return _png(_resize(image.expand(3, -1, -1), "nearest-exact"))
+
+
+def _overlay(image: Tensor, attention: Tensor) -> str:
+    """The image in grey under the attention map (h', w') in colour; the strongest position is the brightest."""
+    colormap = require("matplotlib", "evaluate").colormaps["inferno"]
+    heat = _resize((attention / attention.max().clamp(min=1e-12))[None], "bilinear")[0]
+    colored = torch.from_numpy(colormap(heat.numpy())[..., :3].copy()).float().movedim(-1, 0)
+    grey = _resize(image.mean(dim=0, keepdim=True), "nearest-exact").expand(3, -1, -1)
+    return _png(0.3 * grey + 0.7 * colored)
+
+
+def _resize(image: Tensor, mode: str) -> Tensor:
+    return torch.nn.functional.interpolate(image[None], size=(SIDE, SIDE), mode=mode)[0]
+
+
+def _png(image: Tensor) -> str:
+    pixels = image.clamp(0, 1).mul(255).round().byte().movedim(0, -1).contiguous().numpy()
+    buffer = io.BytesIO()
+    require("PIL.Image", "train").fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

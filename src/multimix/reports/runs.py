@@ -1,0 +1,173 @@
+"""Runs as they lie on disk: found, read, and grouped into the things a page compares."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..training import Config, RunDirectory
+from ..training.records import best_record
+
+# These do not make runs different things to compare: the seed is what is averaged over, the rest is the machine.
+_INCIDENTAL = frozenset(
+    {"seed", "method", "data_root", "download", "workers", "checkpoint_minutes", "tensorboard", "accelerator",
+     "devices", "nodes"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+    config: Config
+    data_info: Mapping[str, Any]
+    """What the run knows about its data: class names, image size, numbers of examples."""
+    metrics: Sequence[Mapping[str, Any]]
+    """`metrics.jsonl`: one object for each epoch."""
+    result: Mapping[str, Any] | None
+    """`result.json`: the last and the best epoch; None while the run is not finished."""
+    environment: Mapping[str, Any]
+    """`environment.json`: versions and hardware."""
+
+    @property
+    def finished(self) -> bool:
+        return self.result is not None
+
+    @property
+    def seconds(self) -> float:
+        """Training and evaluation of all epochs."""
+        return math.fsum(float(epoch["timing"]["seconds"]) for epoch in self.metrics)
+
+    @property
+    def last(self) -> Mapping[str, Any]:
+        """The metrics of the last epoch."""
+        return self.metrics[-1]
+
+    @property
+    def best(self) -> Mapping[str, Any]:
+        """The metrics of the best epoch, by validation accuracy, or by test accuracy without a validation split."""
+        return best_record(self.metrics)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs that differ only in their seed."""
+
+    label: str
+    method: str
+    runs: Mapping[int, Run]
+    """By seed, ascending."""
+
+
+def read_run(path: Path) -> Run:
+    """Read one run directory.
+
+    Raises:
+        FileNotFoundError: the folder does not exist, or is not a run.
+        ValueError: one of its files is not what training writes.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is not a folder: pass the folder of a run, as `multimix train --out` made it")
+    run = RunDirectory(path)
+    config, data_info = run.read_config()
+    result = _read_json(run.result) if run.result.is_file() else None
+    metrics = _read_lines(run.metrics)
+    if result is not None and not metrics:
+        raise ValueError(f"{run.metrics} is missing or empty although the run has finished: the run is damaged")
+    return Run(
+        path=path,
+        config=config,
+        data_info=data_info,
+        metrics=metrics,
+        result=result,
+        environment=_read_json(path / "environment.json") if (path / "environment.json").is_file() else {},
+    )
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """Every run that is one of `paths` or lies below one, in the order of the paths and then of their names.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or holds no run.
+        ValueError: as for `read_run`.
+    """
+    found: dict[Path, Run] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path} is not a folder: pass run folders, or folders that hold runs")
+        folders = (
+            [path]
+            if RunDirectory(path).config.is_file()
+            else sorted(config.parent for config in path.rglob("config.json"))
+        )
+        if not folders:
+            raise FileNotFoundError(f"{path} holds no run: no config.json in it or below it")
+        for folder in folders:
+            found.setdefault(folder.resolve(), read_run(folder))
+    return list(found.values())
+
+
+def group_runs(runs: Iterable[Run], order: Sequence[str] = ()) -> list[Group]:
+    """Gather the runs that differ only in their seed, ERM first, unless `order` lists the methods.
+
+    A group is called by its method; where runs of one method differ in other settings, these are added.
+
+    Raises:
+        ValueError: two runs have the same configuration and seed, or the runs are on different data.
+    """
+    runs = list(runs)
+    first = runs[0]
+    for run in runs:
+        if _data(run) != _data(first):
+            raise ValueError(f"{first.path} and {run.path} are on different data: make one report for each")
+    settings = [{k: v for k, v in run.config.to_json().items() if k not in _INCIDENTAL} for run in runs]
+    varying = [key for key in settings[0] if any(setting[key] != settings[0][key] for setting in settings)]
+    groups: dict[str, dict[int, Run]] = {}
+    for run, setting in zip(runs, settings, strict=True):
+        label = ", ".join([run.config.method, *(f"{key}={setting[key]}" for key in varying)])
+        members = groups.setdefault(label, {})
+        seed = run.config.seed
+        if seed in members:
+            raise ValueError(f"{run.path} and {members[seed].path} are both {label} with seed {seed}: leave out one")
+        members[seed] = run
+    made = [
+        Group(label, next(iter(members.values())).config.method, dict(sorted(members.items())))
+        for label, members in groups.items()
+    ]
+    rank = {method: position for position, method in enumerate(order or ["erm"])}
+    return sorted(made, key=lambda group: rank.get(group.method, len(rank)))
+
+
+def _data(run: Run) -> tuple[object, ...]:
+    """What must agree for two test accuracies to be comparable."""
+    return run.config.data, list(run.data_info["class_names"]), run.data_info["test_examples"]
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): the file is damaged") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}")
+    return value
+
+
+def _read_lines(path: Path) -> list[Mapping[str, Any]]:
+    if not path.is_file():
+        return []
+    records = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            # A run that is being written, or was killed, may end in half a line.
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number} is not valid JSON: the file is damaged") from None
+    return records

@@ -1,0 +1,219 @@
+"""The figures of a page, section by section, each with a caption that says what to look for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .charts import FEWEST, difference_chart, learning_curves, reliability_panel, scatter_panel
+from .evaluated import Evaluation, evaluate_run
+from .hull import hull_panels
+from .pictures import (
+    AttentionPicture,
+    attention_pictures,
+    choose_sample,
+    dense_method,
+    plot_embeddings,
+    representatives,
+)
+from .style import CLASS_COLORS
+from .summary import Summary
+from .tables import Table, per_class_table
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure of a section."""
+
+    title: str
+    svg: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, figures or a table, and a caption."""
+
+    title: str
+    caption: str
+    panels: Sequence[Panel] = ()
+    layout: str = "pair"
+    """How the panels are arranged: "pair" (large), "wide" (three in a row) or "small"."""
+    legend: Mapping[str, str] = field(default_factory=dict)
+    """Names and colours."""
+    pictures: Sequence[AttentionPicture] = ()
+    table: Table | None = None
+    left_out: str = ""
+    """Why the section could not be made; then it has nothing else."""
+
+
+def make(summary: Summary, colors: Mapping[str, str], *, say: Callable[[str], None]) -> list[Section]:
+    """All sections that these runs allow, in the order of the page."""
+    evaluations = functools.cache(lambda: _evaluate(summary, say))
+    makers: dict[str, Callable[[], Section | None]] = {
+        "Difference from ERM": lambda: _differences(summary, colors),
+        "Learning curves": lambda: _curves(summary, colors),
+        "Does confidence mean accuracy?": lambda: _reliability(evaluations(), colors),
+        "What MultiMix samples": lambda: _hull(summary),
+        "Where Dense MultiMix attends": lambda: _attention(summary),
+        "Embedding space": lambda: _embeddings(summary, say),
+        "Accuracy by class": lambda: _per_class(evaluations()),
+    }
+    made = []
+    for title, maker in makers.items():
+        try:
+            section = maker()
+        except (ValueError, OSError, ImportError) as error:
+            section = Section(title, "", left_out=" ".join(str(error).split()))
+        if section is not None:
+            made.append(section)
+    return made
+
+
+def _differences(summary: Summary, colors: Mapping[str, str]) -> Section | None:
+    charts = (
+        ("Test accuracy, last epoch", "accuracy_difference", "points; right is better than ERM"),
+        ("Calibration error, last epoch", "ece_difference", "points; left is better than ERM"),
+    )
+    panels = []
+    for title, key, xlabel in charts:
+        differences = {row.label: getattr(row, key) for row in summary.rows if getattr(row, key) is not None}
+        if differences:
+            svg = difference_chart(differences, colors, xlabel=xlabel, description=f"{title}: difference from ERM")
+            panels.append(Panel(title, svg))
+    if not panels:
+        return None
+    return Section(
+        "Difference from ERM",
+        "Mean of the differences between runs with the same seed, and its 95 % t-interval. An interval that crosses "
+        "the line means that these runs do not show a difference, not that there is none.",
+        panels,
+    )
+
+
+def _curves(summary: Summary, colors: Mapping[str, str]) -> Section:
+    return Section(
+        "Learning curves",
+        "Mean over seeds; the band is one standard deviation. Look at whether a curve has settled: one that still "
+        "climbs at the end would gain from more epochs. Training losses are on mixed targets for every method but "
+        "ERM, and on different ones for each, so their heights do not compare.",
+        [
+            Panel("Test accuracy, %", learning_curves(summary, "test_accuracy", colors, percent=True)),
+            Panel("Training loss", learning_curves(summary, "train_loss", colors)),
+        ],
+        legend=colors,
+    )
+
+
+def _evaluate(summary: Summary, say: Callable[[str], None]) -> dict[str, list[Evaluation]]:
+    """By label: every run on its test set."""
+    found = {}
+    for group in summary.groups:
+        say(f"evaluating {group.label}")
+        found[group.label] = [evaluate_run(run.path) for run in group.runs.values()]
+    return found
+
+
+def _reliability(evaluations: Mapping[str, Sequence[Evaluation]], colors: Mapping[str, str]) -> Section:
+    panels = []
+    for label, runs in evaluations.items():
+        svg = reliability_panel(*_pooled(runs), color=colors[label], label=label)
+        error = 100 * sum(run.ece for run in runs) / len(runs)
+        panels.append(Panel(label, svg, f"calibration error {error:.1f} %"))
+    return Section(
+        "Does confidence mean accuracy?",
+        "Test images of all seeds, sorted by the confidence of their prediction into 15 bins; a larger dot is more "
+        f"images, and bins with fewer than {FEWEST} are left out. On "
+        "the dashed line a confidence of 80 % is right in 80 % of the cases. Dots above it are "
+        "under-confident, which is usual for methods that train on mixed targets; dots below it are over-confident.",
+        panels,
+        layout="small",
+    )
+
+
+def _pooled(runs: Sequence[Evaluation]) -> tuple[list[float | None], list[float | None], list[float]]:
+    """Confidences, accuracies and counts of the bins over several runs."""
+    counts = [sum(bins) for bins in zip(*(run.bin_counts for run in runs), strict=True)]
+
+    def mean(name: str) -> list[float | None]:
+        sums = [
+            sum((value or 0) * count for value, count in zip(values, bin_counts, strict=True))
+            for values, bin_counts in zip(
+                zip(*(getattr(run, name) for run in runs), strict=True),
+                zip(*(run.bin_counts for run in runs), strict=True),
+                strict=True,
+            )
+        ]
+        return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
+
+    return mean("bin_confidences"), mean("bin_accuracies"), counts
+
+
+def _hull(summary: Summary) -> Section:
+    b = summary.runs[0].config.batch_size
+    return Section(
+        "What MultiMix samples",
+        "A mini-batch of b = 10 points in the plane and the points sampled from it (orange), as in the paper's "
+        "Figure 1, drawn by the sampler that training uses. The more examples are mixed, the nearer a mixture comes to "
+        f"the centre: in the batches of {b} used here, α = 1 spreads a mixture over about {(b + 1) / 2:.0f} examples. "
+        "Mixtures that all resemble the mean say little about any one class, which slows learning in short training.",
+        [Panel(panel.title, panel.svg, panel.caption) for panel in hull_panels()],
+        layout="wide",
+    )
+
+
+def _attention(summary: Summary) -> Section | None:
+    run = next((run for run in summary.runs if dense_method(run.config.method) is not None), None)
+    if run is None:
+        return None
+    return Section(
+        "Where Dense MultiMix attends",
+        f"Test images and, over each, the attention map by which its loss weights positions ({run.config.method}, seed "
+        f"{run.config.seed}; upsampled from the features; the brightest position is the most trusted one). Look at "
+        "whether the light falls on the object and not on the background.",
+        pictures=attention_pictures(run),
+    )
+
+
+def _embeddings(summary: Summary, say: Callable[[str], None]) -> Section:
+    runs = representatives(summary.groups)
+    sample = choose_sample(next(iter(runs.values())))
+    short = sample.names if all(len(name) <= 3 for name in sample.names) else ()
+    panels = []
+    for label, run in runs.items():
+        say(f"embedding {label}")
+        plot = plot_embeddings(run, sample)
+        svg = scatter_panel(
+            plot.points, sample.classes, CLASS_COLORS[: len(sample.names)], short_names=short, label=label
+        )
+        panels.append(
+            Panel(label, svg, f"alignment {plot.alignment:.2f}, uniformity {plot.uniformity:.2f}".replace("-", "−"))
+        )
+    seeds = " / ".join(dict.fromkeys(str(run.config.seed) for run in runs.values()))
+    return Section(
+        "Embedding space",
+        f"The same {len(sample.classes)} test images for every method (seed {seeds}), by t-SNE, which keeps neighbours "
+        "together but not distances or the size of clusters. Look for images inside a cluster of another class. "
+        "Alignment (lower: classes are tighter) and uniformity (lower: the space is used more evenly) are of the "
+        "normalised embeddings themselves.",
+        panels,
+        layout="small",
+        legend=dict(zip(sample.names, CLASS_COLORS, strict=False)),
+    )
+
+
+def _per_class(evaluations: Mapping[str, Sequence[Evaluation]]) -> Section:
+    names = next(iter(evaluations.values()))[0].class_names
+    accuracies = {
+        label: {name: [run.per_class_accuracy[k] for run in runs] for k, name in enumerate(names)}
+        for label, runs in evaluations.items()
+    }
+    table = per_class_table(list(evaluations), accuracies)
+    shown = "" if len(table.rows) == len(names) else f" The {len(table.rows)} classes in which the methods differ most."
+    return Section(
+        "Accuracy by class",
+        f"Test accuracy of every class after the last epoch, in per cent, mean over seeds; bold is the best of a "
+        f"row.{shown} Few test images a class make large differences by chance.",
+        table=table,
+    )

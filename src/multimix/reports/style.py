@@ -1,0 +1,104 @@
+"""The look of every figure: colours, matplotlib settings, and SVG that takes its ink from the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any
+
+from ..extras import require
+
+INK = "#0a0b0c"
+"""Stands for the page's text colour, which differs between light and dark; `to_svg` replaces it."""
+
+# Okabe and Ito's colours, which stay apart in the common forms of colour blindness; grey is kept for the baseline.
+BASELINE_COLOR = "#8a8a8a"
+COLORS = ("#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#0072b2", "#b5a614")
+
+# Ten classes in one plot need ten hues; they are told apart by labels and a legend too.
+CLASS_COLORS = (
+    "#4e79a7",
+    "#f28e2b",
+    "#59a14f",
+    "#e15759",
+    "#b07aa1",
+    "#9c755f",
+    "#ff9da7",
+    "#76b7b2",
+    "#c9a227",
+    "#8a8a8a",
+)
+
+
+def method_colors(labels: Sequence[str], baseline: str | None) -> dict[str, str]:
+    """A colour for every method, the same in all figures of a page.
+
+    >>> method_colors(["erm", "cutmix"], "erm")
+    {'erm': '#8a8a8a', 'cutmix': '#56b4e9'}
+    """
+    others = [label for label in labels if label != baseline]
+    colors = {label: COLORS[k % len(COLORS)] for k, label in enumerate(others)}
+    return {label: colors.get(label, BASELINE_COLOR) for label in labels}
+
+
+@contextmanager
+def figure(width: float, height: float, **subplots: Any) -> Iterator[tuple[Any, Any]]:
+    """A matplotlib figure of `width` x `height` inches with this page's style, and its axes; closed afterwards.
+
+    It is made without pyplot, so that no global state and no window system is touched.
+    """
+    settings = {
+        "font.size": 9,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 9,
+        "axes.titlecolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "grid.color": INK,
+        "grid.alpha": 0.12,
+        "grid.linewidth": 0.6,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "multimix",
+        "lines.linewidth": 1.6,
+        "lines.solid_capstyle": "round",
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+    }
+    matplotlib = require("matplotlib", "evaluate")
+    with matplotlib.rc_context(settings):
+        drawn = require("matplotlib.figure", "evaluate").Figure(figsize=(width, height), layout="constrained")
+        yield drawn, drawn.subplots(**subplots)
+
+
+def to_svg(drawn: Any, description: str) -> str:
+    """The figure as an inline `<svg>` that scales with its box, inherits the page's font and ink, and says
+    `description` to a screen reader."""
+    buffer = StringIO()
+    drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    # Ids that nothing refers to would only repeat from one figure of the page to the next.
+    used = set(re.findall(r"#([\w.-]+)", svg))
+    svg = re.sub(r' id="([\w.-]+)"', lambda match: match[0] if match[1] in used else "", svg)
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    svg = svg.replace(INK, "currentColor")
+    label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    return re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
+        rf'<svg viewBox="\1" role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">',
+        svg,
+        count=1,
+    )

@@ -1,0 +1,159 @@
+"""Tables: the same rows for the page, the terminal and the CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .headline import points
+from .statistics import Estimate
+from .summary import Row, Summary
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what is shown, and what it is sorted by."""
+
+    text: str
+    value: float | str
+    spread: str = ""
+    """Shown smaller after the text."""
+    top: bool = False
+    """Whether it is the best of its column."""
+    color: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns (a title may have two lines) and rows of cells; the first column names the row."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+def results_table(summary: Summary, colors: Mapping[str, str] | None = None) -> Table:
+    """Mean and standard deviation over seeds of everything measured, one row for each method."""
+    columns = ["method", "test accuracy, %\nlast epoch", "test accuracy, %\nbest epoch"]
+    if summary.baseline is not None:
+        columns.append("difference from\nERM, points")
+    columns += ["calibration\nerror, %", "neg. log-\nlikelihood"]
+    uneven = len({len(row.seeds) for row in summary.rows}) > 1
+    if uneven:
+        columns.append("seeds")
+    measured = any(row.speed for row in summary.rows)
+    if measured:
+        columns += ["training\nimages/s", "speed ÷\nERM's"]
+    best = {
+        "last": max(round(row.last_accuracy.mean, 4) for row in summary.rows),
+        "best": max(round(row.best_accuracy.mean, 4) for row in summary.rows),
+        "ece": min(round(row.ece.mean, 4) for row in summary.rows),
+        "nll": min(round(row.nll.mean, 3) for row in summary.rows),
+    }
+    rows = []
+    for row in summary.rows:
+        cells = [
+            Cell(row.label, row.label, color=(colors or {}).get(row.label, "")),
+            _percent(row.last_accuracy, best["last"]),
+            _percent(row.best_accuracy, best["best"]),
+        ]
+        if summary.baseline is not None:
+            cells.append(_difference(row))
+        cells += [_percent(row.ece, best["ece"]), _number(row.nll, best["nll"])]
+        if uneven:
+            cells.append(Cell(str(len(row.seeds)), len(row.seeds)))
+        if measured:
+            cells += _speed(row)
+        rows.append(cells)
+    return Table(columns, rows)
+
+
+def per_class_table(
+    labels: Sequence[str], accuracies: Mapping[str, Mapping[str, Sequence[float | None]]], *, limit: int = 100
+) -> Table:
+    """Accuracy of every class, one column for each of `labels`.
+
+    Args:
+        labels: the columns.
+        accuracies: by label, then by class name: the accuracy of each run, None without test examples.
+        limit: keep the classes in which the methods differ most, when there are more.
+    """
+    names = list(accuracies[labels[0]])
+    rows = []
+    for name in names:
+        means = []
+        for label in labels:
+            values = [value for value in accuracies[label][name] if value is not None]
+            means.append(math.fsum(values) / len(values) if values else None)
+        rows.append((name, means))
+    if len(rows) > limit:
+        rows = sorted(rows, key=lambda row: -_range(row[1]))[:limit]
+    table = []
+    for name, means in rows:
+        top = max((round(mean, 4) for mean in means if mean is not None), default=None)
+        cells = [
+            Cell(
+                "" if m is None else f"{100 * m:.1f}",
+                "" if m is None else 100 * m,
+                top=m is not None and round(m, 4) == top,
+            )
+            for m in means
+        ]
+        table.append([Cell(name, float(name) if name.isdigit() else name), *cells])
+    return Table(["class", *labels], table)
+
+
+def results_csv(summary: Summary) -> str:
+    """One line for each run, for further analysis: accuracies and errors are fractions."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        ["label", "method", "seed", "test_accuracy_last", "test_accuracy_best", "best_epoch", "test_ece_last",
+         "test_nll_last", "epochs", "seconds", "run"]
+    )  # fmt: skip
+    for group in summary.groups:
+        for seed, run in group.runs.items():
+            last, best = run.last, run.best
+            writer.writerow(
+                [group.label, group.method, seed, last["test_accuracy"], best["test_accuracy"], best["epoch"],
+                 last["test_ece"], last["test_loss"], last["epoch"], round(run.seconds, 3), run.path]
+            )  # fmt: skip
+    return buffer.getvalue()
+
+
+def _percent(estimate: Estimate, best: float) -> Cell:
+    return Cell(
+        f"{100 * estimate.mean:.2f}",
+        100 * estimate.mean,
+        spread="" if math.isnan(estimate.std) else f"± {100 * estimate.std:.2f}",
+        top=round(estimate.mean, 4) == best,
+    )
+
+
+def _number(estimate: Estimate, best: float) -> Cell:
+    spread = "" if math.isnan(estimate.std) else f"± {estimate.std:.3f}"
+    return Cell(f"{estimate.mean:.3f}", estimate.mean, spread=spread, top=round(estimate.mean, 3) == best)
+
+
+def _difference(row: Row) -> Cell:
+    if row.accuracy_difference is None:
+        return Cell("–", "")
+    text, _, half_width = points(row.accuracy_difference).partition(" ")
+    return Cell(text, 100 * row.accuracy_difference.mean, spread=half_width)
+
+
+def _speed(row: Row) -> list[Cell]:
+    if row.speed is None:
+        return [Cell("–", ""), Cell("–", "")]
+    relative = row.speed.relative
+    return [
+        Cell(f"{row.speed.images_per_second:,.0f}", row.speed.images_per_second),
+        Cell("–", "") if relative is None else Cell(f"{relative:.2f}×", relative),
+    ]
+
+
+def _range(means: Sequence[float | None]) -> float:
+    known = [mean for mean in means if mean is not None]
+    return max(known) - min(known) if known else 0.0
