@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ..extras import require
@@ -88,9 +89,8 @@ def fit(picture: Image, size: int) -> Image:
 
 def pixels(picture: Image) -> Tensor:
     """The uint8 pixels (3, height, width) of an RGB picture."""
-    v2 = require("torchvision.transforms.v2.functional", "train")
-    tensor: Tensor = v2.pil_to_tensor(picture)
-    return tensor
+    array = require("numpy", "train").array(picture)
+    return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def _is_of_the_machine(error: Exception) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class ArrayReader:
         self._images = dataset.images.to(device)
         self._augment, self._seed, self._size = augment, seed, image_size
 
-    def read(self, epoch: int, shares: Sequence[Tensor]) -> Iterator[Tensor]:
+    def read(self, epoch: int, shares: list[Tensor]) -> Iterator[Tensor]:
         """For each share, example indices (b,), the images (b, channels, size, size) in [0, 1]."""
         count, side, device = len(self._images), self._images.shape[-1], self._images.device
         generator = make_generator(self._seed, epoch, "augment")
@@ -73,17 +73,17 @@ class FileReader:
             **options,
         )
 
-    def read(self, epoch: int, shares: Sequence[Tensor]) -> Iterator[Tensor]:
+    def read(self, epoch: int, shares: list[Tensor]) -> Iterator[Tensor]:
         """For each share, example indices (b,), the images (b, 3, size, size) in [0, 1].
 
         Raises:
             pictures.UnreadableImageError: an image cannot be read.
-            OSError: the machine refuses to read a file; a worker process was killed.
+            OSError: the machine refuses to read a file.
             RuntimeError: another iteration over this reader has begun meanwhile.
         """
         self._reading += 1
         reading = self._reading
-        self._plan.keys = [[(epoch, int(index)) for index in share] for share in shares]
+        self._plan.epoch, self._plan.shares = epoch, shares
         batches = iter(self._loader)
         for _ in shares:
             if reading != self._reading:
@@ -91,17 +91,9 @@ class FileReader:
                     "the batches of a newer call are being read from this loader, and its workers serve one "
                     "call at a time: make a second loader"
                 )
-            try:
-                images = next(batches)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise OSError(
-                    f"a loader process died ({' '.join(str(error).split())}): memory may have run out; "
-                    "use fewer workers, or workers=0"
-                ) from error
+            images = next(batches)
             if isinstance(images, _Failure):
-                raise images.error
+                raise images.kind(images.message)
             yield augmentation.to_float(images.to(self._device, non_blocking=True))
 
 
@@ -113,20 +105,21 @@ class _Plan(torch_data.Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(self) -> None:
-        self.keys: list[list[tuple[int, int]]] = []
+        self.epoch, self.shares = 0, list[Tensor]()
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.keys)
+        epoch, shares = self.epoch, self.shares
+        return ([(epoch, index) for index in share.tolist()] for share in shares)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.shares)
 
 
-class _Failure:
+class _Failure(NamedTuple):
     """An error on its way from a worker: raised there, a DataLoader would bury its message in a traceback."""
 
-    def __init__(self, error: ValueError | OSError) -> None:
-        self.error = error
+    kind: type[Exception]
+    message: str
 
 
 class _Decoder(torch_data.Dataset[Tensor]):
@@ -141,7 +134,7 @@ class _Decoder(torch_data.Dataset[Tensor]):
         try:
             return torch.stack([self._image(epoch, index) for epoch, index in keys])
         except (pictures.UnreadableImageError, OSError) as error:
-            return _Failure(error)
+            return _Failure(type(error), str(error))
 
     def _image(self, epoch: int, index: int) -> Tensor:
         picture = pictures.read(self._dataset.path(index))

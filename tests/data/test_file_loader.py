@@ -1,0 +1,148 @@
+"""Loaders of images in files, with and without worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from multimix.data import FileDataset, UnreadableImageError, loader
+from multimix.random import derive_seed
+
+
+@pytest.fixture
+def photos(tmp_path: Path, write_image) -> FileDataset:
+    names = [f"{i}.jpg" for i in range(14)]
+    for i, name in enumerate(names):
+        write_image(tmp_path / name, 60 + 3 * i, 50 + 5 * (i % 3), i)
+    return FileDataset(tmp_path, names, torch.arange(14), image_size=112, extras={"k": torch.arange(14)})
+
+
+def images(dataset: FileDataset, epoch: int = 0, start: int = 0, **options) -> torch.Tensor:
+    options = {"batch_size": 4, "train": True, "workers": 0, **options}
+    return torch.cat([batch.images for batch in loader(dataset, **options).batches(epoch, start)])
+
+
+def test_evaluation_images_are_those_of_torchvision(tmp_path: Path, tree) -> None:
+    tree(tmp_path, {"all": {"b": 3, "a": 2}}, width=150, height=130, suffix=".jpg")
+    fit = [v2.Resize(128, antialias=True), v2.CenterCrop(112), v2.PILToTensor()]
+    reference = ImageFolder(tmp_path / "all", v2.Compose([*fit, v2.ToDtype(torch.float32)]))
+    names = [os.path.relpath(path, tmp_path) for path, _ in reference.imgs]
+    dataset = FileDataset(tmp_path, names, torch.tensor(reference.targets), image_size=112)
+    (batch,) = loader(dataset, batch_size=10, train=False, workers=0).batches(0)
+    expected = torch.stack([image for image, _ in reference])
+    assert torch.equal(batch.images, expected / 255)
+    assert batch.targets.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_small_images_are_used_whole(tmp_path: Path, write_image) -> None:
+    write_image(tmp_path / "a.png", 64, 64, 0)
+    write_image(tmp_path / "b.png", 128, 96, 1)
+    dataset = FileDataset(tmp_path, ["a.png", "b.png"], torch.zeros(2).long(), image_size=64)
+    (batch,) = loader(dataset, batch_size=2, train=False, workers=0).batches(0)
+    exact = v2.functional.pil_to_tensor(Image.open(tmp_path / "a.png"))
+    assert torch.equal(batch.images[0], exact / 255)
+    shrunk = v2.functional.pil_to_tensor(Image.open(tmp_path / "b.png").resize((85, 64), Image.Resampling.BILINEAR))
+    left = round((85 - 64) / 2)
+    assert torch.equal(batch.images[1], shrunk[:, :, left : left + 64] / 255)
+
+
+@pytest.mark.parametrize("augment", ["crop-flip", "random-resized-crop"])
+def test_augmentation_is_torchvisions_with_a_seed_for_each_example(photos: FileDataset, augment) -> None:
+    steps: dict[str, list[object]] = {
+        "crop-flip": [v2.Resize(128), v2.CenterCrop(112), v2.RandomCrop(112, padding=14)],
+        "random-resized-crop": [v2.RandomResizedCrop(112)],
+    }
+    transform = v2.Compose([*steps[augment], v2.RandomHorizontalFlip(), v2.PILToTensor()])
+    for batch in loader(photos, batch_size=7, train=True, augment=augment, seed=3, workers=0).batches(5):
+        for image, index in zip(batch.images, batch.targets.tolist(), strict=True):
+            torch.manual_seed(derive_seed(3, 5, index, "augment"))
+            picture = Image.open(photos.path(index)).convert("RGB")
+            assert torch.equal(image, transform(picture) / 255)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "random-resized-crop"])
+def test_workers_change_nothing(photos: FileDataset, augment, global_state) -> None:
+    with global_state():
+        alone = loader(photos, batch_size=4, train=True, augment=augment, workers=0)
+        helped = loader(photos, batch_size=4, train=True, augment=augment, workers=2)
+        for epoch, start in ((0, 0), (1, 2), (0, 1)):
+            for a, b in zip(alone.batches(epoch, start), helped.batches(epoch, start), strict=True):
+                assert torch.equal(a.images, b.images)
+                assert torch.equal(a.targets, b.targets)
+                assert torch.equal(b.extras["k"], b.targets)
+
+
+def test_ranks_epochs_and_starts(photos: FileDataset) -> None:
+    options = {"augment": "random-resized-crop", "batch_size": 6}
+    whole = images(photos, **options)
+    parts = [images(photos, rank=rank, world_size=3, **options) for rank in range(3)]
+    merged = torch.cat([part[2 * k : 2 * k + 2] for k in range(2) for part in parts])
+    assert torch.equal(whole, merged)
+    assert torch.equal(whole[6:], images(photos, start=1, **options))
+    assert not torch.equal(whole, images(photos, epoch=1, **options))
+
+
+def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    Image.new("L", (16, 16), 100).save(tmp_path / "grey.png")
+    Image.new("RGBA", (16, 16), (10, 20, 30, 128)).save(tmp_path / "clear.png")
+    Image.new("P", (16, 16), 0).save(tmp_path / "palette.png")
+    names = ["grey.png", "clear.png", "palette.png"]
+    dataset = FileDataset(tmp_path, names, torch.zeros(3).long(), image_size=16)
+    (batch,) = loader(dataset, batch_size=3, train=False, workers=0).batches(0)
+    assert (batch.images[:, :, 0, 0] * 255).round().tolist() == [[100] * 3, [10, 20, 30], [0] * 3]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", ["truncated", "text", "missing", "empty"])
+def test_an_unreadable_image_is_one_line_that_names_the_file(photos: FileDataset, workers, damage) -> None:
+    path = photos.path(3)
+    match damage:
+        case "truncated":
+            path.write_bytes(path.read_bytes()[:-200])
+        case "text":
+            path.write_text("<html>404</html>")
+        case "missing":
+            path.unlink()
+        case "empty":
+            path.write_bytes(b"")
+    with pytest.raises(UnreadableImageError, match=r"^cannot read the image .*/3\.jpg: [^\n]*bad_images='skip'$"):
+        images(photos, workers=workers, train=False)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_failure_of_the_machine_is_not_blamed_on_the_image(photos: FileDataset, workers) -> None:
+    photos.path(3).unlink()
+    photos.path(3).mkdir()
+    with pytest.raises(IsADirectoryError, match=r"^[^\n]*3\.jpg'$"):
+        images(photos, workers=workers, train=False)
+
+
+def test_an_abandoned_epoch_leaves_the_workers_in_order(photos: FileDataset) -> None:
+    batches = loader(photos, batch_size=2, train=True, workers=1)
+    next(batches.batches(0))
+    found = torch.cat([batch.images for batch in batches.batches(1)])
+    assert torch.equal(found, images(photos, epoch=1, batch_size=2))
+
+
+def test_two_epochs_at_once_are_refused_rather_than_mixed_up(photos: FileDataset) -> None:
+    batches = loader(photos, batch_size=2, train=True, workers=1)
+    first = batches.batches(0)
+    next(first)
+    next(batches.batches(1))
+    with pytest.raises(RuntimeError, match="make a second loader"):
+        next(first)
+
+
+def test_workers_leave_interrupts_to_the_parent(photos: FileDataset) -> None:
+    batches = loader(photos.subset(torch.arange(14).repeat(20)), batch_size=1, train=True, workers=1)
+    found = batches.batches(0)
+    next(found)
+    os.kill(batches._reader._loader._iterator._workers[0].pid, signal.SIGINT)
+    assert sum(1 for _ in found) == 14 * 20 - 1

@@ -1,0 +1,226 @@
+"""Any folder of images: what is found in it, what is refused, and what happens to unreadable files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from multimix.data import ArrayDataset, FileDataset, UnreadableImageError, load
+from multimix.data import files as data_files
+
+COUNTS = {"train": {"bee": 4, "ant": 3, "Cat": 5}, "val": {"ant": 2, "bee": 1}, "test": {"ant": 1, "bee": 2, "Cat": 3}}
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_order_classes_and_pixels_are_those_of_torchvision(tmp_path: Path, tree, split) -> None:
+    root = tree(tmp_path, COUNTS)
+    (root / split / "ant" / "notes.txt").write_text("no image")
+    (root / split / "ant" / "deeper").mkdir()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(root / split / "ant" / "deeper" / "z.PNG")
+    reference = ImageFolder(root / split)
+    data = load("imagefolder", root=root)
+    found = getattr(data, split)
+    assert isinstance(found, ArrayDataset)
+    assert list(data.class_names) == reference.classes
+    assert found.labels.tolist() == reference.targets
+    pixels = np.stack([np.asarray(picture) for picture, _ in reference]).transpose(0, 3, 1, 2)
+    assert torch.equal(found.images, torch.from_numpy(pixels))
+
+
+def test_val_beside_test_is_for_validation_and_alone_is_the_test_set(tmp_path: Path, tree) -> None:
+    both = load("imagefolder", root=tree(tmp_path / "a", COUNTS))
+    assert both.val is not None
+    assert (len(both.train), len(both.val), len(both.test)) == (12, 3, 6)
+    with pytest.raises(ValueError, match="validation split of its own"):
+        load("imagefolder", root=tmp_path / "a", val_per_class=1)
+    alone = load("imagefolder", root=tree(tmp_path / "b", {k: COUNTS[k] for k in ("train", "val")}))
+    assert alone.val is None
+    assert len(alone.test) == 3
+
+
+def test_training_images_alone_need_a_held_out_test_set(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path, {"train": COUNTS["train"]})
+    with pytest.raises(ValueError, match="neither val nor test"):
+        load("imagefolder", root=root)
+    data = load("imagefolder", root=root, val_per_class=1)
+    assert data.val is None
+    assert (len(data.train), len(data.test)) == (9, 3)
+
+
+def test_validation_and_subset_are_disjoint_parts_of_the_training_images(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path, {k: COUNTS[k] for k in ("train", "test")})
+    everything = load("imagefolder", root=root).train
+    data = load("imagefolder", root=root, per_class=2, val_per_class=1, subset_seed=4)
+    assert data.val is not None
+    rows = {tuple(image.flatten().tolist()) for image in everything.images}
+    train, val = ([tuple(image.flatten().tolist()) for image in part.images] for part in (data.train, data.val))
+    assert not set(train) & set(val)
+    assert set(train) | set(val) <= rows
+    assert len(set(train)) == 6
+    assert data.val.labels.tolist() == [0, 1, 2]
+
+
+def test_large_images_stay_in_their_files_and_small_sizes_are_decoded(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path, {"train": {"a": 2, "b": 2}, "test": {"a": 1}}, width=120, height=100)
+    large = load("imagefolder", root=root, image_size=224, per_class=1)
+    assert isinstance(large.train, FileDataset)
+    assert isinstance(large.test, FileDataset)
+    assert (len(large.train), large.image_size) == (2, 224)
+    small = load("imagefolder", root=root, image_size=16)
+    assert isinstance(small.train, ArrayDataset)
+    assert small.train.images.shape == (4, 3, 16, 16)
+
+
+def test_more_than_the_memory_limit_stays_in_the_files(tmp_path: Path, tree, monkeypatch) -> None:
+    root = tree(tmp_path, COUNTS)
+    monkeypatch.setattr(data_files, "MEMORY_LIMIT", 21 * 3 * 8 * 8)
+    assert isinstance(load("imagefolder", root=root).train, ArrayDataset)
+    monkeypatch.setattr(data_files, "MEMORY_LIMIT", 21 * 3 * 8 * 8 - 1)
+    assert isinstance(load("imagefolder", root=root).train, FileDataset)
+
+
+def test_images_of_several_sizes_need_an_image_size(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path / "a", COUNTS)
+    Image.new("RGB", (9, 9)).save(root / "train" / "bee" / "2.png")
+    with pytest.raises(ValueError, match=r"bee/2\.png is 9x9 pixels and the others 8x8: give image_size"):
+        load("imagefolder", root=root)
+    assert load("imagefolder", root=root, image_size=8).image_size == 8
+    wide = tree(tmp_path / "b", COUNTS, width=9, height=8)
+    with pytest.raises(ValueError, match=r"0\.png is 9x8 pixels: give image_size"):
+        load("imagefolder", root=wide)
+    Image.new("RGB", (9, 9)).save(root / "train" / "bee" / "0.png")
+    with pytest.raises(ValueError, match=r"bee/0\.png is 9x9 pixels and Cat/0\.png 8x8"):
+        load("imagefolder", root=root)
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path, tree) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist: expected .*train/CLASS/IMAGE"):
+        load("imagefolder", root=tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"/train does not exist"):
+        load("imagefolder", root=tmp_path)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"/train holds no class folders"):
+        load("imagefolder", root=tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match=r"file is not a folder"):
+        load("imagefolder", root=tmp_path / "file")
+    root = tree(tmp_path / "empty", {**COUNTS, "train": {"ant": 2, "bee": 0, "Cat": 1}})
+    with pytest.raises(ValueError, match=r"class 'bee' is empty: .*train/bee holds no images"):
+        load("imagefolder", root=root)
+
+
+def test_a_test_class_that_is_not_trained_is_refused(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path, {**COUNTS, "test": {"ant": 1, "dog": 1}})
+    with pytest.raises(ValueError, match=r"/test has a class folder 'dog' that the training set has not"):
+        load("imagefolder", root=root)
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path, COUNTS)
+    (root / "train" / ".ipynb_checkpoints").mkdir()
+    (root / "train" / "ant" / "._0.png").write_bytes(b"resource fork")
+    data = load("imagefolder", root=root)
+    assert (data.num_classes, len(data.train)) == (3, 12)
+
+
+@pytest.mark.parametrize("image_size", [None, 224])
+def test_unreadable_images_are_skipped_and_counted_when_told_so(tmp_path: Path, tree, image_size) -> None:
+    root = tree(tmp_path, COUNTS)
+    whole = load("imagefolder", root=root, image_size=image_size)
+    bad = [root / "train" / "bee" / "0.png", root / "train" / "ant" / "2.png", root / "test" / "Cat" / "1.png"]
+    for path in bad:
+        damage(path)
+    for _ in range(2):  # decoded, then from the cache
+        with pytest.warns(UserWarning, match="left out 3 of 21 images that are unreadable"):
+            data = load("imagefolder", root=root, image_size=image_size, bad_images="skip")
+        assert sorted(data.skipped) == sorted(map(str, bad))
+        assert data.train.labels.bincount().tolist() == [5, 2, 3]
+        assert len(data.test) == 5
+        if isinstance(data.train, ArrayDataset):
+            assert isinstance(whole.train, ArrayDataset)
+            kept = [i for i in range(12) if i not in (7, 8)]
+            assert torch.equal(data.train.images, whole.train.images[kept])
+        else:
+            names = [data.train.path(i) for i in range(len(data.train))]
+            assert not set(names) & set(bad)
+
+
+def test_unreadable_images_are_errors_otherwise_and_repairing_them_is_enough(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path, COUNTS)
+    path = root / "train" / "bee" / "3.png"
+    content = path.read_bytes()
+    damage(path)
+    for _ in range(2):
+        with pytest.raises(UnreadableImageError, match=r"cannot read the image .*train/bee/3\.png: .*truncated"):
+            load("imagefolder", root=root)
+    damage(root / "train" / "bee" / "1.png")
+    with pytest.raises(UnreadableImageError, match=r"bee/1\.png: .* \(1 more of .*train are unreadable too\)"):
+        load("imagefolder", root=root)
+    (root / "train" / "bee" / "1.png").unlink()
+    path.write_bytes(content)
+    assert len(load("imagefolder", root=root).train) == 11
+
+
+def test_a_class_that_is_unreadable_altogether_is_named(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path, COUNTS)
+    for path in (root / "train" / "ant").iterdir():
+        damage(path)
+    with pytest.raises(ValueError, match="class 'ant' has no readable images in .*train"):
+        load("imagefolder", root=root, bad_images="skip")
+
+
+def test_a_file_the_machine_refuses_to_read_is_never_skipped(tmp_path: Path, tree, monkeypatch) -> None:
+    root = tree(tmp_path, COUNTS)
+
+    def refuse(path: Path, mode: str = "r") -> object:
+        if str(path).endswith("bee/3.png"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return open(path, mode)
+
+    monkeypatch.setattr("multimix.data.pictures.open", refuse, raising=False)
+    for image_size in (None, 224):
+        with pytest.raises(PermissionError, match=r"bee/3\.png"):
+            load("imagefolder", root=root, image_size=image_size, bad_images="skip")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "cifar-10"}, "unknown data set 'cifar-10': did you mean cifar10"),
+        ({"name": "xyz"}, "expected one of digits, cifar10"),
+        ({"root": None}, "imagefolder needs to be told where it lies"),
+        ({"per_class": 0}, "per_class must be at least 1, got 0"),
+        ({"val_per_class": -1}, "val_per_class must be at least 0, got -1"),
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"bad_images": "ignore"}, "bad_images must be 'error' or 'skip', got 'ignore'"),
+        ({"per_class": 4}, "class 'ant' has 3 training images, fewer than per_class=4"),
+    ],
+)
+def test_bad_arguments_are_one_clear_error(tmp_path: Path, tree, options, message) -> None:
+    root = tree(tmp_path, {k: COUNTS[k] for k in ("train", "test")})
+    with pytest.raises(ValueError, match=message):
+        load(**{"name": "imagefolder", "root": root, **options})
+
+
+def test_loading_leaves_the_global_random_state_alone(tmp_path: Path, tree, global_state) -> None:
+    root = tree(tmp_path, COUNTS)
+    with global_state():
+        load("imagefolder", root=root, per_class=2)
+        load("digits", per_class=5, val_per_class=2)
+
+
+def test_a_relative_root_is_understood(tmp_path: Path, tree, monkeypatch) -> None:
+    tree(tmp_path / "here", COUNTS)
+    monkeypatch.chdir(tmp_path)
+    assert len(load("imagefolder", root="here").train) == 12
+    assert os.listdir(tmp_path) == ["here"]
