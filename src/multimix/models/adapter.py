@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .arrange import find_features, group_stages, is_channels_last, make_pool
 from .outline import CannotSplit, Outline, Piece
@@ -84,9 +84,10 @@ def _split(
 def _run_on_some_size(outline: Outline, image_size: int | None) -> Tensor:
     """A random batch that the model accepts, after running it. 128x128 leaves positions to see at stride 32."""
     model = outline.model
-    told = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (None,))[-1]
-    sizes = [128, image_size, getattr(model, "image_size", None), told, 224]
-    sizes = list(dict.fromkeys(size for size in sizes if isinstance(size, int)))
+    told = [getattr(m, name, None) for m in model.modules() for name in ("image_size", "img_size")]
+    told += [(getattr(model, "pretrained_cfg", None) or {}).get("input_size"), 224]
+    sides = [side[-1] if isinstance(side, tuple) else side for side in (128, image_size, *told)]
+    sizes = list(dict.fromkeys(side for side in sides if isinstance(side, int)))
     first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
     like, failure = next(model.parameters(), torch.empty(0)), Exception()
     for channels in dict.fromkeys((first, 3)):
@@ -115,6 +116,9 @@ def _check_logits(model: SplitModel, x: Tensor, expected: Tensor) -> None:
 
 def _find_classifier(outline: Outline, parts: Sequence[Piece]) -> int:
     """Which piece is the last linear layer; nothing but reshapes may follow it."""
+    returned = next(reversed(outline.graph.nodes)).args[0]
+    if not isinstance(returned, fx.Node) or (parts and returned is not parts[-1].output):
+        raise CannotSplit("it does not return one tensor, the logits")
     for at in reversed(range(len(parts))):
         node = parts[at].output
         if len(parts[at].nodes) == 1 and node.op == "call_module" and _is_linear(outline.get(node)):
@@ -126,7 +130,7 @@ def _find_classifier(outline: Outline, parts: Sequence[Piece]) -> int:
                     f"the last thing it does is {outline.describe(node)}, not a linear layer"
                     + (f" (its last is {linear[-1]})" if linear else "")
                 )
-    raise CannotSplit("it has no linear layer that gives one tensor of logits")
+    raise CannotSplit("it has no linear layer")
 
 
 def _is_linear(module: nn.Module) -> bool:

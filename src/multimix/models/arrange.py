@@ -43,7 +43,7 @@ def group_stages(outline: Outline, parts: Sequence[Piece]) -> list[list[Piece]]:
     """One stage for each of the last four resolutions; four even groups of blocks where there is one resolution."""
     groups: list[list[Piece]] = []
     least = math.inf
-    for part in _with_what_follows(parts):
+    for part in _with_what_follows(outline, parts):
         now = positions(outline.values[part.output])
         if now <= least / 1.5 or not groups:  # a class token more or less is no change of resolution
             groups.append([])
@@ -54,14 +54,18 @@ def group_stages(outline: Outline, parts: Sequence[Piece]) -> list[list[Piece]]:
     return groups if len(groups) > 1 else _group_blocks(outline, groups[0])
 
 
-def _with_what_follows(parts: Sequence[Piece]) -> list[Piece]:
-    """Pieces that call no module (an activation, a permutation) belong to the module before them."""
+def _with_what_follows(outline: Outline, parts: Sequence[Piece]) -> list[Piece]:
+    """Pieces that call no module (an activation, a permutation) belong to the module before them, but for
+    subsampling, which begins a stage."""
     joined: list[Piece] = []
+    last = 0
     for part in parts:
-        if joined and not part.modules:
+        now = positions(outline.values[part.output])
+        if joined and not part.modules and now > last / 1.5:
             joined[-1] = Piece(joined[-1].nodes + part.nodes, joined[-1].source)
         else:
             joined.append(part)
+            last = now
     return joined
 
 

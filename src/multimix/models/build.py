@@ -23,7 +23,7 @@ NAMES = (
     "preactresnet18-w16",
     "wrn16-8",
     "smallnet",
-    "smallnet-w16",
+    "smallnet-w32",
     "resnet50",
     "vit-s16",
     "vit-s16-mean",
@@ -50,7 +50,7 @@ def build(
 
             - `preactresnetD`, `preactresnetD-wW`: PreAct-ResNet of depth D (10, 18, 34) and base width W (64);
             - `wrnD-K`: wide ResNet of depth D and widening factor K;
-            - `smallnet`, `smallnet-wW`: four convolutions of base width W (32), for digits and CPUs;
+            - `smallnet`, `smallnet-wW`: four convolutions of base width W (16), for digits and CPUs;
             - `resnet50`: torchvision's;
             - `vit-s16`, `vit-s16-mean`: timm's ViT-S/16; embeddings are the class token, or the mean of the patches;
             - `torchvision:NAME`, `timm:NAME`: any classifier of theirs that `split` can split.
@@ -127,7 +127,7 @@ def _parse(name: str, image_size: int) -> Callable[..., SplitModel] | None:
     if found := re.fullmatch(r"wrn(\d+)-(\d+)", name):
         return partial(wide_resnet, int(found[1]), int(found[2]))
     if found := re.fullmatch(r"smallnet(?:-w(\d+))?", name):
-        return partial(smallnet, image_size=image_size, width=int(found[1] or 32))
+        return partial(smallnet, image_size=image_size, width=int(found[1] or 16))
     return None
 
 

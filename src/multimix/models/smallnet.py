@@ -15,7 +15,7 @@ def smallnet(
     *,
     num_classes: int,
     image_size: int,
-    width: int = 32,
+    width: int = 16,
     channels: int = 3,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -40,7 +40,7 @@ def smallnet(
 
     >>> import torch
     >>> smallnet(num_classes=10, image_size=8, channels=1).features(torch.rand(1, 1, 8, 8)).shape
-    torch.Size([1, 128, 4, 4])
+    torch.Size([1, 64, 4, 4])
     """
     if width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
