@@ -59,5 +59,5 @@ def mix(embeddings: Tensor, lam: Tensor) -> Tensor:
     dtype = torch.promote_types(mixing_dtype(embeddings.dtype), lam.dtype)
     with torch.autocast(embeddings.device.type, enabled=False):
         z, lam = embeddings.to(dtype), lam.to(dtype)
-        mixed = lam @ z if lam.ndim == 3 else (lam @ z.flatten(1)).unflatten(1, z.shape[1:])
+        mixed = lam @ z if lam.ndim == 3 else torch.tensordot(lam, z, dims=1)
         return mixed.to(embeddings.dtype)
