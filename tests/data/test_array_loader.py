@@ -24,15 +24,11 @@ def pictures(count: int = 20, size: int = 16) -> ArrayDataset:
 
 
 def numbers(batches: Loader, epoch: int = 0, start: int = 0) -> list[list[int]]:
-    return [
-        [round(float(image.max()) * 255) - 1 for image in images] for images, *_ in batches.batches(epoch, start)
-    ]
+    return [[round(float(image.max()) * 255) - 1 for image in images] for images, *_ in batches.batches(epoch, start)]
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    count=st.integers(1, 50), batch_size=st.integers(1, 60), train=st.booleans(), epoch=st.integers(0, 3)
-)
+@given(count=st.integers(1, 50), batch_size=st.integers(1, 60), train=st.booleans(), epoch=st.integers(0, 3))
 def test_an_epoch_has_every_example_once(count, batch_size, train, epoch) -> None:
     batches = loader(numbered(count), batch_size=batch_size, train=train)
     found = numbers(batches, epoch)

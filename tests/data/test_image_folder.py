@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from multimix.data import ArrayDataset, FileDataset, UnreadableImageError, load
+from multimix.data import ArrayDataset, FileDataset, UnreadableImageError, load, pictures
 from multimix.data import files as data_files
 
 COUNTS = {"train": {"bee": 4, "ant": 3, "Cat": 5}, "val": {"ant": 2, "bee": 1}, "test": {"ant": 1, "bee": 2, "Cat": 3}}
@@ -133,11 +133,13 @@ def test_hidden_files_and_folders_are_left_out(tmp_path: Path, tree) -> None:
     assert (data.num_classes, len(data.train)) == (3, 12)
 
 
-@pytest.mark.parametrize("image_size", [None, 224])
-def test_unreadable_images_are_skipped_and_counted_when_told_so(tmp_path: Path, tree, image_size) -> None:
-    root = tree(tmp_path, COUNTS)
+@pytest.mark.parametrize(("image_size", "suffix"), [(None, ".png"), (224, ".png"), (16, ".jpg"), (224, ".jpg")])
+def test_unreadable_images_are_skipped_and_counted_when_told_so(tmp_path: Path, tree, image_size, suffix) -> None:
+    root = tree(tmp_path, COUNTS, suffix=suffix)
     whole = load("imagefolder", root=root, image_size=image_size)
-    bad = [root / "train" / "bee" / "0.png", root / "train" / "ant" / "2.png", root / "test" / "Cat" / "1.png"]
+    bad = [
+        root / split / f"{name}{suffix}" for split, name in (("train", "bee/0"), ("train", "ant/2"), ("test", "Cat/1"))
+    ]
     for path in bad:
         damage(path)
     for _ in range(2):  # decoded, then from the cache
@@ -171,11 +173,29 @@ def test_unreadable_images_are_errors_otherwise_and_repairing_them_is_enough(tmp
     assert len(load("imagefolder", root=root).train) == 11
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif"])
+def test_the_quick_check_finds_just_what_decoding_finds(tmp_path: Path, write_image, suffix) -> None:
+    path = tmp_path / f"a{suffix}"
+    write_image(path, 100, 90, 0)
+    content = path.read_bytes()
+    verdicts = set()
+    for kept in (1.0, 0.999, 0.99, 0.9, 0.5, 0.1, 0.01, 0.0):
+        path.write_bytes(content[: round(kept * len(content))])
+        try:
+            pictures.read(path)
+            readable = True
+        except UnreadableImageError:
+            readable = False
+        assert pictures.is_readable(path) == readable
+        verdicts.add(readable)
+    assert verdicts == {True, False}
+
+
 def test_a_class_that_is_unreadable_altogether_is_named(tmp_path: Path, tree) -> None:
     root = tree(tmp_path, COUNTS)
     for path in (root / "train" / "ant").iterdir():
         damage(path)
-    with pytest.raises(ValueError, match="class 'ant' has no readable images in .*train"):
+    with pytest.raises(ValueError, match=r"class 'ant' has no readable images in .*train"):
         load("imagefolder", root=root, bad_images="skip")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from ..extras import require
-from .listing import Listing, class_folders, image_files, require_folder, scan
+from .listing import Listing, class_folders, require_folder, scan
 from .source import Source
 
 __all__ = ["MEAN", "STD", "imagenet", "tiny_imagenet"]
@@ -66,36 +67,56 @@ def imagenet(root: Path) -> Source:
 
     Raises:
         FileNotFoundError: a folder is missing and its archive too, or an archive is incomplete.
-        ValueError: an empty class; flat validation images without the development kit; archives half unpacked.
+        ValueError: an empty class; flat validation images without the development kit; a class still in an archive.
     """
     archives = require("torchvision.datasets.imagenet", "train")
     require_folder(root, "ImageNet's train/ and val/, or its archives")
-    for split in ("train", "val"):
+    words, val_wnids = _meta(root)
+    for split, unpack in (("train", archives.parse_train_archive), ("val", archives.parse_val_archive)):
         archive = root / archives.ARCHIVE_META[split][0]
         if not (root / split).is_dir() and archive.is_file():
-            try:
-                archives.ImageNet(root, split)
-            except RuntimeError as error:
-                raise FileNotFoundError(f"cannot unpack {archive}: {' '.join(str(error).split())}") from error
+            _unpack(archive, root / split, unpack)
         require_folder(root / split, f"ImageNet's {split} images in class folders, or {archive}")
-        if left := next((root / split).glob("*.tar"), None):
-            raise ValueError(
-                f"{root / split} is half unpacked ({left.name}): delete the folder to have {archive.name} "
-                "unpacked anew, or unpack each class into a folder of its name"
-            )
-    wnids = class_folders(root / "train")
-    words, val_wnids = _meta(root)
-    train = scan(root / "train", wnids)
-    flat = image_files(root / "val") if not any(path.is_dir() for path in (root / "val").iterdir()) else []
-    if not flat:
-        return Source({"train": train, "test": scan(root / "val", wnids)}, _names(wnids, words))
-    if len(val_wnids) != len(flat):
+    if left := next((root / "train").glob("*.tar"), None):
         raise ValueError(
-            f"{root / 'val'} holds {len(flat)} images without class folders, and the development kit tells the "
-            f"classes of {len(val_wnids)}: put ILSVRC2012_devkit_t12.tar.gz in {root}, or sort them into folders"
+            f"{left} is not unpacked: unpack every class into a folder of its name, and remove the archive"
         )
-    labels = torch.tensor([wnids.index(wnid) for wnid in val_wnids])
-    return Source({"train": train, "test": Listing(root / "val", flat, labels)}, _names(wnids, words))
+    wnids = class_folders(root / "train")
+    names = _names(wnids, words)
+    train, loose = scan(root / "train", wnids), sorted((root / "val").glob("*.JPEG"))
+    if not loose:
+        return Source({"train": train, "test": scan(root / "val", wnids)}, names)
+    if len(val_wnids) != len(loose):
+        raise ValueError(
+            f"{root / 'val'} holds {len(loose)} images outside class folders, and the development kit tells the "
+            f"classes of {len(val_wnids)}: put ILSVRC2012_devkit_t12.tar.gz in {root}, or sort all into folders"
+        )
+    index = {wnid: label for label, wnid in enumerate(wnids)}
+    if unknown := sorted(set(val_wnids) - set(index)):
+        raise ValueError(
+            f"{root / 'val'} has images of {len(unknown)} classes that {root / 'train'} has not ({unknown[0]}, ...): "
+            "sort those of the training classes into folders"
+        )
+    labels = torch.tensor([index[wnid] for wnid in val_wnids])
+    return Source({"train": train, "test": Listing(root / "val", [path.name for path in loose], labels)}, names)
+
+
+def _unpack(archive: Path, folder: Path, unpack: Callable[..., None]) -> None:
+    """Unpack an archive with torchvision. The folder appears under its name when it is complete, and of several
+    processes one unpacks."""
+    # torch depends on it
+    from filelock import FileLock
+
+    partial = folder.with_name(f"{folder.name}.partial")
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if folder.is_dir():
+            return
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            unpack(archive.parent, folder=partial.name)
+        except RuntimeError as error:
+            raise FileNotFoundError(f"cannot unpack {archive}: {' '.join(str(error).split())}") from error
+        partial.rename(folder)
 
 
 def _meta(root: Path) -> tuple[dict[str, str], list[str]]:
