@@ -48,8 +48,14 @@ def expected_mixed_cross_entropy(
     """
     low, high = check_alpha(alpha)
     check_choice("normalize", normalize, ("position", "global"))
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if logits.ndim not in (2, 3):
         raise ValueError(f"logits must be (b, c) or (r, b, c), got {tuple(logits.shape)}")
+    if logits.numel() == 0:
+        raise ValueError(
+            f"logits of no examples, classes or positions cannot be mixed, got shape {tuple(logits.shape)}"
+        )
     if logits.ndim == 2:
         logits = logits[None]
     r, b, c = logits.shape

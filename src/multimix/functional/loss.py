@@ -106,7 +106,8 @@ def _check(logits: Tensor, targets: Tensor, lam: Tensor, weight: Tensor | None) 
         )
     *leading, b, c = logits.shape
     if lam.shape[-1] != b or list(lam.shape[:-2]) != leading:
-        raise ValueError(f"lam must be {(*leading, 'n', b)} for logits {tuple(logits.shape)}, got {tuple(lam.shape)}")
+        expected = ", ".join(map(str, (*leading, "n", b)))
+        raise ValueError(f"lam must be ({expected}) for logits {tuple(logits.shape)}, got {tuple(lam.shape)}")
     if logits.numel() == 0:
         raise ValueError(
             f"logits of no examples, classes or positions cannot be mixed, got shape {tuple(logits.shape)}"

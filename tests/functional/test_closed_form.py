@@ -1,0 +1,202 @@
+"""The limit n -> infinity, against quadrature, large samples and the cases in which it is exact."""
+
+import math
+
+import pytest
+import torch
+from scipy import integrate, special
+from tests.functional.oracles import cross_entropy, make_targets, normal, one_hot, rng, rows_of, simplex
+from torch import Tensor
+
+from multimix.functional import attend, mixed_cross_entropy, sample_weights
+from multimix.functional import expected_mixed_cross_entropy as expected
+
+KINDS = ["index", "soft", "any sum"]
+
+
+def expectation_of_pairs(logits: Tensor, targets: Tensor, a: list[float], alpha: float) -> float:
+    """E[f] / E[s] for two examples by quadrature: lambda = (t, 1 - t) with t ~ Beta(alpha, alpha)."""
+    (l1, l2), (y1, y2) = logits.tolist(), rows_of(targets, logits.shape[1])
+
+    def summand(t: float) -> float:
+        m1, m2 = a[0] * t, a[1] * (1 - t)
+        s = m1 + m2
+        z = [(m1 * p + m2 * q) / s for p, q in zip(l1, l2, strict=True)]
+        y = [(m1 * p + m2 * q) / s for p, q in zip(y1, y2, strict=True)]
+        return s * cross_entropy(y, z)
+
+    ends = (alpha - 1, alpha - 1)  # exponents of t and 1 - t in the density
+    integral = integrate.quad(summand, 0, 1, weight="alg", wvar=ends, epsabs=0, epsrel=1e-9, limit=200)[0]
+    return integral / special.beta(alpha, alpha) / ((a[0] + a[1]) / 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("a", [[1.0, 1.0], [0.9, 0.4]])
+def test_error_is_of_third_order_in_the_spread_of_the_weights(kind, a) -> None:
+    # The covariance of Dir(alpha) falls as 1 / alpha; what a second-order expansion leaves falls as 1 / alpha^2.
+    logits, targets = normal(2, 3, seed=0, scale=2), make_targets(kind, 2, 3, seed=6)
+    attention = torch.tensor(a, dtype=torch.float64)[:, None]
+    errors = []
+    for alpha in (16.0, 32.0, 64.0):
+        exact = expectation_of_pairs(logits, targets, a, alpha)
+        errors.append(abs(float(expected(logits[None], targets, attention, alpha)) - exact))
+        first_order = float(expected(logits[None], targets, attention, 1e12))
+        assert errors[-1] < 0.1 * abs(first_order - exact)
+    assert errors[1] < errors[0] / 3
+    assert errors[2] < errors[1] / 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 5.0])
+def test_uniform_attention_has_the_exact_covariance(kind, alpha) -> None:
+    # So as the logits shrink, the error falls with their third power whatever alpha is.
+    logits, targets = normal(2, 3, seed=2), make_targets(kind, 2, 3, seed=6)
+    errors = [
+        abs(
+            float(expected(e * logits, targets, None, alpha)) - expectation_of_pairs(e * logits, targets, [1, 1], alpha)
+        )
+        for e in (0.4, 0.2)
+    ]
+    assert errors[1] < errors[0] / 6 + 1e-12
+
+
+def clean_batch(b: int, c: int, scale: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Logits with a class signal."""
+    labels = torch.randint(c, (b,), generator=rng(seed))
+    return scale * (normal(b, c, seed=seed) / 2 + one_hot(labels, c)), labels
+
+
+def centred(gradient: Tensor) -> Tensor:
+    """The part that differs between the examples: what tells classes apart."""
+    return gradient - gradient.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "scale", "variation", "alpha", "n", "whole", "differing"),
+    [
+        (128, 100, 5, 0.0, 1.0, 60_000, 0.01, 0.09),
+        (128, 100, 5, 0.5, (0.5, 2.0), 60_000, 0.01, 0.03),
+        (32, 10, 5, 1.2, (0.5, 2.0), 100_000, 0.09, 0.12),
+        (64, 20, 5, 0.0, (0.5, 2.0), 100_000, 0.01, 0.08),
+    ],
+)
+def test_gradient_is_that_of_a_large_sample(b, c, scale, variation, alpha, n, whole, differing) -> None:
+    logits, labels = clean_batch(b, c, scale, seed=3)
+    logits = logits[None].requires_grad_()
+    # Log-normal attention with the given coefficient of variation.
+    a = (math.sqrt(math.log(1 + variation**2)) * normal(b, 1, seed=4)).exp()
+    lam, s = attend(sample_weights(n, b, alpha=alpha, positions=1, generator=rng(5), dtype=torch.float64), a)
+    sampled, limit = mixed_cross_entropy(logits, labels, lam, s), expected(logits, labels, a, alpha)
+    assert float(limit.detach()) == pytest.approx(float(sampled.detach()), rel=0.01)
+    theirs, ours = torch.autograd.grad(sampled, logits)[0], torch.autograd.grad(limit, logits)[0]
+    assert (ours - theirs).norm() < whole * theirs.norm()
+    assert (centred(ours) - centred(theirs)).norm() < differing * centred(theirs).norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("normalize", ["position", "global"])
+def test_dense_limit_is_that_of_a_large_sample(kind, normalize) -> None:
+    r, b, c, n = 3, 24, 5, 40_000
+    logits, targets = normal(r, b, c, seed=0, scale=2), make_targets(kind, b, c)
+    a = torch.rand(b, r, generator=rng(1), dtype=torch.float64) * torch.tensor([1.0, 0.1, 3.0])
+    lam, s = attend(sample_weights(n, b, positions=r, generator=rng(2), dtype=torch.float64), a)
+    sampled = float(mixed_cross_entropy(logits, targets, lam, s, normalize))
+    assert float(expected(logits, targets, a, normalize=normalize)) == pytest.approx(sampled, rel=2e-3)
+    # The two normalisations differ by much more than that.
+    other = "position" if normalize == "global" else "global"
+    assert abs(float(expected(logits, targets, a, normalize=other)) - sampled) > 5e-3 * sampled
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("b", [1, 5])
+def test_exact_where_the_mixtures_do_not_vary(kind, b) -> None:
+    targets = make_targets(kind, b, 4)
+    same = normal(1, 4, seed=0, scale=3).expand(b, 4)
+    plain = torch.nn.functional.cross_entropy(same, one_hot(targets, 4))
+    assert torch.allclose(expected(same, targets, alpha=0.3), plain, rtol=1e-13)
+
+
+def test_exact_where_one_example_is_attended() -> None:
+    logits, labels = normal(3, 5, 4, seed=0, scale=3), make_targets("index", 5, 4)
+    who = torch.tensor([4, 0, 2])
+    a = torch.nn.functional.one_hot(who, 5).double().T
+    plain = torch.nn.functional.cross_entropy(logits[torch.arange(3), who], labels[who])
+    assert torch.allclose(expected(logits, labels, a, alpha=0.2), plain, rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_concentrated_weights_give_cross_entropy_of_the_mean(kind) -> None:
+    logits, targets = normal(5, 4, seed=0, scale=3), make_targets(kind, 5, 4)
+    plain = torch.nn.functional.cross_entropy(logits.mean(0), one_hot(targets, 4).mean(0))
+    assert torch.allclose(expected(logits, targets, alpha=1e12), plain, rtol=1e-10)
+
+
+@pytest.mark.parametrize("ends", [(0.5, 2.0), (0.01, 5.0), (1.0, 1.0001)])
+@pytest.mark.parametrize("attended", [False, True])
+def test_range_of_alpha_is_the_mean_over_alpha(ends, attended) -> None:
+    logits, labels = normal(2, 6, 4, seed=0, scale=3), make_targets("index", 6, 4)
+    a = torch.rand(6, 2, generator=rng(1), dtype=torch.float64) if attended else None
+    low, high = ends
+    integral = integrate.quad(lambda alpha: float(expected(logits, labels, a, alpha)), low, high, epsabs=1e-12)[0]
+    assert float(expected(logits, labels, a, ends)) == pytest.approx(integral / (high - low), rel=1e-9)
+
+
+def test_global_is_the_mean_weighted_by_attention() -> None:
+    logits, labels = normal(3, 6, 4, seed=0, scale=3), make_targets("index", 6, 4)
+    a = torch.rand(6, 3, generator=rng(1), dtype=torch.float64)
+    a[:, 1] = 0
+    each = torch.stack([expected(logits[j : j + 1], labels, a[:, j : j + 1]) for j in range(3)])
+    assert each[1] == 0
+    assert torch.allclose(expected(logits, labels, a), (each[0] + each[2]) / 2, rtol=1e-13)
+    weighted = (each * a.sum(0)).sum() / a.sum()
+    assert torch.allclose(expected(logits, labels, a, normalize="global"), weighted, rtol=1e-13)
+
+
+@pytest.mark.parametrize("normalize", ["position", "global"])
+def test_without_any_attention_the_limit_is_zero(normalize) -> None:
+    logits = normal(2, 3, 4, seed=0).requires_grad_()
+    a = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
+    loss = expected(logits, torch.tensor([0, 3, 1]), a, normalize=normalize)
+    assert loss == 0
+    gradients = torch.autograd.grad(loss, (logits, a))
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert (gradients[0] == 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("normalize", ["position", "global"])
+@pytest.mark.parametrize("alpha", [0.7, (0.5, 2.0)])
+def test_gradients_by_differences(kind, normalize, alpha) -> None:
+    targets = make_targets(kind, 4, 3)
+    inputs = normal(2, 4, 3, seed=0, scale=2).requires_grad_(), simplex(4, 2, seed=1).requires_grad_()
+
+    def function(logits: Tensor, a: Tensor) -> Tensor:
+        return expected(logits, targets, a, alpha, normalize)
+
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_shared_invariances() -> None:
+    logits, labels, a = normal(2, 5, 4, seed=0, scale=3), make_targets("index", 5, 4), simplex(5, 2, seed=1)
+    loss = expected(logits, labels, a)
+    order = torch.tensor([3, 1, 4, 0, 2])
+    assert torch.allclose(expected(logits[:, order], labels[order], a[order]), loss, rtol=1e-12)
+    assert torch.allclose(expected(logits, one_hot(labels, 4), a), loss, rtol=1e-12)
+    assert torch.allclose(expected(logits + normal(2, 5, 1, seed=2), labels, a), loss, rtol=1e-12)
+    assert torch.allclose(
+        expected(logits, labels, 3 * a, normalize="global"), expected(logits, labels, a, normalize="global")
+    )
+    assert torch.allclose(expected(logits, labels), expected(logits, labels, torch.ones(5, 2)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_logits_are_taken_to_float32(dtype, autocast) -> None:
+    logits, labels = clean_batch(32, 10, 3, seed=0)
+    logits = logits.to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype, enabled=autocast):
+        loss = expected(logits, labels)
+    assert loss.dtype == torch.float32
+    assert torch.allclose(loss.double(), expected(logits.double(), labels), rtol=1e-6)
+    assert torch.autograd.grad(loss, logits)[0].dtype == dtype
