@@ -265,6 +265,21 @@ def test_only_unsplit_modules():
         split("resnet18")
 
 
+def test_blocks_of_a_network_of_one_resolution_are_shared_out_evenly():
+    """torchvision's ViT has its blocks inside an encoder module, and reshapes between the patches and the tokens."""
+    torch.manual_seed(0)
+    whole = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=6, num_heads=2, hidden_dim=24, mlp_dim=32, num_classes=5
+    ).eval()
+    nn.init.normal_(whole.heads.head.weight)  # zero in the original
+    parts, images = split(whole), torch.rand(2, 3, 32, 32)
+    assert torch.equal(parts(images), whole(images))
+    blocks = [sorted({n.split(".")[2] for n, _ in s.named_parameters() if "layers" in n}) for s in parts.stages]
+    assert [len(names) for names in blocks] == [0, 1, 2, 1, 2]
+    assert {tuple(parts.features(images, stop=k).shape) for k in range(1, 6)} == {(2, 17, 24)}
+    assert parts.dense(parts.features(images)).shape == (2, 16, 24)
+
+
 def test_channels_last_models_give_channels_second():
     class Last(nn.Module):
         def __init__(self):

@@ -60,7 +60,7 @@ def _with_what_follows(outline: Outline, parts: Sequence[Piece]) -> list[Piece]:
     joined: list[Piece] = []
     last = 0
     for part in parts:
-        now = positions(outline.values[part.output])
+        now = outline.values[part.output].numel()
         if joined and not part.modules and now > last / 1.5:
             joined[-1] = Piece(joined[-1].nodes + part.nodes, joined[-1].source)
         else:
@@ -76,7 +76,7 @@ def _group_blocks(outline: Outline, parts: list[Piece]) -> list[list[Piece]]:
     if count < STAGES:
         return [parts]
     starts = [i for i, kind in enumerate(kinds) if kind is block]
-    bounds = [starts[round(k * count / STAGES)] for k in range(STAGES)]
+    bounds = [starts[k * count // STAGES] for k in range(STAGES)]
     edges = [0, *(b for b in bounds if b > 0), len(parts)]
     return [parts[a:b] for a, b in itertools.pairwise(edges)]
 
