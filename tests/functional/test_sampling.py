@@ -179,6 +179,8 @@ def test_global_rng_is_untouched(generator, m, alpha) -> None:
 
 def test_default_stream_follows_manual_seed_and_differs_between_calls() -> None:
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(100)
+        sample_weights(5, 4)
         torch.manual_seed(101)
         first, second = sample_weights(5, 4), sample_weights(5, 4)
         torch.manual_seed(102)

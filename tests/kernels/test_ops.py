@@ -1,0 +1,154 @@
+"""The fused operators: valid custom operators, equal to the functional layer, whatever the size of their blocks."""
+
+import itertools
+import shutil
+
+import pytest
+import torch
+from tests.functional.oracles import loss_loop, make_targets, normal, rng, simplex
+from torch import Tensor
+
+from multimix.functional import attend, mixed_cross_entropy, sample_weights, sampling
+from multimix.kernels import logits_space
+from multimix.kernels.ops import _mixed, _sampled, sampled_cross_entropy
+
+KINDS = ["index", "soft", "any sum"]
+
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile on the CPU needs a C++ compiler"
+)
+
+
+@pytest.mark.parametrize(("kind", "dtype", "gradient", "details"), [
+    ("index", torch.float32, True, False), ("index", torch.float64, True, True), ("soft", torch.float32, True, True),
+    ("index", torch.float32, False, False), ("soft", torch.bfloat16, True, False),
+    ("any sum", torch.float64, False, True),
+])  # fmt: skip
+def test_mixed_is_a_valid_operator(kind, dtype, gradient, details) -> None:
+    r, n, b, c = 2, 5, 4, 3
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    logits = normal(r, b, c, seed=0).to(dtype).requires_grad_(gradient)
+    lam = simplex(r, n, b, seed=1).to(compute).requires_grad_(details)
+    w = simplex(r, n, seed=2).to(compute).requires_grad_(details)
+    torch.library.opcheck(_mixed, (logits, make_targets(kind, b, c), lam, w, gradient, details))
+
+
+@pytest.mark.parametrize(("kind", "dtype", "attended", "pooled", "m"), [
+    ("index", torch.float32, True, False, 4), ("soft", torch.float64, True, True, 2),
+    ("index", torch.bfloat16, False, True, 4), ("any sum", torch.float16, False, False, 1),
+])  # fmt: skip
+@pytest.mark.parametrize("gradient", [True, False])
+def test_sampled_is_a_valid_operator(kind, dtype, attended, pooled, m, gradient) -> None:
+    r, n, b, c = 2, 5, 4, 3
+    logits = normal(r, b, c, seed=0).to(dtype).requires_grad_(gradient)
+    a = torch.rand(b, r, generator=rng(1)) if attended else None
+    seed = torch.tensor(7)
+    torch.library.opcheck(
+        _sampled, (logits, make_targets(kind, b, c), a, seed, n, m, 0.5, 2.0, pooled, logits.requires_grad)
+    )
+
+
+def drawn_and_kept(
+    logits: Tensor, targets: Tensor, a: Tensor | None, seed: Tensor, n: int, m: int | None, alpha, normalize: str
+) -> Tensor:
+    """What `sampled_cross_entropy` says it computes, with every tensor in memory."""
+    r, b, _ = logits.shape
+    lam, s = sample_weights(n, b, m, alpha, r, rng(int(seed)), dtype=logits.dtype), None
+    if a is not None:
+        lam, s = attend(lam, a)
+    return mixed_cross_entropy(logits, targets, lam, s, normalize, "reference")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("normalize", ["position", "global"])
+@pytest.mark.parametrize("attended", [False, True])
+@pytest.mark.parametrize("m", [None, 2])
+@pytest.mark.parametrize("blocks", [(2**17, 2**19), (1, 1), (13, 50), (40, 7)])
+def test_sampled_equals_sampling_and_mixing(monkeypatch, kind, normalize, attended, m, blocks) -> None:
+    monkeypatch.setattr(sampling, "_BLOCK_CPU", blocks[0])
+    monkeypatch.setattr(logits_space, "_BLOCK_CPU", blocks[1])
+    r, n, b, c = 3, 11, 5, 4
+    logits, targets = normal(r, b, c, seed=0, scale=3).requires_grad_(), make_targets(kind, b, c)
+    a, seed = None, torch.tensor(5)
+    if attended:
+        a = torch.rand(b, r, generator=rng(1), dtype=torch.float64) + 0.1
+        a[:, 1] = 0
+    loss = sampled_cross_entropy(logits, targets, a, seed, n=n, m=m, alpha=(0.5, 2.0), normalize=normalize)
+    expected = drawn_and_kept(logits, targets, a, seed, n, m, (0.5, 2.0), normalize)
+    assert torch.allclose(loss, expected, rtol=1e-11)
+    ours, theirs = (torch.autograd.grad(2 * value, logits)[0] for value in (loss, expected))
+    assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-14)
+
+
+def test_sampled_can_be_differentiated_twice() -> None:
+    logits, labels = normal(2, 4, 3, seed=0).requires_grad_(), torch.tensor([0, 2, 1, 1])
+    for attention, normalize in itertools.product([None, simplex(4, 2, seed=1)], ["position", "global"]):
+
+        def function(logits: Tensor, a: Tensor | None = attention, normalize: str = normalize) -> Tensor:
+            seed = torch.tensor(3)
+            return sampled_cross_entropy(logits, labels, a, seed, n=6, m=None, alpha=(0.5, 2.0), normalize=normalize)
+
+        assert torch.autograd.gradcheck(function, logits)
+        assert torch.autograd.gradgradcheck(function, logits)
+
+
+@pytest.mark.parametrize("block", [1, 3, 17, 64, 1000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_size_of_blocks_is_irrelevant(monkeypatch, block, kind) -> None:
+    r, n, b, c = 3, 7, 4, 5
+    targets = make_targets(kind, b, c)
+    weight = torch.rand(r, n, generator=rng(2), dtype=torch.float64)
+    inputs = [t.requires_grad_() for t in (normal(r, b, c, seed=0, scale=3), simplex(r, n, b, seed=1), weight)]
+
+    def both() -> tuple[Tensor, ...]:
+        logits, lam, weight = inputs
+        loss = mixed_cross_entropy(logits, targets, lam, weight)
+        return loss, *torch.autograd.grad(loss, inputs)
+
+    whole = both()
+    monkeypatch.setattr(logits_space, "_BLOCK_CPU", block)
+    for ours, theirs in zip(both(), whole, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-11, atol=1e-15)
+    assert float(whole[0].detach()) == pytest.approx(
+        loss_loop(*(t.detach() for t in (inputs[0], targets, *inputs[1:])), "position"), rel=1e-11
+    )
+
+
+def test_memory_does_not_grow_with_the_number_of_mixtures(monkeypatch) -> None:
+    # The largest tensor any operation makes is a block, not n x c or n x b.
+    limit = 4096
+    monkeypatch.setattr(sampling, "_BLOCK_CPU", limit)
+    monkeypatch.setattr(logits_space, "_BLOCK_CPU", limit)
+
+    class Largest(torch.utils._python_dispatch.TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for tensor in torch.utils._pytree.tree_leaves(out):
+                if isinstance(tensor, Tensor):
+                    self.elements = max(self.elements, tensor.numel())
+            return out
+
+    logits, labels = normal(1, 16, 8, seed=0).float(), make_targets("index", 16, 8)
+    with Largest() as largest:
+        _sampled._init_fn(logits, labels, None, torch.tensor(1), 50_000, 16, 0.5, 2.0, False, True)
+    assert limit / 2 < largest.elements <= limit
+
+
+@needs_compiler
+def test_compiled_equals_eager() -> None:
+    logits, lam, labels = normal(4, 3, seed=0).float(), simplex(6, 4, seed=1).float(), torch.tensor([0, 2, 1, 1])
+    weight = torch.rand(6, generator=rng(2))
+
+    def step(logits: Tensor, lam: Tensor, weight: Tensor) -> Tensor:
+        # Operations around the loss, so that there is something to compile.
+        return 2 * mixed_cross_entropy(3 * logits, labels, lam.softmax(-1), weight.exp())
+
+    results = []
+    for function in (step, torch.compile(step, fullgraph=True)):
+        inputs = [t.clone().requires_grad_() for t in (logits, lam, weight)]
+        loss = function(*inputs)
+        results.append((loss, *torch.autograd.grad(loss, inputs)))
+    for eager, compiled in zip(*results, strict=True):
+        assert torch.allclose(eager, compiled, rtol=1e-5, atol=1e-7)
