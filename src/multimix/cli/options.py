@@ -74,15 +74,18 @@ def _unknown(tokens: Sequence[str], flags: Sequence[str], prog: str) -> str:
 
 
 def _complaint(box: str, argv: Sequence[str]) -> str:
-    """The message in one of tyro's boxes as one line: what stands above its first rule, without the frame."""
-    lines = [line.strip(" │") for line in box.splitlines() if line[:1] not in "╭╰"]
-    rule = next((number for number, line in enumerate(lines) if line.startswith("─")), len(lines))
-    message = re.sub(r"\s+", " ", " ".join(lines[:rule])).strip()
+    """The message in one of tyro's boxes as one line: title, message and help, with rules between them."""
+    # Where stdout is not UTF-8 the frame is made of spaces and hyphens, and the title stands above a rule of its own.
+    framed = box.lstrip().startswith("╭")
+    lines = [line.strip(" │") for line in box.splitlines()[1:]]
+    rules = [number for number, line in enumerate(lines) if re.fullmatch("─{3,}|-{3,}", line)]
+    start, end = (0, *rules[:1]) if framed else (rules[0] + 1, rules[1])
+    message = re.sub(r"\s+", " ", " ".join(lines[start:end])).strip()
     option = re.match(r"Error parsing (--[\w-]+):", message)
     if option is None:
-        return message.removeprefix("Error parsing config: ")
+        return re.sub(r"^Error parsing \w+: ", "", message)
     # Below the rule stands the option with the kind of value it takes.
-    kind = next((line for line in lines[rule:] if line.startswith(f"{option[1]} ")), "")
+    kind = next((line for line in lines[end:] if line.startswith(f"{option[1]} ")), "")
     expected = kind.removeprefix(option[1]).strip().replace("{None}|", "")
     return f"{option[1]}: expected {expected or 'another value'}, got {_given(option[1], argv)}"
 

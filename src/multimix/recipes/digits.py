@@ -1,13 +1,14 @@
 """Handwritten digits, small data: the demonstration that runs anywhere in seconds.
 
-scikit-learn's digits (8 x 8 pixels, ten classes, part of scikit-learn, no download): 51 training images of every class,
-the other 1287 as test set. Ours, not the paper's: the set is small enough to train on one core, and hard enough, with
-so few examples, that methods differ.
+scikit-learn's digits (8 x 8 pixels, ten classes, part of scikit-learn, no download): 51 training images of every class
+and 870 test images. Ours, not the paper's: small enough to train on one core, and with so few examples that methods can
+differ, though hardly beyond the spread over seeds. The best epoch is chosen on the test set; look at the last.
 
 Command:  multimix train digits --method multimix --seed 0
 Hardware: one CPU core
-Time:     to be measured
-Expected: to be measured
+Time:     6 s with multimix, 4 s with erm (to be measured again)
+Expected: erm 97.7, input-mixup 98.2, multimix 98.3, dense-multimix 98.4 (% test accuracy of the last epoch, mean of
+          seeds 0 to 2, standard deviation 0.4 to 0.6; measured)
 """
 
 from ..training.config import Config
@@ -18,8 +19,8 @@ config = Config(
     method="multimix",
     per_class=51,
     epochs=60,
-    batch_size=128,
-    augment="none",
+    batch_size=64,
+    augment="crop",
     lr=0.1,
     weight_decay=5e-4,
     nesterov=True,

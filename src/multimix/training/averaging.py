@@ -22,6 +22,7 @@ class MovingAverage:
 
     torch.optim.swa_utils.AveragedModel does the same, but reads its counter back from the device at every step.
 
+    >>> from torch import nn
     >>> net = SplitModel([nn.Flatten()], nn.Identity(), nn.Linear(4, 2))
     >>> average = MovingAverage(net, decay=0.9)
     >>> average.update(net)

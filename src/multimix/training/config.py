@@ -142,10 +142,6 @@ class Config:
             )
         if any(b <= a for a, b in zip((0, *self.milestones), self.milestones, strict=False)):
             raise ValueError(f"milestones must be increasing epochs from 1 on, got {self.milestones}")
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(
-                f"warmup_epochs={self.warmup_epochs} is longer than the run of {self.epochs} epochs: lower it"
-            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}: the batch is "

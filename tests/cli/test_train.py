@@ -1,0 +1,114 @@
+"""`multimix train`: what a user types, sees and finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from multimix.cli import main
+from multimix.cli.train import default_name
+from multimix.training import Config, load_run
+
+QUICK = ["train", "digits", "--model", "smallnet-w8", "--per-class", "10", "--epochs", "2", "--no-tensorboard"]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on stderr of a command that fails with exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    [line] = printed.err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "which recipe?.*digits"),
+        (["train", "digts"], "unknown recipe 'digts': did you mean digits"),
+        (["train", "digits", "--epocs", "3"], "unknown option --epocs: did you mean --epochs"),
+        (["train", "digits", "--seeed=3"], "unknown option --seeed: did you mean --seed"),
+        (["train", "digits", "--resum"], "unknown option --resum: did you mean --resume"),
+        (["train", "digits", "--epochs", "x"], "--epochs: expected INT, got 'x'"),
+        (["train", "digits", "--per-class", "some"], "--per-class: expected INT, got 'some'"),
+        (["train", "digits", "--epochs"], "--epochs"),
+        (["train", "digits", "--data", "cifar"], "--data.*cifar10"),
+        (["train", "digits", "--lr", "-1"], "lr must be above 0, got -1"),
+        (["train", "digits", "extra"], "unexpected argument 'extra'"),
+        (["train", "digits", "--method", "multimx"], "unknown method 'multimx': did you mean multimix"),
+        (["train", "digits", "--model", "smalnet"], "smallnet"),
+        (["train", "digits", "--accelerator", "mps"], "cannot use accelerator='mps'"),
+        (["train", "imagefolder", "--data-root", "nowhere"], "nowhere"),
+        (["recipes", "digts"], "did you mean digits"),
+        (["recipes", "digits", "more"], "one name at most"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(message, fails(capsys, *arguments))
+
+
+def test_a_run_from_the_command_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main([*QUICK, "--method", "multimix(n=20)", "--seed", "3"])
+    out = "runs/digits-multimix-n=20-seed3"
+    printed = capsys.readouterr().out
+    assert re.search(r"epoch 2/2 .*train loss \d.* acc \d.*test loss", printed)
+    assert re.search(rf"test accuracy .* best .*\n.*{re.escape(out)}\nNext: multimix evaluate", printed)
+    config, model = load_run(out)
+    assert (config.method, config.seed, model.training) == ("multimix(n=20)", 3, False)
+
+    assert "it holds a run): add --resume" in fails(capsys, *QUICK, "--method", "multimix(n=20)", "--seed", "3")
+    main([*QUICK, "--method", "multimix(n=20)", "--seed", "3", "--resume"])
+    assert capsys.readouterr().out.startswith("Already finished.")
+
+
+def test_help_shows_the_values_of_the_recipe(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "cifar100", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "(default: 2000)" in text
+    assert "500 1000 1500" in text
+    assert "81.93" in text
+
+
+def test_interrupt_saves_and_says_how_to_go_on(tmp_path):
+    """As a user does it: python -m multimix, Ctrl-C, then the printed command."""
+    arguments = ["train", "digits", "--epochs", "500", "--model", "smallnet-w8", "--out", str(tmp_path / "my run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "multimix", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    metrics = tmp_path / "my run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in complaint
+    [command] = re.findall(r"Continue with: (.*)", complaint)
+    assert command == f"multimix {' '.join(arguments[:-1])} '{arguments[-1]}' --resume"
+    done = len(metrics.read_text().splitlines())
+    # A checkpoint that fits, and the number of epochs it has: the rest is tested in tests/training.
+    config, _ = load_run(tmp_path / "my run")
+    assert config.epochs == 500
+    assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == list(range(1, done + 1))
+
+
+def test_default_names_are_safe_for_a_shell():
+    config = Config(data="digits", method="either(multimix-alone(alpha=(0.5, 2)), erm, p=0.5)", seed=7)
+    assert re.fullmatch(r"[A-Za-z0-9.=-]+-seed7", default_name("digits", config))
