@@ -1,0 +1,85 @@
+"""What counts as linear really is an affine map of each position, and nothing else counts."""
+
+import pytest
+import torch
+from tests.functional.oracles import normal
+from torch import Tensor, nn
+
+from multimix.criteria.classifiers import apply_linear, class_weights, is_linear
+
+
+class Cosine(nn.Linear):
+    def forward(self, z: Tensor) -> Tensor:
+        return super().forward(nn.functional.normalize(z, dim=-1))
+
+
+class Normalised(nn.Sequential):
+    def forward(self, z: Tensor) -> Tensor:
+        return super().forward(nn.functional.normalize(z, dim=-1))
+
+
+class Rectified(nn.Identity):
+    def forward(self, z: Tensor) -> Tensor:
+        return z.relu()
+
+
+LINEAR = [
+    nn.Linear(3, 4), nn.Linear(3, 4, bias=False), nn.Identity(), nn.Conv1d(3, 4, 1), nn.Conv2d(3, 4, 1),
+    nn.Conv3d(3, 4, 1), nn.Conv2d(3, 3, 1, groups=3), nn.Conv2d(3, 4, 1, padding="same"),
+    nn.Conv2d(3, 4, 1, dilation=2), nn.Sequential(),
+    nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4)), nn.Sequential(nn.Conv2d(3, 5, 1), nn.Linear(5, 4)),
+    nn.Sequential(nn.Sequential(nn.Linear(3, 5)), nn.Identity(), nn.Conv1d(5, 4, 1)), nn.LazyLinear(4),
+    nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 1)),
+]  # fmt: skip
+OTHER = [
+    nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 1, stride=2), nn.Conv2d(3, 4, 1, padding=1), nn.Conv1d(3, 4, (1,), stride=(2,)),
+    nn.Conv2d(3, 4, (1, 3)), nn.ReLU(), nn.BatchNorm1d(3), nn.LayerNorm(3), nn.Dropout(0.5), nn.Bilinear(3, 3, 4),
+    nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4)), nn.Sequential(nn.Dropout(0.1), nn.Linear(3, 4)),
+    nn.ConvTranspose2d(3, 4, 1), nn.Linear(3, 4).forward, lambda z: z, Cosine(3, 4), Normalised(nn.Linear(3, 4)),
+    Rectified(), nn.ModuleList([nn.Linear(3, 4)]), torch.relu,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("classifier", LINEAR, ids=lambda c: type(c).__name__)
+def test_linear_classifiers_are_affine_at_each_position(classifier) -> None:
+    assert is_linear(classifier)
+    classifier.eval()  # spectral normalisation takes a step of its power iteration at each call in training
+    tokens = normal(2, 5, 3, seed=0).float()
+    out = apply_linear(classifier, tokens)
+    assert out.shape[:2] == (2, 5)
+    zero = apply_linear(classifier, torch.zeros(1, 1, 3))
+    for i in range(5):  # no position sees another
+        assert torch.allclose(out[:, i : i + 1], apply_linear(classifier, tokens[:, i : i + 1]), atol=1e-6)
+    total = apply_linear(classifier, 2 * tokens[:, :1] - 3 * tokens[:, 1:2])
+    assert torch.allclose(total - zero, 2 * (out[:, :1] - zero) - 3 * (out[:, 1:2] - zero), atol=1e-5)
+
+
+@pytest.mark.parametrize("classifier", OTHER, ids=lambda c: type(c).__name__)
+def test_nothing_else_is_linear(classifier) -> None:
+    assert not is_linear(classifier)
+
+
+def test_a_compiled_classifier_is_seen_through() -> None:
+    head = nn.Linear(3, 4)
+    compiled = torch.compile(head, backend="eager")
+    assert is_linear(compiled)
+    tokens = torch.ones(2, 5, 3)
+    assert torch.equal(apply_linear(compiled, tokens), head(tokens))
+    assert not is_linear(torch.compile(nn.ReLU(), backend="eager"))
+
+
+def test_hooks_of_a_linear_classifier_run() -> None:
+    # Some libraries put adapters, offloading or quantisation into hooks.
+    seen = []
+    head = nn.Sequential(nn.Linear(3, 4))
+    head[0].register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    apply_linear(head, torch.ones(2, 5, 3))
+    assert seen == [(2, 5, 4)]
+
+
+@pytest.mark.parametrize("classifier", [nn.Linear(3, 4), nn.Conv1d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv3d(3, 4, 1)])
+def test_class_weights_have_one_row_for_each_class(classifier) -> None:
+    weight = class_weights(classifier)
+    assert weight.shape == (4, 3)
+    basis = apply_linear(classifier, torch.eye(3)[None])[0] - classifier.bias
+    assert torch.allclose(weight.T, basis, atol=1e-6)

@@ -1,0 +1,344 @@
+"""Dense MultiMix as a criterion: every path computes (9)-(14) for the weights it draws."""
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.criteria.draws import drawn
+from tests.functional.oracles import (
+    attend_loop,
+    attention_loop,
+    combine,
+    direct_loss,
+    loss_loop,
+    make_targets,
+    normal,
+    one_hot,
+    rng,
+    rows_of,
+)
+from torch import Tensor, nn
+
+import multimix as mm
+
+KINDS = ["index", "soft", "any sum"]
+WAYS = list(itertools.product(["gap", "cam", "uniform"], ["relu", "softmax"]))
+
+
+def make_head(kind: str, d: int = 3, c: int = 4) -> nn.Module:
+    head = {"linear": nn.Linear(d, c), "convolution": nn.Conv2d(d, c, 1)}[kind].double()
+    for i, parameter in enumerate(head.parameters()):
+        parameter.data = normal(*parameter.shape, seed=10 + i)
+    return head
+
+
+def dense_direct(tokens: Tensor, targets: Tensor, head, lam: Tensor, a: Tensor, normalize: str, c: int = 4) -> Tensor:
+    """(10)-(14) as they stand, by PyTorch's operations: tokens (b, r, d), lam (r, n, b), a (b, r), head on (..., d)."""
+    M = lam * a.T[:, None]
+    s = M.sum(-1)
+    M_hat = M / s.clamp(min=1e-300)[..., None]
+    attended = s.sum(1) > 0
+    mixed = torch.einsum("rnb,brd->rnd", M_hat, tokens)[attended]
+    return direct_loss(head(mixed), (M_hat @ one_hot(targets, c))[attended], s[attended], normalize)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+@pytest.mark.parametrize(("by", "nonlinearity"), WAYS)
+@pytest.mark.parametrize("normalize", ["position", "global"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_loops(implementation, by, nonlinearity, normalize, kind) -> None:
+    b, r, n = 4, 3, 5
+    tokens, targets, head = normal(b, r, 3, seed=1), make_targets(kind, b, 4), make_head("linear")
+    criterion = mm.DenseMultiMix(
+        n, attention=by, nonlinearity=nonlinearity, normalize=normalize, implementation=implementation
+    )
+    loss = criterion(tokens, targets, head, generator=rng(7)).item()
+    weight, bias = head.weight.detach(), head.bias.detach().tolist()
+    a = torch.tensor(attention_loop(tokens, by, nonlinearity, targets, weight), dtype=torch.float64)
+    hats, norms = attend_loop(drawn(n, b, 7, positions=r), a)
+    # Mix embeddings (12) and targets (13), then classify.
+    y, mixed_logits, mixed_targets = rows_of(targets, 4), [], []
+    for j in range(r):
+        mixed = [combine(row, tokens[:, j].tolist()) for row in hats[j]]
+        mixed_logits.append([[sum(w * v for w, v in zip(row, z, strict=True)) + shift
+                              for row, shift in zip(weight.tolist(), bias, strict=True)] for z in mixed])  # fmt: skip
+        mixed_targets.append([combine(row, y) for row in hats[j]])
+    s, z, y = (torch.tensor(x, dtype=torch.float64) for x in (norms, mixed_logits, mixed_targets))
+    unmixed = torch.eye(n, dtype=torch.float64)[None]
+    each = [loss_loop(z[j : j + 1], y[j], unmixed, s[j : j + 1], "position") for j in range(r)]
+    totals = [sum(row) for row in norms]
+    expected = sum(each) / r if normalize == "position" else combine(totals, [[x] for x in each])[0] / sum(totals)
+    assert loss == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("path", ["fused", "reference", "generic", "attention with gradient"])
+@pytest.mark.parametrize("shape", [(2,), (2, 2), (1, 2, 2), (1, 1)])
+@pytest.mark.parametrize("normalize", ["position", "global"])
+@pytest.mark.parametrize(("by", "masked"), [("gap", False), ("gap", True), ("uniform", True)])
+def test_gradients_of_every_path(path, shape, normalize, by, masked) -> None:
+    n, b, r = 6, 5, math.prod(shape)
+    features, targets, head = normal(b, 3, *shape, seed=1), make_targets("index", b, 4), make_head("linear")
+    if len(shape) == 1:  # tokens, as transformers emit them
+        features = features.mT.contiguous()
+    features.requires_grad_()
+    tokens = features if len(shape) == 1 else features.flatten(2).mT
+    mask = None
+    if masked:
+        mask = torch.rand(b, *shape, generator=rng(2)) < 0.7
+        mask[:2] = True
+    criterion = mm.DenseMultiMix(
+        n,
+        attention=by,
+        normalize=normalize,
+        detach_attention=path != "attention with gradient",
+        implementation="reference" if path == "reference" else "auto",
+    )
+    classifier = head
+    if path == "generic":
+
+        def classifier(features: Tensor) -> Tensor:
+            return head(features) if len(shape) == 1 else head(features.movedim(1, -1)).movedim(-1, 1)
+
+    loss = criterion(features, targets, classifier, mask=mask, generator=rng(7))
+    a = mm.functional.attention_map(tokens, by, mask=None if mask is None else mask.flatten(1))
+    a = a if path == "attention with gradient" else a.detach()
+    expected = dense_direct(tokens, targets, head, drawn(n, b, 7, positions=r), a, normalize)
+    assert torch.allclose(loss, expected, rtol=1e-10)
+    inputs = [features, head.weight, head.bias]
+    for ours, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-13)
+
+
+@pytest.mark.parametrize("head", ["linear", "convolution"])
+@pytest.mark.parametrize("by", ["gap", "cam"])
+def test_maps_and_tokens_with_either_linear_classifier(head, by) -> None:
+    features, labels = normal(5, 3, 2, 3, seed=1), make_targets("index", 5, 4)
+    same = {"linear": make_head("linear"), "convolution": make_head("convolution")}
+    same["linear"].weight.data = same["convolution"].weight.data.flatten(1)
+    criterion = mm.DenseMultiMix(6, attention=by)
+    from_map = criterion(features, labels, same[head], generator=rng(7))
+    from_tokens = criterion(features.flatten(2).mT, labels, same["linear"], generator=rng(7))
+    assert torch.allclose(from_map, from_tokens, rtol=1e-13)
+
+
+def test_a_chain_of_linear_classifiers_is_exact() -> None:
+    features, labels = normal(5, 3, 2, 3, seed=1), make_targets("index", 5, 4)
+    head = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)).double()
+    loss = mm.DenseMultiMix(6)(features, labels, head, generator=rng(7))
+    generic = mm.DenseMultiMix(6)(features, labels, lambda x: head(x), generator=rng(7))
+    assert torch.allclose(loss, generic, rtol=1e-12)
+
+
+@pytest.mark.parametrize("normalize", ["position", "global"])
+@pytest.mark.parametrize("detach", [True, False])
+def test_attention_by_class_takes_gradients_unless_detached(normalize, detach) -> None:
+    tokens, targets, head = normal(4, 3, 3, seed=1).requires_grad_(), make_targets("soft", 4, 4), make_head("linear")
+    criterion = mm.DenseMultiMix(5, attention="cam", detach_attention=detach, normalize=normalize)
+    loss = criterion(tokens, targets, head, generator=rng(7))
+    a = mm.functional.attention_map(tokens, "cam", targets=targets, weight=head.weight)
+    expected = dense_direct(tokens, targets, head, drawn(5, 4, 7, positions=3), a.detach() if detach else a, normalize)
+    inputs = [tokens, head.weight, head.bias]
+    for ours, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [20, math.inf])
+@pytest.mark.parametrize("m", [None, 2])
+def test_one_position_with_uniform_attention_is_multimix(n, m) -> None:
+    if n == math.inf:
+        m = None
+    z, labels, head = normal(6, 3, seed=1), make_targets("index", 6, 4), make_head("linear")
+    plain = mm.MultiMix(n, m)(z, labels, head, generator=rng(7))
+    for features, attention in itertools.product((z[:, None], z[..., None, None]), ("uniform", "gap")):
+        dense = mm.DenseMultiMix(n, m, attention=attention)(features, labels, head, generator=rng(7))
+        assert torch.allclose(dense, plain, rtol=1e-13)
+
+
+def test_other_classifiers_see_mixed_maps() -> None:
+    features, targets = normal(5, 3, 2, 3, seed=1).requires_grad_(), make_targets("soft", 5, 4)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 4, 1)).double()
+    loss = mm.DenseMultiMix(7)(features, targets, net, generator=rng(7))
+    tokens = features.flatten(2).mT
+    M = drawn(7, 5, 7, positions=6) * mm.functional.attention_map(tokens).detach().T[:, None]
+    s = M.sum(-1)
+    M_hat = M / s[..., None]
+    mixed = torch.einsum("rnb,brd->ndr", M_hat, tokens).view(7, 3, 2, 3)
+    logits = net(mixed).flatten(2).permute(2, 0, 1)
+    expected = direct_loss(logits, M_hat @ targets, s, "position")
+    assert torch.allclose(loss, expected, rtol=1e-11)
+    assert torch.allclose(
+        torch.autograd.grad(loss, features)[0], torch.autograd.grad(expected, features)[0], atol=1e-13
+    )
+
+
+def test_targets_follow_a_classifier_with_strides() -> None:
+    # Each output position stands for a block of 2 x 2: its target is the mean of theirs weighted by s, and so is its s.
+    features, targets = normal(5, 3, 4, 6, seed=1), make_targets("soft", 5, 4)
+    net = nn.Sequential(nn.Conv2d(3, 6, 2, stride=2), nn.ReLU(), nn.Conv2d(6, 4, 1)).double()
+    for normalize in ("position", "global"):
+        loss = mm.DenseMultiMix(7, normalize=normalize)(features, targets, net, generator=rng(7))
+        tokens = features.flatten(2).mT
+        M = drawn(7, 5, 7, positions=24) * mm.functional.attention_map(tokens).T[:, None]
+        s = M.sum(-1)
+        M_hat = M / s[..., None]
+        logits = net(torch.einsum("rnb,brd->ndr", M_hat, tokens).view(7, 3, 4, 6))
+        y = (M_hat @ targets).view(4, 6, 7, 4)
+        sums = s.view(4, 6, 7)
+        terms, weights = [], []
+        for i, j in itertools.product(range(2), range(3)):
+            block = [(2 * i + di, 2 * j + dj) for di, dj in itertools.product(range(2), repeat=2)]
+            weight = sum(sums[p] for p in block) / 4
+            target = sum(sums[p][:, None] * y[p] for p in block) / 4 / weight[:, None]
+            terms.append(nn.functional.cross_entropy(logits[:, :, i, j], target, reduction="none"))
+            weights.append(weight)
+        terms, weights = torch.stack(terms), torch.stack(weights)
+        if normalize == "position":
+            expected = ((terms * weights).sum(1) / weights.sum(1)).mean()
+        else:
+            expected = (terms * weights).sum() / weights.sum()
+        assert torch.allclose(loss, expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("path", ["linear", "generic", "limit"])
+@pytest.mark.parametrize("by", ["gap", "cam", "uniform"])
+@pytest.mark.parametrize("junk", [1e6, math.inf, math.nan])
+def test_padding_has_no_influence(path, by, junk) -> None:
+    if by == "cam" and path == "generic":
+        by = "gap"  # attention by class needs a linear classifier
+    tokens, labels, head = normal(5, 6, 3, seed=1), make_targets("index", 5, 4), make_head("linear")
+    mask = torch.rand(5, 6, generator=rng(2)) < 0.6
+    mask[:, -1], mask[3] = False, False  # a position and an example that are padding altogether
+    criterion = mm.DenseMultiMix(math.inf if path == "limit" else 8, attention=by)
+    results = []
+    for filling in (0.0, junk):
+        padded = tokens.masked_fill(~mask[..., None], filling).requires_grad_()
+        classifier = (lambda x: head(x).tanh()) if path == "generic" else head
+        loss = criterion(padded, labels, classifier, mask=mask, generator=rng(7))
+        gradients = torch.autograd.grad(loss, (padded, head.weight))
+        assert (gradients[0][~mask] == 0).all()
+        results.append((loss, *gradients))
+    for clean, dirty in zip(*results, strict=True):
+        assert torch.isfinite(clean).all()
+        assert torch.equal(clean, dirty)
+    # Nor does what the padded example is labelled.
+    relabelled = labels.clone()
+    relabelled[3] = (labels[3] + 1) % 4
+    again = criterion(tokens, relabelled, classifier, mask=mask, generator=rng(7))
+    assert torch.allclose(again, results[0][0], rtol=1e-13)
+
+
+def test_mask_is_given_as_a_map_or_flat() -> None:
+    features, labels, head = normal(5, 3, 2, 3, seed=1), make_targets("index", 5, 4), make_head("linear")
+    mask = torch.rand(5, 2, 3, generator=rng(2)) < 0.6
+    losses = [mm.DenseMultiMix(8)(features, labels, head, mask=m, generator=rng(7)) for m in (mask, mask.flatten(1))]
+    assert torch.equal(*losses)
+    assert not torch.equal(losses[0], mm.DenseMultiMix(8)(features, labels, head, generator=rng(7)))
+
+
+@pytest.mark.parametrize("n", [8, math.inf])
+def test_without_real_positions_the_loss_is_zero(n) -> None:
+    tokens, head = normal(3, 2, 3, seed=1).requires_grad_(), make_head("linear")
+    mask = torch.zeros(3, 2, dtype=torch.bool)
+    for classifier in [head] if n == math.inf else [head, lambda x: head(x)]:
+        loss = mm.DenseMultiMix(n)(tokens, torch.tensor([0, 1, 2]), classifier, mask=mask)
+        assert loss == 0
+        assert (torch.autograd.grad(loss, tokens)[0] == 0).all()
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+@pytest.mark.parametrize("n", [9, math.inf])
+def test_from_logits_is_the_same_loss(implementation, n) -> None:
+    tokens, labels, head = normal(5, 6, 3, seed=1), make_targets("index", 5, 4), make_head("linear")
+    for normalize in ("position", "global"):
+        criterion = mm.DenseMultiMix(n, normalize=normalize, implementation=implementation)
+        loss = criterion(tokens, labels, head, generator=rng(7))
+        again = criterion.from_logits(head(tokens), labels, criterion.attend_to(tokens), generator=rng(7))
+        assert torch.allclose(again, loss, rtol=1e-13)
+        uniform = mm.DenseMultiMix(n, attention="uniform", normalize=normalize)(tokens, labels, head, generator=rng(7))
+        assert torch.allclose(criterion.from_logits(head(tokens), labels, generator=rng(7)), uniform, rtol=1e-12)
+
+
+@pytest.mark.parametrize("generic", [False, True])
+def test_m_larger_than_a_last_batch_means_all_of_it(generic) -> None:
+    tokens, labels, head = normal(3, 4, 3, seed=1), torch.tensor([0, 3, 1]), make_head("linear")
+    classifier = (lambda x: head(x)) if generic else head
+    losses = [mm.DenseMultiMix(20, m)(tokens, labels, classifier, generator=rng(3)) for m in (None, 3, 64)]
+    assert torch.equal(losses[0], losses[1])
+    assert torch.equal(losses[0], losses[2])
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    n=st.integers(1, 12),
+    b=st.integers(1, 7),
+    r=st.integers(1, 5),
+    m=st.none() | st.integers(1, 9),
+    way=st.sampled_from(WAYS[:2] + WAYS[4:]),
+    normalize=st.sampled_from(["position", "global"]),
+    kind=st.sampled_from(KINDS),
+    scale=st.sampled_from([0.0, 1e-20, 1.0, 1e3]),
+    seed=st.integers(0, 10**6),
+)
+def test_paths_agree_and_are_finite(n, b, r, m, way, normalize, kind, scale, seed) -> None:
+    tokens, targets, head = normal(b, r, 3, seed=seed, scale=scale), make_targets(kind, b, 4), make_head("linear")
+    tokens.requires_grad_()
+    mask = torch.rand(b, r, generator=rng(seed)) < 0.8
+    results = []
+    for implementation, classifier in (("auto", head), ("reference", head), ("auto", lambda x: head(x))):
+        criterion = mm.DenseMultiMix(n, m, 1.0, *way, normalize=normalize, implementation=implementation)
+        loss = criterion(tokens, targets, classifier, mask=mask, generator=rng(seed))
+        results.append((loss, torch.autograd.grad(loss, tokens)[0]))
+        assert torch.isfinite(results[-1][0])
+        assert torch.isfinite(results[-1][1]).all()
+    for loss, gradient in results[1:]:
+        assert torch.allclose(loss, results[0][0], rtol=1e-9, atol=1e-9 * max(1, scale))
+        assert torch.allclose(gradient, results[0][1], rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("n", [5, math.inf])
+def test_double_backward(detach, n) -> None:
+    targets, head = make_targets("soft", 3, 4), make_head("linear", d=2)
+    criterion = mm.DenseMultiMix(n, detach_attention=detach)
+
+    def function(tokens: Tensor) -> Tensor:
+        return criterion.from_logits(head(tokens), targets, a if detach else criterion.attend_to(tokens), rng(3))
+
+    tokens = normal(3, 2, 2, seed=1).requires_grad_()
+    a = criterion.attend_to(tokens).detach()
+    assert torch.autograd.gradcheck(function, tokens)
+    assert torch.autograd.gradgradcheck(function, tokens)
+
+
+@pytest.mark.parametrize("generic", [False, True])
+def test_global_rng_and_inputs_are_untouched(generic) -> None:
+    features, labels, head = normal(6, 2, 3, 3, seed=1).permute(0, 2, 1, 3), torch.arange(6) % 4, make_head("linear")
+    features.requires_grad_()
+    mask = (torch.rand(2, 6, 3, generator=rng(2)) < 0.7).transpose(0, 1)
+    copies = features.detach().clone(), labels.clone(), mask.clone()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    classifier = (lambda x: head(x.movedim(1, -1)).movedim(-1, 1)) if generic else head
+    for generator in (None, rng(3)):
+        loss = mm.DenseMultiMix(20)(features, labels, classifier, mask=mask, generator=generator)
+        loss.backward()
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
+    assert random.getstate() == states[2]
+    for tensor, copy in zip((features, labels, mask), copies, strict=True):
+        assert torch.equal(tensor.detach(), copy)
+    dense = features.detach().contiguous()
+    again = mm.DenseMultiMix(20)(dense, labels, classifier, mask=mask.contiguous(), generator=rng(3))
+    assert torch.allclose(loss, again, rtol=1e-12)
+
+
+def test_paper_defaults() -> None:
+    criterion = mm.DenseMultiMix()
+    assert (criterion.n, criterion.m, tuple(criterion.alpha)) == (1000, None, (0.5, 2.0))
+    assert (criterion.attention, criterion.nonlinearity, criterion.normalize) == ("gap", "relu", "position")
+    assert criterion.detach_attention
+    assert "attention='gap'" in repr(criterion)

@@ -1,0 +1,89 @@
+"""What users of the criteria get wrong: one error each, that states what was received and the fix."""
+
+# ruff: noqa: E501 (a table: one case, one line)
+
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from multimix import DenseMultiMix, MultiMix
+
+Z, TOKENS, MAPS = torch.ones(4, 3), torch.ones(4, 6, 3), torch.ones(4, 3, 2, 3)
+LABELS, HEAD = torch.tensor([0, 1, 2, 3]), nn.Linear(3, 5)
+MASK = torch.ones(4, 6, dtype=torch.bool)
+
+
+def mlp(z: torch.Tensor) -> torch.Tensor:
+    return HEAD(z).relu()
+
+
+CASES = [
+    # making one
+    (lambda: MultiMix(n=0), ValueError, "n must be at least 1, got 0"),
+    (lambda: MultiMix(n=10.0), TypeError, r"n must be an integer, got 10.0 \(float\)"),
+    (lambda: MultiMix(n=math.nan), TypeError, "n must be an integer, got nan"),
+    (lambda: MultiMix(n=-math.inf), TypeError, "n must be an integer, got -inf"),
+    (lambda: MultiMix(m=0), ValueError, "m must be at least 1, got 0"),
+    (lambda: MultiMix(m=2.0), TypeError, "m must be an integer, got 2.0"),
+    (lambda: MultiMix(alpha=0.0), ValueError, "alpha must be positive and finite, .*got 0.0"),
+    (lambda: MultiMix(alpha=(2, 1)), ValueError, r"low <= high, got \(2, 1\)"),
+    (lambda: MultiMix(alpha="1"), TypeError, "alpha must be a number or a pair"),
+    (lambda: MultiMix(n=math.inf, m=2), ValueError, "n=math.inf is defined for m = b only, got m=2: leave m out"),
+    (lambda: MultiMix(implementation="fast"), ValueError, "'auto', 'reference', got 'fast'"),
+    (lambda: DenseMultiMix(attention="cls"), ValueError, "attention must be one of 'gap', 'cam', 'uniform', got 'cls'"),
+    (lambda: DenseMultiMix(nonlinearity="tanh"), ValueError, "nonlinearity must be one of .*got 'tanh'"),
+    (lambda: DenseMultiMix(normalize="mean"), ValueError, "normalize must be one of .*got 'mean'"),
+    # embeddings and features
+    (lambda: MultiMix()(Z[:0], LABELS[:0], HEAD), ValueError, r"at least one example, got shape \(0, 3\)"),
+    (lambda: MultiMix()(Z[:0], LABELS[:0], mlp), ValueError, r"at least one example, got shape \(0, 3\)"),
+    (lambda: MultiMix()(Z[0], LABELS, HEAD), ValueError, r"embeddings must be \(b, d\) .*got shape \(3,\)"),
+    (lambda: MultiMix()(MAPS, LABELS, HEAD), ValueError, r"got \(4, 3, 2, 3\): pool over the positions first, or use DenseMultiMix"),
+    (lambda: MultiMix()(Z.long(), LABELS, HEAD), TypeError, "embeddings must be floating point, got torch.int64"),
+    (lambda: MultiMix().from_logits(TOKENS, LABELS), ValueError, r"logits must be \(b, c\), got \(4, 6, 3\)"),
+    (lambda: MultiMix().from_logits(Z[:0], LABELS[:0]), ValueError, r"no examples cannot be mixed, got shape \(.*0, 3\)"),
+    (lambda: MultiMix(math.inf).from_logits(Z[:0], LABELS[:0]), ValueError, r"no examples.*got shape \(.*0, 3\)"),
+    (lambda: DenseMultiMix()(Z, LABELS, HEAD), ValueError, r"\(b, d, \*spatial\) or \(b, r, d\) .*got \(4, 3\)"),
+    (lambda: DenseMultiMix()(TOKENS[:0], LABELS[:0], HEAD), ValueError, r"at least one example, got \(0, 6, 3\)"),
+    (lambda: DenseMultiMix()(TOKENS[:, :0], LABELS, HEAD), ValueError, r"at least one position, got .*\(4, 0, 3\)"),
+    (lambda: DenseMultiMix()(TOKENS.long(), LABELS, HEAD), TypeError, "features must be floating point, got torch.int64"),
+    (lambda: DenseMultiMix().from_logits(Z, LABELS), ValueError, r"logits must be \(b, r, c\), got \(4, 3\)"),
+    (lambda: DenseMultiMix().from_logits(TOKENS, LABELS, torch.ones(4, 9)), ValueError, r"attention must be \(4, 6\) .*got \(4, 9\)"),
+    # targets
+    (lambda: MultiMix()(Z, LABELS + 2, HEAD), ValueError, r"in \[0, 4\] for 5 classes, got values in \[2, 5\]"),
+    (lambda: MultiMix()(Z, LABELS + 2, mlp), ValueError, r"in \[0, 4\] for 5 classes, got values in \[2, 5\]"),
+    (lambda: MultiMix()(Z, LABELS[:3], HEAD), ValueError, r"class indices of shape \(4,\), got \(3,\)"),
+    (lambda: MultiMix()(Z, LABELS[:3], mlp), ValueError, r"class indices of shape \(4,\), got \(3,\)"),
+    (lambda: MultiMix()(Z, LABELS.float(), HEAD), ValueError, "for class indices use an integer dtype"),
+    (lambda: MultiMix(math.inf)(Z, torch.ones(4, 6), HEAD), ValueError, r"\(4, 5\), got \(4, 6\)"),
+    (lambda: DenseMultiMix()(TOKENS, LABELS + 2, HEAD), ValueError, r"in \[0, 4\] for 5 classes"),
+    (lambda: DenseMultiMix()(TOKENS, LABELS + 2, mlp), ValueError, r"in \[0, 4\] for 5 classes"),
+    (lambda: DenseMultiMix()(TOKENS, torch.ones(4, 6, dtype=torch.long), HEAD), ValueError, r"class indices of shape \(4,\), got \(4, 6\)"),
+    # classifiers
+    (lambda: MultiMix(math.inf)(Z, LABELS, mlp), ValueError, r"n=math.inf needs a linear classifier \(nn.Linear or a 1x1 convolution\), got mlp"),
+    (lambda: DenseMultiMix(math.inf)(TOKENS, LABELS, nn.ReLU()), ValueError, "needs a linear classifier .*got ReLU"),
+    (lambda: MultiMix(7)(Z, LABELS, lambda z: z.mean(1)), ValueError, r"must return logits \(7, classes\), got \(7,\)"),
+    (lambda: MultiMix(7)(Z, LABELS, lambda z: z[:3]), ValueError, r"must return logits \(7, classes\), got \(3, 3\)"),
+    (lambda: DenseMultiMix(7)(MAPS, LABELS, lambda z: z.mean((2, 3))), ValueError, r"keep the positions .*n=7, got \(7, 3\): leave out its pooling, or use MultiMix"),
+    (lambda: DenseMultiMix(7)(TOKENS, LABELS, lambda z: z[:, 0]), ValueError, r"keep the positions .*\(n, 6, classes\) with n=7, got \(7, 3\)"),
+    (lambda: DenseMultiMix(7)(TOKENS, LABELS, lambda z: z[:, 1:]), ValueError, r"keep the positions .*\(n, 6, classes\) with n=7, got \(7, 5, 3\)"),
+    (lambda: DenseMultiMix(attention="cam")(TOKENS, LABELS, mlp), ValueError, "attention='cam' needs a classifier that is one .*got function: use attention='gap'"),
+    (lambda: DenseMultiMix(attention="cam")(TOKENS, LABELS, nn.Sequential(HEAD)), ValueError, "got Sequential"),
+    # masks
+    (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, mask=MASK.float()), ValueError, r"bool of shape \(4, 6\).*got torch.float32"),
+    (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, mask=MASK[:, 1:]), ValueError, r"bool of shape \(4, 6\).*got torch.bool of shape \(4, 5\)"),
+    (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, mask=MASK[0]), ValueError, r"bool of shape \(4, 6\).*\(6,\)"),
+    (lambda: DenseMultiMix()(MAPS, LABELS, HEAD, mask=MASK.view(4, 3, 2)), ValueError, r"features \(4, 3, 2, 3\), got torch.bool of shape \(4, 3, 2\)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_error_states_what_was_received(case) -> None:
+    call, kind, message = CASES[case]
+    with pytest.raises(kind) as caught:
+        call()
+    assert type(caught.value) is kind
+    assert re.search(message, str(caught.value)), str(caught.value)
+    assert "\n" not in str(caught.value)
