@@ -1,0 +1,376 @@
+"""One run: what it computes, what it leaves, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from multimix import data, evaluation, methods, models
+from multimix.methods.base import Method, MethodOutput
+from multimix.random import make_generator
+from multimix.training import Config, DivergenceError, Interrupted, evaluate_model, load_run, train
+from multimix.training.loop import Loop
+
+CONFIG = Config(
+    data="digits",
+    model="smallnet-w8",
+    method="erm",
+    per_class=20,
+    augment="none",
+    batch_size=50,
+    epochs=2,
+    lr=0.05,
+    weight_decay=1e-3,
+    schedule="constant",
+    accelerator="cpu",
+    tensorboard=False,
+)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, method: Method) -> None:
+    """Train with `method`, whatever the configuration says."""
+    monkeypatch.setattr(methods, "parse", lambda _: method)
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights_of(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_erm_equals_a_loop_written_by_hand(tmp_path):
+    """Plain PyTorch, in the order of the documents: same seeds, same batches, torch's own SGD."""
+    config = replace(CONFIG, nesterov=True, clip_norm=0.5)
+    run = train(config, tmp_path / "run")
+
+    splits = data.load("digits", per_class=20)
+    batches = data.loader(splits.train, batch_size=50, train=True, seed=config.seed)
+    net = models.build(
+        "smallnet-w8",
+        num_classes=10,
+        image_size=8,
+        mean=splits.mean,
+        std=splits.std,
+        generator=make_generator(config.seed, "init"),
+    )
+    sgd = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3, foreach=False)
+    for epoch in range(2):
+        losses, right = [], 0
+        for images, targets, _ in batches.batches(epoch):
+            logits = net.train()(images)
+            loss = nn.functional.cross_entropy(logits, targets)
+            sgd.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+            sgd.step()
+            losses.append(loss.item())
+            right += int((logits.argmax(1) == targets).sum())
+        line = metrics(run)[epoch]
+        assert line["train_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+        assert line["train_accuracy"] == pytest.approx(right / 200, abs=0.011)
+        assert (line["epoch"], line["step"], line["lr"]) == (epoch + 1, 4 * (epoch + 1), 0.05)
+    _, trained = load_run(run)
+    torch.testing.assert_close(weights_of(trained), weights_of(net), atol=1e-4, rtol=1e-3)
+
+
+def test_a_run_leaves_what_is_documented(tmp_path):
+    config = replace(CONFIG, val_per_class=3, tensorboard=True, epochs=3, method="cutmix", deterministic=True)
+    run = train(config, tmp_path / "run")
+    found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and "tfevents" not in path.name}
+    json_files = {"config.json", "environment.json", "metrics.jsonl", "result.json"}
+    checkpoints = {"checkpoints/last.pt", "checkpoints/previous.pt", "checkpoints/best.pt"}
+    assert found == {*json_files, *checkpoints, "model.safetensors", "best.safetensors", ".lock"}
+    lines, result = metrics(run), json.loads((run / "result.json").read_text())
+    assert result["best_by"] == "val_accuracy"
+    assert result["best"] == max(lines, key=lambda line: line["val_accuracy"])
+    assert (result["last"], result["epochs"], result["steps"]) == (lines[-1], 3, 12)
+    assert all(line["train_accuracy"] is None for line in lines)
+    assert all(0 <= line[key] <= 1 for line in lines for key in ("val_top5", "test_ece", "test_top5", "val_ece"))
+    assert all(line["timing"]["images_per_second"] > 0 for line in lines)
+    assert result["seconds"] == pytest.approx(sum(line["timing"]["seconds"] for line in lines), rel=0.5)
+    stored = json.loads((run / "config.json").read_text())
+    info = stored.pop("data_info")
+    assert Config.from_json(stored) == config
+    assert (info["num_classes"], info["train_examples"], info["val_examples"]) == (10, 200, 30)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    drawn = [event.value for event in events.Scalars("val/accuracy")]
+    assert drawn == pytest.approx([line["val_accuracy"] for line in lines])
+
+
+def test_stored_weights_give_the_reported_metrics(tmp_path):
+    run = train(replace(CONFIG, epochs=3, lr=0.3), tmp_path / "run")
+    result = json.loads((run / "result.json").read_text())
+    splits = data.load("digits", per_class=20)
+    for which in ("last", "best"):
+        _, model = load_run(run, which=which)
+        logits, labels = evaluation.predict(model, data.loader(splits.test, batch_size=100, train=False))
+        assert (logits.argmax(1) == labels).double().mean().item() == result[which]["test_accuracy"]
+        loss = nn.functional.cross_entropy(logits.double(), labels).item()
+        assert loss == pytest.approx(result[which]["test_loss"], abs=1e-5)
+
+
+def test_averaged_weights_are_the_ones_evaluated_and_exported(tmp_path):
+    run = train(replace(CONFIG, average="ema", average_decay=0.5), tmp_path / "run")
+    checkpoint = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    exported = load_file(run / "model.safetensors")
+    name = "classifier.weight"
+    assert torch.equal(exported[name], checkpoint["average"]["model"][name])
+    assert not torch.equal(exported[name], checkpoint["module"][f"model.{name}"])
+
+
+def test_micro_batches_sum_to_the_batch(tmp_path, monkeypatch):
+    """ERM without batch normalisation sees no difference."""
+    build = models.build
+
+    def plain(*args, **kwargs):
+        model = build(*args, **kwargs)
+        for stage in model.stages:
+            stage[1] = nn.Identity()
+        return model
+
+    monkeypatch.setattr(models, "build", plain)
+    whole = train(CONFIG, tmp_path / "whole")
+    pieces = train(replace(CONFIG, accumulate=5), tmp_path / "pieces")
+    a, b = load_file(whole / "model.safetensors"), load_file(pieces / "model.safetensors")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=1e-6, rtol=1e-4)
+    assert metrics(pieces)[1]["train_loss"] == pytest.approx(metrics(whole)[1]["train_loss"], abs=1e-5)
+
+
+class Probing(Method):
+    """Notes what a method is given; the loss is ERM's, plus a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
+        self.draws: list[float] = []
+
+    def setup(self, model):
+        self.events.append("setup")
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("moved", torch.zeros(()))
+
+    def forward(self, model, images, targets, generator=None, **extras):
+        assert (generator.device.type, model.training) == ("cpu", True)
+        self.seen = images
+        self.draws.append(torch.rand((), generator=generator).item())
+        self.events.append("forward")
+        logits = model(images)
+        return MethodOutput(nn.functional.cross_entropy(logits, targets) + (self.scale - 3) ** 2, None)
+
+    def after_step(self, model):
+        self.events.append("after_step")
+        self.moved += 1
+
+
+def test_a_method_with_parameters_is_set_up_trained_and_saved(tmp_path, monkeypatch):
+    method = Probing()
+    use(monkeypatch, method)
+    run = train(replace(CONFIG, epochs=1, accumulate=2), tmp_path / "run")
+    assert method.events == ["setup"] + ["forward", "forward", "after_step"] * 4
+    assert len(set(method.draws)) == 8
+    assert method.scale.item() > 1
+    saved = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["module"]
+    assert saved["method.scale"] == method.scale
+    assert saved["method.moved"] == 4
+    assert not any("method" in name for name in load_file(run / "model.safetensors"))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.float32), ("64-true", torch.float64)])
+def test_images_are_not_rounded_before_they_are_mixed(precision, dtype, tmp_path, monkeypatch):
+    method = Probing()
+    use(monkeypatch, method)
+    run = train(replace(CONFIG, epochs=1, precision=precision, channels_last=True), tmp_path / "run")
+    assert method.seen.dtype == dtype
+    # Half precision would move them by as much as half a grey level.
+    assert ((method.seen * 255).round() - method.seen * 255).abs().max() < 1e-3
+    assert load_file(run / "model.safetensors")["classifier.weight"].dtype == dtype
+    assert load_run(run)[1](torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+class Domains(methods.Erm):
+    needs: ClassVar[tuple[str, ...]] = ("domain",)
+
+    def forward(self, model, images, targets, generator=None, *, domain):
+        assert domain.tolist() == (targets % 3).tolist()
+        return super().forward(model, images, targets, generator)
+
+
+def test_extras_reach_the_method_that_needs_them(tmp_path, monkeypatch):
+    use(monkeypatch, Domains())
+    with pytest.raises(ValueError, match="needs domain for every example, which data set 'digits' does not have"):
+        train(CONFIG, tmp_path / "without")
+    load = data.load
+
+    def with_domains(*args, **kwargs):
+        splits = load(*args, **kwargs)
+        labels = splits.train.labels
+        train = data.ArrayDataset(splits.train.images, labels, extras={"domain": labels % 3, "other": labels})
+        return replace(splits, train=train)
+
+    monkeypatch.setattr(data, "load", with_domains)
+    train(replace(CONFIG, epochs=1, accumulate=2), tmp_path / "with")
+
+
+class Poisoned(methods.Erm):
+    """ERM whose loss is not a number at one step."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at, self.calls = at, 0
+
+    def forward(self, model, images, targets, generator=None, **extras):
+        out = super().forward(model, images, targets, generator)
+        self.calls += 1
+        return MethodOutput(out.loss * float("nan") if self.calls == self.at else out.loss, out.logits)
+
+
+@pytest.mark.parametrize("at", [6, 8])
+def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(at, tmp_path, monkeypatch):
+    use(monkeypatch, Poisoned(at))
+    with pytest.raises(DivergenceError, match=rf"in epoch 2: the loss is not finite at step {at};.*last\.pt.*lower lr"):
+        train(replace(CONFIG, checkpoint_minutes=0.0), tmp_path / "run")
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    assert kept["step"] == at - 1
+    assert all(tensor.isfinite().all() for tensor in kept["module"].values())
+    assert len(metrics(tmp_path / "run")) == 1
+    assert load_run(tmp_path / "run")[1](torch.rand(1, 1, 8, 8)).isfinite().all()
+
+
+def test_progress_reports_every_epoch_and_an_estimate(tmp_path):
+    reports = []
+    run = train(CONFIG, tmp_path / "run", progress=reports.append)
+    ends = [report for report in reports if report.metrics is not None]
+    assert [end.metrics for end in ends] == metrics(run)
+    assert [(end.epoch, end.batch, end.epochs, end.batches) for end in ends] == [(1, 4, 2, 4), (2, 4, 2, 4)]
+    assert ends[-1].remaining == 0
+    assert reports[0].batch == 1
+    # Linear extrapolation: of 8 batches, one is done.
+    assert reports[0].remaining == pytest.approx(7 * reports[0].seconds)
+
+
+def test_the_step_never_reads_the_device(tmp_path, monkeypatch):
+    """Reading a value back (`item`, `if tensor`, a copy to the host) would make a GPU wait at every step."""
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.add(func.overloadpacket)
+            return func(*args, **(kwargs or {}))
+
+    seen: set = set()
+    step = Loop._step
+
+    def watched(*args):
+        with Watch():
+            step(*args)
+
+    monkeypatch.setattr(Loop, "_step", watched)
+    train(replace(CONFIG, epochs=1, average="ema", accumulate=2, clip_norm=1.0), tmp_path / "run")
+    assert torch.ops.aten.convolution in seen
+    assert not seen & {torch.ops.aten._local_scalar_dense, torch.ops.aten.is_nonzero, torch.ops.aten.equal}
+
+
+def test_images_from_files_resume_within_an_epoch(tmp_path):
+    """Decoding workers and random crops are a function of the position too."""
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for name in ("one", "two"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 256, (20, 24, 3), generator=generator, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    config = replace(
+        CONFIG, data="imagefolder", data_root=tmp_path / "data", per_class=None, image_size=16, batch_size=4, workers=1
+    )
+    config = replace(config, augment="random-resized-crop", method="multimix(n=8)")
+    whole = train(config, tmp_path / "whole")
+
+    def interrupt(progress):
+        if progress.metrics is None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="after batch 1 of 6"):
+        train(config, tmp_path / "resumed", progress=interrupt)
+    train(config, tmp_path / "resumed", resume=True)
+    same = [(run / "model.safetensors").read_bytes() for run in (whole, tmp_path / "resumed")]
+    assert same[0] == same[1]
+    assert metrics(whole)[0]["test_top5"] is None
+
+
+def test_same_seed_same_weights_and_the_first_batch_is_the_same_for_all_methods(tmp_path, monkeypatch):
+    seen = []
+    for name in ("a", "b"):
+        method = Probing()
+        use(monkeypatch, method)
+        train(replace(CONFIG, epochs=1), tmp_path / name)
+        seen.append(method)
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    assert torch.equal(seen[0].seen, seen[1].seen)
+
+
+def test_evaluate_model_refuses_what_is_not_finite():
+    net = nn.Linear(2, 2)
+    with torch.no_grad():
+        net.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        evaluate_model(net, [(torch.ones(3, 2), torch.zeros(3, dtype=torch.int64))])
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused_early():
+    from multimix.training.run import _make_loaders
+
+    class Ranks:
+        rank, size = 0, 2
+
+    class Fabric:
+        device = torch.device("cpu")
+
+    with pytest.raises(ValueError, match=r"batch of 50 examples cannot be divided evenly over 2 processes .* of 4"):
+        _make_loaders(replace(CONFIG, accumulate=2), data.load("digits", per_class=20), Fabric(), Ranks())
+
+
+def test_load_run_says_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is not a run: it holds no config\.json"):
+        load_run(tmp_path)
+    run = train(replace(CONFIG, epochs=1), tmp_path / "run")
+    with pytest.raises(ValueError, match="'last' or 'best', got 'first'"):
+        load_run(run, which="first")
+    (run / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        load_run(run)
+    (run / "best.safetensors").unlink()
+    (run / "checkpoints" / "best.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="has no best weights yet"):
+        load_run(run, which="best")
+    (run / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        load_run(run)
+
+
+@pytest.mark.slow
+def test_compiled_network_trains_to_the_same_metrics(tmp_path):
+    plain = train(replace(CONFIG, method="manifold-mixup"), tmp_path / "plain")
+    compiled = train(replace(CONFIG, method="manifold-mixup", compile=True), tmp_path / "compiled")
+    for a, b in zip(metrics(plain), metrics(compiled), strict=True):
+        assert b["train_loss"] == pytest.approx(a["train_loss"], abs=1e-3)
+        assert b["test_loss"] == pytest.approx(a["test_loss"], abs=1e-2)
