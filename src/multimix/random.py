@@ -8,6 +8,7 @@ after `torch.manual_seed`, different on every rank, and invisible to the global 
 from __future__ import annotations
 
 import hashlib
+import operator
 
 import torch
 from torch import Tensor
@@ -23,7 +24,9 @@ def derive_seed(*parts: int | str) -> int:
     >>> derive_seed(0, 12, "augment") == derive_seed(12, 0, "augment")
     False
     """
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    # NumPy's integers and one-element tensors print differently, and must not give other seeds than the same int.
+    plain = tuple(part if isinstance(part, str) else operator.index(part) for part in parts)
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
