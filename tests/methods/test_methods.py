@@ -101,6 +101,16 @@ def test_dense_at_the_last_layer_agrees_with_the_default(model, images, labels) 
         assert torch.allclose(default, generic, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["vit-s16", "torchvision:mobilenet_v3_small"])
+@pytest.mark.parametrize("layer", [None, 1])
+def test_dense_on_a_transformer_and_behind_a_hidden_layer(name: str, layer: int | None) -> None:
+    net = mm.models.build(name, num_classes=4, image_size=64, generator=seeded(0))
+    out = DenseMultiMix(5, layer=layer)(net, torch.rand(3, 3, 64, 64), torch.tensor([0, 3, 1]), seeded(1))
+    out.loss.backward()
+    assert torch.isfinite(out.loss)
+    assert net.classifier.weight.grad.abs().sum() > 0
+
+
 def test_either_follows_its_probability(model, images, labels) -> None:
     class Constant(Method):
         def __init__(self, value: float) -> None:

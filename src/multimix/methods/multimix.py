@@ -126,6 +126,6 @@ def check_layer(layer: int | None, n: int | float) -> int | None:
 
 def _classify_positions(model: SplitModel, features: Tensor) -> Tensor:
     """Logits at every position of the last stage's output, in its own layout."""
-    if features.ndim == 3:
-        return apply_linear(model.classifier, features)
-    return apply_linear(model.classifier, as_tokens(features)).mT.unflatten(2, features.shape[2:])
+    dense = model.dense(features, patches_only=False)
+    logits = apply_linear(model.classifier, as_tokens(dense))
+    return logits if dense.ndim == 3 else logits.mT.unflatten(2, dense.shape[2:])

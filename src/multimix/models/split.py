@@ -107,8 +107,9 @@ class SplitModel(nn.Module):
             x = stage(x)
         return x
 
-    def dense(self, features: Tensor) -> Tensor:
-        """What the classifier can be applied to at every position: (b, d', *spatial), or the patch tokens (b, r, d').
+    def dense(self, features: Tensor, *, patches_only: bool = True) -> Tensor:
+        """What the classifier can be applied to at every position: (b, d', *spatial), or the patch tokens (b, r, d')
+        (all tokens, unless `patches_only`).
 
         These are the features themselves where the pool is an average over positions or the choice of a token;
         further layers of the pool are applied at every position.
@@ -119,7 +120,7 @@ class SplitModel(nn.Module):
         """
         if features.ndim < 3:
             raise ValueError(f"features without positions cannot be classified densely, got {tuple(features.shape)}")
-        positions = features[:, self.prefix_tokens :] if self.prefix_tokens else features
+        positions = features[:, self.prefix_tokens :] if patches_only and self.prefix_tokens else features
         at_positions = getattr(self.pool, "dense", None)
         if at_positions is not None:
             positions = at_positions(positions)
