@@ -7,13 +7,19 @@ after `torch.manual_seed`, different on every rank, and invisible to the global 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import operator
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["default_generator", "derive_seed", "draw_seed", "fork", "make_generator", "uniform"]
+__all__ = ["default_generator", "derive_seed", "draw_seed", "eager", "fork", "make_generator", "uniform"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -38,6 +44,19 @@ def make_generator(*parts: int | str, device: torch.device | str = "cpu") -> tor
     torch.Size([1])
     """
     return torch.Generator(device).manual_seed(derive_seed(*parts))
+
+
+def eager(function: Callable[P, R]) -> Callable[P, R]:
+    """`torch.compiler.disable`, which imports the compiler, for seconds, only in programs that compile."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            disabled: Callable[P, R] = torch.compiler.disable(function)
+            return disabled(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
 
 
 _defaults: dict[torch.device, tuple[int, torch.Generator]] = {}
@@ -69,7 +88,7 @@ def fork(generator: torch.Generator | None, device: torch.device | str) -> torch
     return torch.Generator(device).manual_seed(int(draw_seed(generator)))
 
 
-@torch.compiler.disable
+@eager
 def draw_seed(generator: torch.Generator | None) -> Tensor:
     """A seed for a generator elsewhere, as a CPU scalar tensor (int64), which a compiled region can take in."""
     generator = generator if generator is not None else default_generator("cpu")

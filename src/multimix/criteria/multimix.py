@@ -145,7 +145,7 @@ def loss_from_logits(
     return mixed_cross_entropy(logits_RBC, targets, lam, s, normalize, criterion.implementation)
 
 
-@torch.compiler.disable
+@random.eager
 def draw_weights(
     criterion: MultiMix, n: int, b: int, positions: int | None, like: Tensor, generator: torch.Generator | None
 ) -> Tensor:

@@ -9,6 +9,7 @@ Shape suffixes: P positions, N mixed examples, B batch, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from ..functional.attention import attend
 from ..functional.loss import normalized_weights, or_one, reference
 from ..functional.sampling import iter_weights
 from .logits_space import Accumulator, Details
+
+_Function = Callable[..., Any]
 
 
 def fused_cross_entropy(logits_PBC: Tensor, targets: Tensor, lam_PNB: Tensor, w_PN: Tensor) -> Tensor:
@@ -49,8 +52,20 @@ def sampled_cross_entropy(
     return loss
 
 
-@torch.library.custom_op("multimix::mixed_cross_entropy", mutates_args=())
-def _mixed(
+_library = torch.library.Library("multimix", "FRAGMENT")
+
+
+def _operator(name: str, forward: _Function, fake: _Function, backward: _Function, setup_context: _Function) -> Any:
+    """Register an operator. `torch.library.custom_op` would do, but its first call imports the compiler, which takes
+    seconds, also in programs that never compile."""
+    _library.define(name + torch.library.infer_schema(forward, mutates_args=()))
+    _library.impl(name, forward, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"multimix::{name}", fake, lib=_library)
+    torch.library.register_autograd(f"multimix::{name}", backward, setup_context=setup_context, lib=_library)
+    return getattr(torch.ops.multimix, name).default
+
+
+def _mixed_forward(
     logits: Tensor, targets: Tensor, lam: Tensor, w: Tensor, gradient: bool, details: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.autocast(logits.device.type, enabled=False):
@@ -63,8 +78,7 @@ def _mixed(
         return losses.sum(), lam.new_empty(0) if grad is None else grad, found.grad_lam_PNB, found.terms_PN
 
 
-@_mixed.register_fake
-def _(
+def _mixed_fake(
     logits: Tensor, targets: Tensor, lam: Tensor, w: Tensor, gradient: bool, details: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad = lam.new_empty(logits.shape if gradient else 0)
@@ -95,11 +109,10 @@ def _mixed_backward(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> tuple[Ten
     return scaled[0], None, scaled[1], scaled[2], None, None
 
 
-_mixed.register_autograd(_mixed_backward, setup_context=_mixed_context)
+_mixed = _operator("mixed_cross_entropy", _mixed_forward, _mixed_fake, _mixed_backward, _mixed_context)
 
 
-@torch.library.custom_op("multimix::sampled_cross_entropy", mutates_args=())
-def _sampled(
+def _sampled_forward(
     logits: Tensor,
     targets: Tensor,
     attention: Tensor | None,
@@ -133,8 +146,7 @@ def _sampled(
         return (losses * scale).sum(), losses.new_empty(0) if grad is None else grad
 
 
-@_sampled.register_fake
-def _(
+def _sampled_fake(
     logits: Tensor,
     targets: Tensor,
     attention: Tensor | None,
@@ -167,7 +179,7 @@ def _sampled_backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> 
     return (grad_loss * grad).to(logits.dtype), *(None,) * 9
 
 
-_sampled.register_autograd(_sampled_backward, setup_context=_sampled_context)
+_sampled = _operator("sampled_cross_entropy", _sampled_forward, _sampled_fake, _sampled_backward, _sampled_context)
 
 
 def _resampled_reference(
