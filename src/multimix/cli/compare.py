@@ -83,7 +83,8 @@ def make_plan(options: Options, recipe: str, *, command: str) -> Plan:
     Raises:
         ValueError: an unknown method, one that is named twice, or a number that is not positive.
     """
-    chosen = methods.split_list(options.methods)
+    # Spaces mean nothing in a method's name, and two spellings must not become two rows.
+    chosen = ["".join(method.split()).replace(",", ", ") for method in methods.split_list(options.methods)]
     if not chosen:
         raise ValueError(f"--methods is empty: name some, separated by commas, such as {METHODS}")
     folders: dict[str, str] = {}
@@ -91,7 +92,11 @@ def make_plan(options: Options, recipe: str, *, command: str) -> Plan:
         methods.parse(method)
         other = folders.setdefault(folder_name(method), method)
         if other is not method:
-            raise ValueError(f"--methods names {other} and {method}, which would share a folder: leave out one")
+            raise ValueError(
+                f"--methods names {other} twice: leave out one"
+                if other == method
+                else f"--methods names {other} and {method}, which would share a folder: compare them apart"
+            )
     for name in ("seeds", "jobs"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -125,7 +130,7 @@ def _is_finished(job: Job) -> bool:
     if run.config.is_file():
         stored, _ = run.read_config()
         refuse_changes(stored, job.config, job.out)
-        if stored.epochs > job.config.epochs:
+        if run.result.is_file() and stored.epochs > job.config.epochs:
             raise ValueError(
                 f"the run in {job.out} is for {stored.epochs} epochs, not {job.config.epochs}: ask for as many, "
                 "or choose another folder with --out"
@@ -166,6 +171,9 @@ def _train(jobs: Sequence[Job], total: int, log: Path, options: Options, argv: S
         command = shlex.join(["multimix", "compare", *argv])
         print(f"\nStopped; everything is saved. Continue with: {command}", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        if log.is_file() and not log.stat().st_size:
+            log.unlink()
 
 
 def _workers(options: Options, runs: int) -> tuple[int, int]:

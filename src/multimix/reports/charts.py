@@ -82,9 +82,9 @@ def reliability_panel(
         ]
         x, y, share = zip(*points, strict=True) if points else ((), (), ())
         axes.vlines(x, x, y, color=color, linewidth=1.2, alpha=0.6)
-        axes.scatter(x, y, s=[14 + 150 * s for s in share], color=color, linewidths=0)
-        axes.set_xlim(0, 1.03)
-        axes.set_ylim(0, 1.03)
+        axes.scatter(x, y, s=[14 + 150 * s for s in share], color=color, linewidths=0, clip_on=False, zorder=3)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
         axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
         axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
         axes.set_xlabel("confidence")

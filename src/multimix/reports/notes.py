@@ -18,6 +18,21 @@ def title(summary: Summary) -> str:
     return f"{word} {noun} on {summary.runs[0].config.data}"
 
 
+def kicker(summary: Summary) -> str:
+    """The conditions in a few words."""
+    configs = [run.config for run in summary.runs]
+    seeds = _several(len(row.seeds) for row in summary.rows)
+    return " · ".join(
+        [
+            "multimix report",
+            f"{_several(run.data_info['train_examples'] for run in summary.runs)} training images",
+            _several(config.model for config in configs),
+            f"{_several(config.epochs for config in configs)} epochs",
+            f"{seeds} seed{'' if seeds == '1' else 's'}",
+        ]
+    )
+
+
 def headline(summary: Summary) -> str:
     """How the sentences above it came about."""
     if summary.baseline is None:

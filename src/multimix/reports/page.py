@@ -58,6 +58,7 @@ def render(summary: Summary, *, say: Callable[[str], None] = lambda message: Non
     template = environment.from_string(read("page.html.j2"))
     text: str = template.render(
         title=notes.title(summary),
+        kicker=notes.kicker(summary),
         css=markup(read("page.css")),
         script=markup(read("page.js")),
         headline=headline(summary),

@@ -116,7 +116,9 @@ def plot_embeddings(run: Run, sample: Sample) -> EmbeddingPlot:
     z, labels = z.cpu(), labels.cpu()
     perplexity = min(30.0, (len(z) - 1) / 3)
     tsne = manifold.TSNE(init="pca", random_state=0, perplexity=perplexity, max_iter=500)
-    points = tsne.fit_transform(np.asarray(z, dtype=np.float32))
+    # For so few points more threads only wait for each other.
+    with require("threadpoolctl", "train").threadpool_limits(1):
+        points = tsne.fit_transform(np.asarray(z, dtype=np.float32))
     return EmbeddingPlot(points, alignment(z, labels, normalize=True), uniformity(z, normalize=True))
 
 

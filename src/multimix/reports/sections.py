@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -65,7 +66,7 @@ def make(summary: Summary, colors: Mapping[str, str], *, say: Callable[[str], No
         try:
             section = maker()
         except (ValueError, OSError, ImportError) as error:
-            section = Section(title, "", left_out=" ".join(str(error).split()))
+            section = Section(title, "", left_out=textwrap.shorten(str(error), 300, placeholder=" ..."))
         if section is not None:
             made.append(section)
     return made

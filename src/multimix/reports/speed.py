@@ -6,16 +6,20 @@ the methods.
 
 from __future__ import annotations
 
+import functools
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from .. import data, methods, models
-from ..benchmarking.measure import interleaved
+from ..benchmarking.measure import interleaved, median_ratio
+from ..methods import Either, Method
+from ..models import SplitModel
 from ..random import make_generator
 from ..training import Config, TrainingStep
 from ..training.devices import connect
@@ -23,6 +27,9 @@ from ..training.optimizers import make_optimizer
 from .evaluated import load_splits
 
 ROUNDS = 9
+SECONDS = 8.0
+"""About how long to measure in all; slow models take as long as a few steps take."""
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -35,56 +42,80 @@ class Speed:
 
 
 def measure_speed(
-    configs: Mapping[str, Config], *, device: Literal["cpu", "cuda"], baseline: str = "erm", seconds: float = 12.0
+    configs: Mapping[str, Config], *, device: Device, baseline: str = "erm"
 ) -> tuple[dict[str, Speed], str]:
     """Time whole training steps (forward, loss, backward, optimiser) on one real batch, without data loading.
 
-    Every round times a block of several steps of each method in turn, since a method may toss a coin for every
-    mini-batch.
+    A method that tosses a coin for every mini-batch counts with its expected time: its parts are timed apart and
+    weighted with their probabilities, where timing the mixture would need very many steps.
 
     Args:
         configs: the configuration of each method.
         device: "cpu" or "cuda".
         baseline: the key that the others are compared with.
-        seconds: how long to measure; slow models take as long as a few steps take.
 
     Returns:
         The speed of each, and a sentence that says how it was measured.
     """
-    steps = {name: _step(config, device) for name, config in configs.items()}
+    parts = {name: _steps(config, device) for name, config in configs.items()}
+    steps = {(name, k): step for name, found in parts.items() for k, (_, step) in enumerate(found)}
     for step in steps.values():
         step()
     began = time.perf_counter()
     for step in steps.values():
         step()
     once = time.perf_counter() - began
-    block = min(25, max(4, int(seconds / ROUNDS / once)))
-
-    def repeat(step: Callable[[], None]) -> Callable[[], None]:
-        def block_of_steps() -> None:
-            for _ in range(block):
-                step()
-
-        return block_of_steps
-
-    times = interleaved({name: repeat(step) for name, step in steps.items()}, rounds=ROUNDS, device=device)
+    block = min(25, max(1, int(SECONDS / ROUNDS / once)))
+    times = interleaved(
+        {str(key): functools.partial(_repeat, step, block) for key, step in steps.items()},
+        rounds=ROUNDS,
+        device=device,
+    )
+    expected = {
+        name: [
+            math.fsum(weight * times[str((name, k))][r] / block for k, (weight, _) in enumerate(found))
+            for r in range(ROUNDS)
+        ]
+        for name, found in parts.items()
+    }
     speeds = {}
     for name, config in configs.items():
-        relative = None
-        if baseline in times:
-            relative = statistics.median(a / b for a, b in zip(times[baseline], times[name], strict=True))
-        speeds[name] = Speed(config.batch_size * block / statistics.median(times[name]), relative)
+        relative = None if baseline not in expected else median_ratio(expected[baseline], expected[name])
+        speeds[name] = Speed(config.batch_size / statistics.median(expected[name]), relative)
     threads = torch.get_num_threads()
     where = "one GPU" if device == "cuda" else f"{threads} CPU thread{'s' if threads > 1 else ''}"
     how = (
-        f"Speed: whole training steps on one real batch in one process on {where}, after the runs, the methods taking "
-        f"turns; median of {ROUNDS} rounds of {block} steps each, without data loading."
+        f"Speed is of whole training steps on one real batch without data loading, in one process on {where} after "
+        f"the runs, the methods taking turns: the median of {ROUNDS} rounds of {block} "
+        f"step{'s' if block > 1 else ''}; for methods that toss a coin, the expected time."
     )
     return speeds, how
 
 
-def _step(config: Config, device: Literal["cpu", "cuda"]) -> Callable[[], None]:
-    """One optimiser step of `config` on its own model and the first batch of its data, as training makes it."""
+def expand(method: Method) -> list[tuple[float, Method]]:
+    """The methods among which `method` chooses for every mini-batch, with their probabilities.
+
+    >>> from multimix.methods import parse
+    >>> [(p, type(part).__name__) for p, part in expand(parse("either(cutmix, multimix, p=0.2)"))]
+    [(0.2, 'CutMix'), (0.4, 'MultiMix'), (0.4, 'InputMixup')]
+    """
+    if not isinstance(method, Either):
+        return [(1.0, method)]
+    return [
+        (share * weight, part)
+        for share, side in ((method.p, method.a), (1 - method.p, method.b))
+        for weight, part in expand(side)
+        if share > 0
+    ]
+
+
+def _repeat(step: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        step()
+
+
+def _steps(config: Config, device: Device) -> list[tuple[float, Callable[[], None]]]:
+    """The optimiser steps among which the method of `config` chooses, on one model and the first batch of its data."""
     fabric = connect(replace(config, accelerator=device, devices=1, nodes=1))
     fabric.launch()
     splits = load_splits(config)
@@ -107,12 +138,15 @@ def _step(config: Config, device: Literal["cpu", "cuda"]) -> Callable[[], None]:
         std=splits.std,
         generator=make_generator(config.seed, "init"),
     ).to(fabric.device)
-    images = batch.images
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
-        images = images.contiguous(memory_format=torch.channels_last)
+        batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
     method = methods.parse(config.method)
     method.setup(model)
+    return [(weight, _step(fabric, config, model, part, batch)) for weight, part in expand(method)]
+
+
+def _step(fabric: Any, config: Config, model: SplitModel, method: Method, batch: data.Batch) -> Callable[[], None]:
     step = TrainingStep(model, method)
     module, optimizer = fabric.setup(step, make_optimizer(step, config, device=fabric.device))
     generator = make_generator(config.seed, "speed")
@@ -122,7 +156,7 @@ def _step(config: Config, device: Literal["cpu", "cuda"]) -> Callable[[], None]:
         group["lr"] = 1e-4 * config.lr
 
     def step_once() -> None:
-        loss, _ = module(images, batch.targets, generator, extras)
+        loss, _ = module(batch.images, batch.targets, generator, extras)
         fabric.backward(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

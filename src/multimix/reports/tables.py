@@ -45,7 +45,9 @@ def results_table(summary: Summary, colors: Mapping[str, str] | None = None) -> 
         columns.append("seeds")
     measured = any(row.speed for row in summary.rows)
     if measured:
-        columns += ["training\nimages/s", "speed ÷\nERM's"]
+        columns.append("training\nimages/s")
+        if summary.baseline is not None:
+            columns.append("speed ÷\nERM's")
     best = {
         "last": max(round(row.last_accuracy.mean, 4) for row in summary.rows),
         "best": max(round(row.best_accuracy.mean, 4) for row in summary.rows),
@@ -65,7 +67,7 @@ def results_table(summary: Summary, colors: Mapping[str, str] | None = None) -> 
         if uneven:
             cells.append(Cell(str(len(row.seeds)), len(row.seeds)))
         if measured:
-            cells += _speed(row)
+            cells += _speed(row)[: len(columns) - len(cells)]
         rows.append(cells)
     return Table(columns, rows)
 

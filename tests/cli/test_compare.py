@@ -1,0 +1,94 @@
+"""`multimix compare`: mistakes before anything is trained, and stopping in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from multimix import cli, recipes
+from multimix.cli.compare import METHODS, Options, make_plan
+from multimix.reports import speed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digitz"], "unknown recipe 'digitz': did you mean digits?"),
+        (["--methods", "erm,cutmx"], "unknown method 'cutmx': did you mean cutmix?"),
+        (["--methods", "multimix(alpa=1)"], "no option 'alpa': did you mean alpha?"),
+        (["--methods", "erm,cutmix,erm"], "names erm twice"),
+        (["--methods", "multimix(n=5),multimix(n = 5)"], "names multimix(n=5) twice"),
+        (["--methods", "multimix(alpha=(1, 2)),multimix(alpha=[1, 2])"], "would share a folder"),
+        (["--methods", ","], "--methods is empty"),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--epohcs", "3"], "unknown option --epohcs: did you mean --epochs?"),
+        (["--model", "smalnet"], "smalnet"),
+        (["imagefolder", "--data-root", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", *arguments, "--out", "made"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not Path("made").exists()
+
+
+def test_the_plan_is_methods_by_seeds_from_the_first_seed_on() -> None:
+    options = Options(methods="erm, multimix(alpha=0.1,n=5)", seeds=2, config=recipes.get("digits"))
+    plan = make_plan(options, "digits", command="c")
+    assert plan.folder == Path("runs/compare-digits")
+    assert [(method, seed, path.name) for method, seed, path in plan.jobs()] == [
+        ("erm", 0, "seed0"),
+        ("multimix(alpha=0.1, n=5)", 0, "seed0"),
+        ("erm", 1, "seed1"),
+        ("multimix(alpha=0.1, n=5)", 1, "seed1"),
+    ]
+    assert len({path for _, _, path in plan.jobs()}) == 4
+    assert len(make_plan(Options(config=recipes.get("digits")), "digits", command="c").methods) == 6
+    assert METHODS.startswith("erm,")
+
+
+def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    options = ["--methods", "erm", "--seeds", "2", "--schedule", "constant", "--warmup-epochs", "0", "--out", str(out)]
+    # Far more epochs than the test waits for.
+    command = [sys.executable, "-m", "multimix", "compare", *options, "--jobs", "2", "--epochs", "100000"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    metrics = [out / "erm" / f"seed{seed}" / "metrics.jsonl" for seed in range(2)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        while not all(path.is_file() and path.read_text().count("\n") >= 2 for path in metrics):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "everything is saved" in error
+    assert "Traceback" not in error
+    assert "Continue with: multimix compare --methods erm --seeds 2" in error
+    before = [path.read_text() for path in metrics]
+    epochs = max(text.count("\n") for text in before) + 1
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
+    # The schedule is constant, so the runs may go on to another number of epochs than they were begun with.
+    cli.main(["compare", *options, "--jobs", "1", "--epochs", str(epochs)])
+    for path, text in zip(metrics, before, strict=True):
+        assert path.read_text().startswith(text)
+        assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == list(range(1, epochs + 1))
+    assert (out / "report.html").is_file()

@@ -1,0 +1,48 @@
+"""Runs in worker processes: one that fails, or whose process is killed, costs only itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+from multimix import recipes
+from multimix.cli.workers import Job, run_jobs
+from multimix.training import Progress, RunDirectory
+
+
+def test_failed_and_killed_runs_do_not_keep_the_others_from_ending(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    config = replace(recipes.get("digits"), method="erm", epochs=2)
+    diverging = Job(replace(config, lr=1e30), tmp_path / "diverging")
+    killed = Job(replace(config, epochs=100_000), tmp_path / "killed")
+    good = Job(config, tmp_path / "good")
+    ended: dict[Job, str | None] = {}
+    reports: dict[Job, list[int]] = {diverging: [], killed: [], good: []}
+
+    def follow(job: Job, progress: Progress) -> None:
+        reports[job].append(progress.epoch)
+        if job is killed:
+            multiprocessing.active_children()[0].kill()
+
+    failures = run_jobs(
+        [diverging, killed, good],
+        workers=1,
+        threads=1,
+        log=tmp_path / "log.txt",
+        on_progress=follow,
+        on_end=lambda job, failure: ended.update({job: failure}),
+    )
+    assert list(ended) == [diverging, killed, good]
+    assert {job: reason for job, reason in ended.items() if reason} == failures
+    assert set(failures) == {diverging, killed}
+    assert "training diverged in epoch 1" in failures[diverging]
+    assert "its process ended by signal 9" in failures[killed]
+    assert reports[good][-1] == 2
+    assert RunDirectory(good.out).is_finished(good.config)
+    log = (tmp_path / "log.txt").read_text()
+    assert "erm, seed 0:" in log
+    assert "DivergenceError" in log
+    assert not multiprocessing.active_children()
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,145 @@
+"""The figures: what is drawn is what was computed, and the SVG can be put into a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.spatial import Delaunay
+
+from multimix import functional as F
+from multimix.reports import hull, pictures, style
+from multimix.reports.charts import difference_chart, reliability_panel
+from multimix.reports.runs import read_run
+from multimix.reports.statistics import Difference
+from multimix.training import load_run
+
+
+def test_svg_is_well_formed_takes_its_ink_from_the_page_and_shares_no_ids() -> None:
+    differences = {"a < b & $c$": Difference(0.1, 0.2, 3), "one": Difference(0.1, math.nan, 1)}
+    colors = {"a < b & $c$": "#123456", "one": "#654321"}
+    svg = difference_chart(differences, colors, xlabel="points", description='what "it" <shows>')
+    root = ElementTree.fromstring(svg)
+    assert root.attrib["aria-label"] == 'what "it" <shows>'
+    assert "width" not in root.attrib
+    assert style.INK not in svg
+    assert "currentColor" in svg
+    texts = [element.text for element in root.iter() if element.text and element.text.strip()]
+    assert "a < b & $c$" in texts
+    ids = [element.attrib["id"] for element in root.iter() if "id" in element.attrib]
+    assert len(ids) == len(set(ids))
+    assert all(f"#{name}" in svg for name in ids)
+
+
+def test_figures_are_reproducible_and_touch_no_global_state() -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    draw = lambda: reliability_panel([0.3, None, 0.9], [0.5, None, 0.8], [20, 0, 80], color="#000000", label="x")  # noqa: E731
+    assert draw() == draw()
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_colours_stay_with_their_method_and_the_baseline_is_grey() -> None:
+    colors = style.method_colors(["a", "erm", "b"], "erm")
+    assert colors["erm"] == style.BASELINE_COLOR
+    assert len(set(colors.values())) == 3
+    assert len(style.method_colors([str(k) for k in range(20)], None)) == 20
+
+
+class TestHull:
+    def test_mixup_points_lie_on_segments_with_one_lambda(self) -> None:
+        z = hull.points()
+        mixed, partner = hull.mixup_points(z)
+        assert sorted(partner.tolist()) == list(range(10))
+        lams = (mixed - z[partner]).norm(dim=1) / (z - z[partner]).norm(dim=1)
+        rest = (mixed - z).norm(dim=1) / (z - z[partner]).norm(dim=1)
+        assert torch.allclose(lams, lams[0].expand(10), atol=1e-5)
+        assert torch.allclose(lams + rest, torch.ones(10), atol=1e-5)
+
+    @pytest.mark.parametrize("alpha", [(0.5, 2.0), 0.1])
+    def test_multimix_points_lie_in_the_hull(self, alpha: float | tuple[float, float]) -> None:
+        z = hull.points()
+        mixed = hull.multimix_points(z, alpha)
+        assert mixed.shape == (300, 2)
+        # A hair wider than the hull, for points on its border.
+        wider = z.mean(0) + (z - z.mean(0)) * (1 + 1e-5)
+        assert (Delaunay(wider.numpy()).find_simplex(mixed.numpy()) >= 0).all()
+
+    def test_a_small_concentration_spreads_the_points(self) -> None:
+        z = hull.points()
+        spread = {a: (hull.multimix_points(z, a) - z.mean(0)).norm(dim=1).mean() for a in ((0.5, 2.0), 0.1)}
+        assert spread[0.1] > 1.8 * spread[(0.5, 2.0)]
+
+    def test_every_panel_draws_all_its_points(self) -> None:
+        for panel, count in zip(hull.hull_panels(), (10, 300, 300), strict=True):
+            uses = [e for e in ElementTree.fromstring(panel.svg).iter() if e.tag.endswith("use")]
+            assert len(uses) == count + 10
+
+
+class TestPictures:
+    """Of a real run of Dense MultiMix."""
+
+    @pytest.fixture
+    def run_dir(self, comparison: Path) -> Path:
+        return comparison / "dense-multimix-n=50" / "seed0"
+
+    def test_attention_is_brightest_where_the_loss_trusts_most(self, run_dir: Path) -> None:
+        shown = pictures.attention_pictures(read_run(run_dir))
+        assert [picture.name for picture in shown] == [str(k) for k in range(10)]
+        config, model = load_run(run_dir)
+        splits = pictures.load_splits(config)
+        for label, picture in enumerate(shown):
+            index = int((splits.test.labels == label).nonzero()[0])
+            pixels = splits.test.images[index].float() / 255  # type: ignore[union-attr]
+            image, overlay = (_decode(uri) for uri in (picture.image, picture.overlay))
+            assert image.shape == overlay.shape == (pictures.SIDE, pictures.SIDE, 3)
+            corner = image[5, 5] / 255 - pixels[:, 0, 0].numpy()
+            assert np.abs(corner).max() < 0.01
+            with torch.no_grad():
+                features = model.features(pixels[None])
+            a = F.attention_map(features.flatten(2).mT)[0].view(features.shape[2:])
+            row, column = divmod(int(a.argmax()), a.shape[1])
+            cell = pictures.SIDE // a.shape[0]
+            heat = overlay.sum(2) - 0.3 * image.sum(2)
+            at = heat[row * cell + cell // 2, column * cell + cell // 2]
+            assert at >= 0.9 * heat.max()
+
+    def test_other_methods_have_no_attention(self, comparison: Path) -> None:
+        with pytest.raises(ValueError, match="need a run of Dense MultiMix, got multimix"):
+            pictures.attention_pictures(read_run(comparison / "multimix" / "seed0"))
+        assert pictures.dense_method("either(erm, dense-multimix-alone(attention='cam'), p=0.1)") is not None
+
+    def test_the_sample_is_balanced_and_always_the_same(self, run_dir: Path) -> None:
+        run = read_run(run_dir)
+        sample = pictures.choose_sample(run, classes=4, per_class=6)
+        labels = pictures.load_splits(run.config).test.labels[sample.indices]
+        assert [sample.names[c] for c in sample.classes] == [str(label) for label in labels.tolist()]
+        assert torch.bincount(torch.tensor(sample.classes)).tolist() == [6] * 4
+        assert torch.equal(sample.indices, pictures.choose_sample(run, classes=4, per_class=6).indices)
+
+    def test_embedding_plots_are_reproducible_and_keep_classes_together(self, run_dir: Path) -> None:
+        run = read_run(run_dir)
+        sample = pictures.choose_sample(run, per_class=12)
+        states = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+        first, second = (pictures.plot_embeddings(run, sample) for _ in range(2))
+        assert np.array_equal(first.points, second.points)
+        assert np.array_equal(np.random.get_state()[1], states[0])  # noqa: NPY002
+        assert torch.equal(torch.get_rng_state(), states[1])
+        distances = np.linalg.norm(first.points[:, None] - first.points[None], axis=-1)
+        np.fill_diagonal(distances, np.inf)
+        classes = np.array(sample.classes)
+        assert (classes[distances.argmin(1)] == classes).mean() > 0.5  # by chance: 0.1
+
+
+def _decode(uri: str) -> np.ndarray:
+    kind, _, content = uri.partition(",")
+    assert kind == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))).astype(float)

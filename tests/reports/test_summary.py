@@ -1,0 +1,203 @@
+"""From run directories to rows, tables and files; damaged, partial and mixed folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from multimix.reports.headline import headline
+from multimix.reports.page import as_json
+from multimix.reports.plan import Plan, folder_name, read_plan
+from multimix.reports.runs import find_runs, read_run
+from multimix.reports.speed import Speed
+from multimix.reports.summary import summarize
+from multimix.reports.tables import per_class_table, results_csv, results_table
+
+MakeRun = Callable[..., Path]
+
+
+def two_methods(make_run: MakeRun) -> list[Path]:
+    last = {"erm": [0.70, 0.72, 0.74], "cutmix": [0.80, 0.84, 0.83]}
+    return [
+        make_run(f"{method}/seed{seed}", method=method, seed=seed, accuracies=[0.1, 0.9, accuracy])
+        for method, accuracies in last.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_rows_hold_last_and_best_over_seeds(make_run: MakeRun) -> None:
+    summary = summarize(two_methods(make_run))
+    erm, cutmix = summary.rows
+    assert [erm.label, cutmix.label] == ["erm", "cutmix"]
+    assert erm.last_accuracy.mean == pytest.approx(0.72)
+    assert erm.last_accuracy.std == pytest.approx(statistics.stdev([0.70, 0.72, 0.74]))
+    assert erm.best_accuracy.mean == pytest.approx(0.9)
+    assert cutmix.ece.mean == pytest.approx(statistics.mean([0.1, 0.08, 0.085]))
+    assert cutmix.nll.mean == pytest.approx(statistics.mean([0.2, 0.16, 0.17]))
+    assert erm.accuracy_difference is None
+    assert cutmix.accuracy_difference is not None
+    assert cutmix.accuracy_difference.mean == pytest.approx(statistics.mean([0.10, 0.12, 0.09]))
+    assert cutmix.accuracy_difference.verdict == "higher"
+    assert cutmix.ece_difference is not None
+    assert cutmix.ece_difference.verdict == "lower"
+    assert "cutmix (+10.33 ± 3.79) is better than ERM" in headline(summary)[0]
+
+
+def test_csv_has_a_line_for_each_run(make_run: MakeRun) -> None:
+    rows = list(csv.DictReader(io.StringIO(results_csv(summarize(two_methods(make_run))))))
+    assert len(rows) == 6
+    assert [row["seed"] for row in rows] == ["0", "1", "2"] * 2
+    assert float(rows[4]["test_accuracy_last"]) == 0.84
+    assert float(rows[4]["test_accuracy_best"]) == 0.9
+    assert rows[4]["best_epoch"] == "2"
+    assert float(rows[4]["seconds"]) == 6.0
+
+
+def test_one_seed_is_not_called_better(make_run: MakeRun) -> None:
+    runs = [make_run("a", accuracies=[0.2]), make_run("b", method="cutmix", accuracies=[0.9])]
+    summary = summarize(runs)
+    assert headline(summary)[0].startswith("One seed cannot tell")
+    assert as_json(summary)["methods"][1]["accuracy_difference"]["half_width_95"] is None
+
+
+def test_without_erm_the_page_does_not_judge(make_run: MakeRun) -> None:
+    summary = summarize([make_run("a", method="cutmix")])
+    assert summary.baseline is None
+    assert "no finished ERM runs" in headline(summary)[0]
+    assert len(results_table(summary).columns) == len(results_table(summary).rows[0])
+
+
+def test_runs_that_differ_in_a_setting_are_different_rows(make_run: MakeRun) -> None:
+    runs = [make_run("a", lr=0.1), make_run("b", lr=0.5), make_run("c", lr=0.5, seed=1)]
+    summary = summarize(runs)
+    assert [(row.label, list(row.seeds)) for row in summary.rows] == [("erm, lr=0.1", [0]), ("erm, lr=0.5", [0, 1])]
+
+
+def test_where_the_data_lie_makes_no_difference(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run("a", data_root=tmp_path / "x"), make_run("b", data_root=tmp_path / "y", seed=1)]
+    assert [row.label for row in summarize(runs).rows] == ["erm"]
+
+
+def test_unfinished_and_unstarted_runs_are_named(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("all/erm/seed0")
+    make_run("all/cutmix/seed0", method="cutmix", finished=False, accuracies=[0.5], epochs=7)
+    plan = Plan(tmp_path / "all", ["erm", "cutmix"], [0, 1], "multimix compare", "2020-01-01T00:00:00")
+    plan.write()
+    summary = summarize([tmp_path / "all"])
+    assert [row.label for row in summary.rows] == ["erm"]
+    assert sorted(summary.missing) == [
+        "cutmix, seed 0: 1 of 7 epochs",
+        "cutmix, seed 1: not started",
+        "erm, seed 1: not started",
+    ]
+
+
+def test_the_plan_orders_the_methods_and_keeps_the_speed(make_run: MakeRun, tmp_path: Path) -> None:
+    for method in ("erm", "cutmix", "input-mixup"):
+        make_run(f"all/{method}/seed0", method=method)
+    speed = {"cutmix": Speed(1234.5, 0.875)}
+    methods = ["input-mixup", "erm", "cutmix"]
+    plan = Plan(tmp_path / "all", methods, [0], "multimix compare", "2020-01-01T00:00:00", speed, "How.")
+    plan.write()
+    assert read_plan(tmp_path / "all") == plan
+    summary = summarize([tmp_path / "all"])
+    assert [row.label for row in summary.rows] == methods
+    assert [row.speed for row in summary.rows] == [None, None, speed["cutmix"]]
+    shown = [cell.text for cell in results_table(summary).rows[2]]
+    assert shown[-2:] == ["1,234", "0.88×"] or shown[-2:] == ["1,235", "0.88×"]
+
+
+def test_the_best_of_a_column_is_marked_with_its_ties(make_run: MakeRun) -> None:
+    runs = [make_run(n, method=n, accuracies=[a]) for n, a in (("erm", 0.8), ("cutmix", 0.9), ("input-mixup", 0.9))]
+    table = results_table(summarize(runs))
+    assert [row[1].top for row in table.rows] == [False, True, True]
+    ece = table.columns.index("calibration\nerror, %")
+    assert [row[ece].top for row in table.rows] == [False, True, True]
+
+
+def test_many_classes_are_cut_to_those_that_differ_most() -> None:
+    names = [str(k) for k in range(50)]
+    a = {name: [0.5, 0.5] for name in names} | {"7": [0.5, 0.7], "9": [None, None]}
+    b = {name: [0.5, 0.5] for name in names} | {"31": [0.2, 0.2], "9": [None, None]}
+    table = per_class_table(["a", "b"], {"a": a, "b": b}, limit=2)
+    assert [row[0].text for row in table.rows] == ["31", "7"]
+    assert [cell.text for cell in table.rows[1]] == ["7", "60.0", "50.0"]
+    assert [cell.top for cell in table.rows[1]] == [False, True, False]
+    whole = per_class_table(["a", "b"], {"a": a, "b": b})
+    assert [cell.text for cell in whole.rows[9]] == ["9", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("method", "folder"),
+    [
+        ("erm", "erm"),
+        ("multimix(alpha=(0.1, 0.2), n=inf)", "multimix-alpha=-0.1-0.2-n=inf"),
+        ("a(x='../b')", "a-x=-..-b"),
+    ],
+)
+def test_folder_names_are_single_harmless_components(method: str, folder: str) -> None:
+    assert folder_name(method) == folder
+
+
+class TestErrors:
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="nothing is not a folder: pass run folders"):
+            find_runs([tmp_path / "nothing"])
+
+    def test_no_runs(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="holds no run"):
+            find_runs([tmp_path])
+        with pytest.raises(FileNotFoundError, match="not a run"):
+            read_run(tmp_path)
+
+    def test_nothing_finished(self, make_run: MakeRun) -> None:
+        with pytest.raises(ValueError, match=r"no run is finished.*erm, seed 0: 2 of 2 epochs"):
+            summarize([make_run("a", finished=False)])
+
+    def test_same_run_twice_is_read_once_but_two_equal_runs_are_refused(self, make_run: MakeRun) -> None:
+        a = make_run("a")
+        assert len(find_runs([a, a.parent])) == 1
+        with pytest.raises(ValueError, match="are both erm with seed 0"):
+            summarize([a, make_run("b")])
+
+    def test_different_data(self, make_run: MakeRun) -> None:
+        runs = [make_run("a"), make_run("b", seed=1, classes=["cat", "dog", "cow"])]
+        with pytest.raises(ValueError, match="on different data"):
+            summarize(runs)
+
+    def test_damaged_files_are_named(self, make_run: MakeRun) -> None:
+        path = make_run("a")
+        (path / "result.json").write_text("{")
+        with pytest.raises(ValueError, match=r"result\.json is not valid JSON"):
+            read_run(path)
+        (path / "result.json").write_text("[]")
+        with pytest.raises(ValueError, match=r"result\.json must hold a JSON object, got a list"):
+            read_run(path)
+        (path / "config.json").write_text('{"method": "erm"}')
+        with pytest.raises(ValueError, match=r"config\.json"):
+            read_run(path)
+
+    def test_half_a_last_line_is_a_run_being_written_but_not_in_the_middle(self, make_run: MakeRun) -> None:
+        path = make_run("a", finished=False)
+        metrics = path / "metrics.jsonl"
+        metrics.write_text(metrics.read_text() + '{"epoch": 3, "te')
+        assert [epoch["epoch"] for epoch in read_run(path).metrics] == [1, 2]
+        metrics.write_text('{"epoch"\n' + metrics.read_text())
+        with pytest.raises(ValueError, match="line 1 is not valid JSON"):
+            read_run(path)
+
+    def test_finished_without_metrics(self, make_run: MakeRun) -> None:
+        path = make_run("a")
+        (path / "metrics.jsonl").unlink()
+        with pytest.raises(ValueError, match="missing or empty although the run has finished"):
+            read_run(path)
+
+    def test_damaged_plan(self, tmp_path: Path) -> None:
+        (tmp_path / "compare.json").write_text('{"methods": []}')
+        with pytest.raises(ValueError, match=r"compare\.json is not what .*multimix compare.* writes"):
+            read_plan(tmp_path)
