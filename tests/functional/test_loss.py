@@ -223,7 +223,7 @@ def test_float32_is_accurate() -> None:
         exact = shifted.detach().double().requires_grad_()
         expected = mixed_cross_entropy(exact, labels, lam, implementation="reference")
         assert loss.dtype == torch.float32
-        assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
         ours, theirs = torch.autograd.grad(loss, shifted)[0], torch.autograd.grad(expected, exact)[0]
         assert (ours.double() - theirs).norm() < 3e-6 * theirs.norm()
 
@@ -240,7 +240,7 @@ def test_half_precision_logits_are_mixed_in_float32(dtype, implementation, kind,
     with torch.autocast("cpu", dtype, enabled=autocast):
         loss = mixed_cross_entropy(logits, targets, lam.float(), implementation=implementation)
     assert loss.dtype == torch.float32
-    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     ours, theirs = torch.autograd.grad(loss, logits)[0], torch.autograd.grad(expected, exact)[0]
     assert ours.dtype == dtype
     assert (ours.double() - theirs).norm() < torch.finfo(dtype).eps * theirs.norm()
@@ -248,7 +248,7 @@ def test_half_precision_logits_are_mixed_in_float32(dtype, implementation, kind,
     half = torch.nn.functional.cross_entropy(
         lam.to(dtype) @ logits.detach(), (lam.to(dtype) @ one_hot(targets, 20).to(dtype)).to(dtype)
     )
-    assert abs(float(half) - float(expected)) > 20 * abs(float(loss) - float(expected))
+    assert abs(half.item() - expected.item()) > 20 * abs(loss.item() - expected.item())
 
 
 @pytest.mark.parametrize("scale", [2.0**10, 2.0**16])
@@ -271,6 +271,10 @@ def test_dtype_of_the_result() -> None:
         for implementation in IMPLEMENTATIONS:
             loss = mixed_cross_entropy(normal(2, 3, seed=1).to(dtype), labels, lam, implementation=implementation)
             assert loss.dtype == lam.dtype
+            half = mixed_cross_entropy(
+                normal(2, 3, seed=1).to(dtype), labels, lam.bfloat16(), None, "global", implementation
+            )
+            assert half.dtype == lam.dtype
 
 
 def test_global_normalisation_is_the_ratio_of_sums() -> None:

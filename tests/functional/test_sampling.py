@@ -77,6 +77,17 @@ def test_range_of_alpha_is_drawn_for_every_row() -> None:
     assert test.pvalue > SIGNIFICANCE
 
 
+def test_every_row_keeps_its_own_alpha_when_draws_are_rejected() -> None:
+    # One draw in twenty is rejected and drawn again; with another row's alpha, weights would hardly look different.
+    alphas = [1.0, 200.0]
+    rows = torch.tensor(alphas, dtype=torch.float64).repeat(30_000)[:, None]
+    log_variates = sampling._log_gamma_variates(rows, 5, rng(12)).view(30_000, 2, 5)
+    for i, alpha in enumerate(alphas):
+        scale = alpha - 1 / 3  # the constant that normalisation removes
+        gammas = scale * log_variates[:, i].exp().flatten().numpy()
+        assert stats.kstest(gammas, stats.gamma(alpha).cdf).pvalue > SIGNIFICANCE
+
+
 def test_rows_and_positions_are_independent() -> None:
     lam = sample_weights(3000, 4, alpha=0.7, positions=6, generator=rng(4), dtype=torch.float64)
     assert lam.shape == (6, 3000, 4)

@@ -92,6 +92,18 @@ def test_sampled_can_be_differentiated_twice() -> None:
         assert torch.autograd.gradgradcheck(function, logits)
 
 
+def test_a_gradient_scaler_saves_small_float16_gradients() -> None:
+    # 49 positions and 64 examples share a gradient of order 1: most entries are below float16's smallest number.
+    half, labels = normal(49, 64, 100, seed=0, scale=3).half(), make_targets("index", 64, 100)
+    options = {"n": 20, "m": None, "alpha": (0.5, 2.0), "normalize": "position"}
+    gradients = []
+    for logits, scale in ((half.float(), 1.0), (half, 2.0**16)):
+        logits.requires_grad_()
+        loss = sampled_cross_entropy(logits, labels, None, torch.tensor(5), **options)
+        gradients.append(torch.autograd.grad(scale * loss, logits)[0].double() / scale)
+    assert (gradients[1] - gradients[0]).norm() < 1e-3 * gradients[0].norm()
+
+
 @pytest.mark.parametrize("block", [1, 3, 17, 64, 1000])
 @pytest.mark.parametrize("kind", KINDS)
 def test_size_of_blocks_is_irrelevant(monkeypatch, block, kind) -> None:
@@ -130,9 +142,9 @@ def test_memory_does_not_grow_with_the_number_of_mixtures(monkeypatch) -> None:
                     self.elements = max(self.elements, tensor.numel())
             return out
 
-    logits, labels = normal(1, 16, 8, seed=0).float(), make_targets("index", 16, 8)
-    with Largest() as largest:
-        _sampled_forward(logits, labels, None, torch.tensor(1), 50_000, 16, 0.5, 2.0, False, True)
+    logits, labels = normal(1, 16, 64, seed=0).float(), make_targets("index", 16, 64)
+    with Largest() as largest:  # 16 examples make the largest block of weights, 64 classes that of logits
+        _sampled_forward(logits, labels, None, torch.tensor(1), 10_000, 16, 0.5, 2.0, False, True)
     assert limit / 2 < largest.elements <= limit
 
 
