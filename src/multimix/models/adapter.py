@@ -116,7 +116,7 @@ def _check_logits(model: SplitModel, x: Tensor, expected: Tensor) -> None:
 
 def _find_classifier(outline: Outline, parts: Sequence[Piece]) -> int:
     """Which piece is the last linear layer; nothing but reshapes may follow it."""
-    returned = next(reversed(outline.graph.nodes)).args[0]
+    returned = next(iter(reversed(outline.graph.nodes))).args[0]
     if not isinstance(returned, fx.Node) or (parts and returned is not parts[-1].output):
         raise CannotSplit("it does not return one tensor, the logits")
     for at in reversed(range(len(parts))):
