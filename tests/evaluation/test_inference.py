@@ -59,10 +59,11 @@ def test_modes_and_statistics_are_left_as_they_were(data: tuple[torch.Tensor, to
     model = build().train()
     model.stages[0][1].eval()  # a frozen batch normalisation inside a training model
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    wrong_channels = torch.rand(2, 5, 6, 6)
     rng = torch.get_rng_state()
     predict(model, [data])
     with pytest.raises(RuntimeError):
-        predict(model, [(torch.rand(2, 5, 6, 6), data[1][:2])])
+        predict(model, [(wrong_channels, data[1][:2])])
     assert model.training
     assert model.stages[0][0].training
     assert not model.stages[0][1].training
