@@ -26,7 +26,7 @@ def expectation_of_pairs(logits: Tensor, targets: Tensor, a: list[float], alpha:
         return s * cross_entropy(y, z)
 
     ends = (alpha - 1, alpha - 1)  # exponents of t and 1 - t in the density
-    integral = integrate.quad(summand, 0, 1, weight="alg", wvar=ends, epsabs=0, epsrel=1e-9, limit=200)[0]
+    integral = integrate.quad(summand, 0, 1, weight="alg", wvar=ends, epsabs=0, epsrel=1e-8, limit=200)[0]
     return integral / special.beta(alpha, alpha) / ((a[0] + a[1]) / 2)
 
 
