@@ -26,6 +26,7 @@ from multimix.reports import speed
         (["--methods", "erm,cutmix,erm"], "names erm twice"),
         (["--methods", "multimix(n=5),multimix(n = 5)"], "names multimix(n=5) twice"),
         (["--methods", "multimix(alpha=(1, 2)),multimix(alpha=[1, 2])"], "would share a folder"),
+        (["--method", "cutmix"], "--methods erm,cutmix instead of --method"),
         (["--methods", ","], "--methods is empty"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),

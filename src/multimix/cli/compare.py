@@ -57,6 +57,8 @@ def main(argv: list[str]) -> None:
         description="Train several methods over several seeds, each run with the options of the recipe, then print a "
         "table and write summary.json, results.csv and report.html. The same command continues where it stopped.",
     )
+    if options.config.method != recipes.get(recipe).method:
+        raise ValueError(f"compare takes a list of methods: --methods erm,{options.config.method} instead of --method")
     plan = make_plan(options, recipe, command=shlex.join(["multimix", "compare", *argv]))
     jobs = [Job(dataclasses.replace(options.config, method=m, seed=s), out) for m, s, out in plan.jobs()]
     todo = [job for job in jobs if not _is_finished(job)]

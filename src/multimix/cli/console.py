@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..extras import require
 from ..reports import Summary
 from ..reports.headline import headline
-from ..reports.tables import Table, results_table
+from ..reports.tables import Cell, Table, results_table
 
-__all__ = ["show_results", "show_table", "split_paths"]
+__all__ = ["fitting_columns", "show_results", "show_table", "split_paths"]
+
+GAP = 2
+"""Spaces between columns."""
 
 
 def show_results(summary: Summary) -> None:
@@ -23,24 +27,55 @@ def show_results(summary: Summary) -> None:
 
 
 def show_table(table: Table) -> None:
-    """Print a table, as wide as it needs to be; the best of a column is bold."""
-    text = require("rich.text", "train").Text
-    drawn = require("rich.table", "train").Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, column in enumerate(table.columns):
-        drawn.add_column(column, justify="left" if number == 0 else "right", no_wrap=True, vertical="bottom")
-    for row in table.rows:
-        drawn.add_row(*(text(f"{cell.text} {cell.spread}".strip(), style="bold" if cell.top else "") for cell in row))
+    """Print a table; the best of a column is bold. Columns that do not fit beside each other go below each other."""
     console = require("rich.console", "train").Console(highlight=False, markup=False)
+    # A file or a pipe has no edge to wrap at.
     if not console.is_terminal:
-        console.width = 240  # a file or a pipe has no edge to wrap at
-    console.print(drawn)
+        console.width = 10_000
+    for columns in fitting_columns(table, console.width):
+        drawn = require("rich.table", "train").Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+        for column in columns:
+            justify = "left" if column == 0 else "right"
+            drawn.add_column(table.columns[column], justify=justify, no_wrap=True, vertical="bottom")
+        for row in table.rows:
+            cells = [row[column] for column in columns]
+            drawn.add_row(*(_text(cell) for cell in cells))
+        console.print(drawn)
+
+
+def fitting_columns(table: Table, width: int) -> list[list[int]]:
+    """The columns in blocks that each fit into `width` characters and begin with the first column.
+
+    >>> from multimix.reports.tables import Cell
+    >>> fitting_columns(Table(["method", "a", "b", "c"], [[Cell("1234567", 0)] * 4]), width=28)
+    [[0, 1, 2], [0, 3]]
+    """
+    widths = [
+        max(len(line) for line in (*title.split("\n"), *(str(_text(row[k])) for row in table.rows)))
+        for k, title in enumerate(table.columns)
+    ]
+    blocks: list[list[int]] = [[0]]
+    for column in range(1, len(widths)):
+        taken = sum(widths[k] + GAP for k in blocks[-1])
+        if taken + widths[column] > width and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(column)
+    return blocks
+
+
+def _text(cell: Cell) -> Any:
+    style = "bold" if cell.top else ""
+    return require("rich.text", "train").Text(f"{cell.text} {cell.spread}".strip(), style=style)
 
 
 def split_paths(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Paths and options of a command whose options all take one value, in any order.
 
-    >>> split_paths(["runs/a", "--which", "best", "runs/b"])
-    ([PosixPath('runs/a'), PosixPath('runs/b')], ['--which', 'best'])
+    >>> paths, options = split_paths(["runs/a", "--which", "best", "runs/b"])
+    >>> [str(path) for path in paths]
+    ['runs/a', 'runs/b']
+    >>> options
+    ['--which', 'best']
     """
     paths: list[Path] = []
     options: list[str] = []

@@ -56,9 +56,9 @@ def results(summary: Summary) -> str:
     )
     speed = next((plan.speed_conditions for plan in summary.plans if plan.speed_conditions), "")
     return (
-        "Mean ± standard deviation over seeds; bold is the best mean of a column, whatever the noise. "
+        "Mean ± standard deviation over seeds, on test images; bold is the best mean of a column, whatever the noise. "
         f"{best} Calibration error is the expected calibration error in 15 bins; it and the negative log-likelihood "
-        f"are of the last epoch, on test images; lower is better. {speed} Click a column to sort."
+        f"are of the last epoch; lower is better. {speed} Click a column to sort."
     )
 
 
@@ -80,7 +80,7 @@ def conditions(summary: Summary, made: str | None = None) -> dict[str, str]:
         "Network": of("model"),
         "Training": f"{of('epochs')} epochs, batches of {of('batch_size')}, {of('optimizer')}, {rate}, "
         f"weight decay {of('weight_decay')}, augmentation {of('augment')}, precision {of('precision')}",
-        "Seeds": _several(seed for row in summary.rows for seed in row.seeds),
+        "Seeds": ", ".join(str(seed) for seed in sorted({seed for row in summary.rows for seed in row.seeds})),
         "Methods": _methods(summary),
         "Hardware": _several(
             f"{m.get('cpu', 'unknown')}, {m.get('device', 'unknown')}, {m.get('threads', '?')} thread(s) a run"

@@ -36,9 +36,9 @@ class Table:
 
 def results_table(summary: Summary, colors: Mapping[str, str] | None = None) -> Table:
     """Mean and standard deviation over seeds of everything measured, one row for each method."""
-    columns = ["method", "test accuracy, %\nlast epoch", "test accuracy, %\nbest epoch"]
+    columns = ["method", "accuracy, %\nlast epoch", "accuracy, %\nbest epoch"]
     if summary.baseline is not None:
-        columns.append("difference from\nERM, points")
+        columns.append("over ERM,\npoints")
     columns += ["calibration\nerror, %", "neg. log-\nlikelihood"]
     uneven = len({len(row.seeds) for row in summary.rows}) > 1
     if uneven:
