@@ -14,7 +14,9 @@ import pytest
 
 from multimix import cli, recipes
 from multimix.cli.compare import METHODS, Options, make_plan
+from multimix.cli.workers import Job
 from multimix.reports import speed
+from multimix.training import train
 
 
 @pytest.mark.parametrize(
@@ -93,3 +95,28 @@ def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path, monkeypatch
         assert path.read_text().startswith(text)
         assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == list(range(1, epochs + 1))
     assert (out / "report.html").is_file()
+
+
+def test_failed_runs_are_named_after_the_table_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train_some(jobs: list[Job], **_: object) -> dict[Job, str]:
+        for job in jobs:
+            if job.config.method != "cutmix":
+                train(job.config, job.out)
+        return {job: "the loss is not finite" for job in jobs if job.config.method == "cutmix"}
+
+    monkeypatch.setattr("multimix.cli.compare.run_jobs", train_some)
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(
+            ["compare", "--methods", "erm,cutmix", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path / "out")]
+        )
+    assert stop.value.code == 1
+    shown = capsys.readouterr()
+    assert "multimix: cutmix, seed 0 failed: the loss is not finite\n" in shown.err
+    assert "1 of 2 runs failed" in shown.err
+    assert "missing: cutmix, seed 0: not started" in shown.out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "cutmix, seed 0: not started" in page
+    assert "One training method on digits" in page

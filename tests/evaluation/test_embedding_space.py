@@ -27,9 +27,7 @@ def distances(z: torch.Tensor, normalize: bool) -> list[list[float]]:
 
 @given(st.integers(0, 10**6), st.integers(5, 30), st.booleans(), st.sampled_from([0.5, 1, 2, 3.0]))
 @settings(max_examples=25, deadline=None)
-def test_alignment_is_the_mean_over_pairs_of_a_class(
-    seed: int, n: int, normalize: bool, alpha: float
-) -> None:
+def test_alignment_is_the_mean_over_pairs_of_a_class(seed: int, n: int, normalize: bool, alpha: float) -> None:
     z, labels = cloud(seed, n, 3, 4)
     d = distances(z, normalize)
     powers = [d[i][j] ** alpha for i in range(n) for j in range(n) if i != j and labels[i] == labels[j]]
@@ -43,9 +41,7 @@ def test_uniformity_is_the_log_of_the_mean_kernel(seed: int, n: int, normalize: 
     z, _ = cloud(seed, n, 3, 4)
     d = distances(z, normalize)
     kernel = [math.exp(-t * d[i][j] ** 2) for i in range(n) for j in range(n) if i != j]
-    assert uniformity(z, normalize=normalize, t=t) == pytest.approx(
-        math.log(sum(kernel) / len(kernel)), rel=1e-6
-    )
+    assert uniformity(z, normalize=normalize, t=t) == pytest.approx(math.log(sum(kernel) / len(kernel)), rel=1e-6)
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

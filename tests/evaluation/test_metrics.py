@@ -81,9 +81,7 @@ def ece_by_loop(probabilities: torch.Tensor, labels: torch.Tensor, bins: int) ->
 def test_calibration_error_equals_the_loop(seed: int, n: int, c: int, bins: int) -> None:
     logits, labels = predictions(seed, n, c)
     p = logits.double().softmax(1)
-    assert expected_calibration_error(p, labels, bins=bins) == pytest.approx(
-        ece_by_loop(p, labels, bins), abs=1e-9
-    )
+    assert expected_calibration_error(p, labels, bins=bins) == pytest.approx(ece_by_loop(p, labels, bins), abs=1e-9)
 
 
 @pytest.mark.parametrize(("bins", "scale"), [(15, 1.0), (10, 4.0), (1, 2.0)])

@@ -66,11 +66,18 @@ def main(argv: list[str]) -> None:
     if todo:
         _check_setting(options.config)
         whole.write()
-    failures = _train(todo, len(jobs), plan.folder / LOG, options, argv) if todo else {}
-    _report(whole, options)
-    if failures:
+    failures: dict[Job, str] = {}
+    try:
+        if todo:
+            failures = _train(todo, len(jobs), plan.folder / LOG, options)
+        _report(whole, options)
+    except KeyboardInterrupt:
+        print(f"\nStopped; everything is saved. Continue with: {plan.command}", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
         for job, reason in failures.items():
             print(f"multimix: {job.name} failed: {reason}", file=sys.stderr)
+    if failures:
         print(
             f"multimix: {len(failures)} of {len(jobs)} runs failed; tracebacks are in {plan.folder / LOG}. "
             "The same command tries them again",
@@ -152,7 +159,7 @@ def _check_setting(config: Config) -> None:
     )
 
 
-def _train(jobs: Sequence[Job], total: int, log: Path, options: Options, argv: Sequence[str]) -> dict[Job, str]:
+def _train(jobs: Sequence[Job], total: int, log: Path, options: Options) -> dict[Job, str]:
     workers, threads = _workers(options, len(jobs))
     print(
         f"{total} runs, {total - len(jobs)} finished before; {workers} at a time, {threads} CPU "
@@ -169,10 +176,6 @@ def _train(jobs: Sequence[Job], total: int, log: Path, options: Options, argv: S
                 on_progress=board.progress,
                 on_end=board.end,
             )
-    except KeyboardInterrupt:
-        command = shlex.join(["multimix", "compare", *argv])
-        print(f"\nStopped; everything is saved. Continue with: {command}", file=sys.stderr)
-        raise SystemExit(130) from None
     finally:
         if log.is_file() and not log.stat().st_size:
             log.unlink()

@@ -76,6 +76,4 @@ def check_predictions(scores: Tensor, labels: Tensor, name: str = "logits") -> N
         raise TypeError(f"labels must be class indices of an integer type, got {labels.dtype}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= scores.shape[1]:
-        raise ValueError(
-            f"labels must lie in [0, {scores.shape[1]}), as {name} have columns, got {low} to {high}"
-        )
+        raise ValueError(f"labels must lie in [0, {scores.shape[1]}), as {name} have columns, got {low} to {high}")

@@ -34,8 +34,7 @@ def alignment(embeddings: Tensor, labels: Tensor, normalize: bool = False, alpha
     z = _prepare(embeddings, normalize)
     if labels.shape != embeddings.shape[:1]:
         raise ValueError(
-            f"labels must have shape ({len(z)},) to fit embeddings {tuple(embeddings.shape)}, "
-            f"got {tuple(labels.shape)}"
+            f"labels must have shape ({len(z)},) to fit embeddings {tuple(embeddings.shape)}, got {tuple(labels.shape)}"
         )
     if not alpha > 0:
         raise ValueError(f"alpha must be positive, got {alpha}")

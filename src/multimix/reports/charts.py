@@ -58,6 +58,7 @@ def learning_curves(summary: Summary, key: str, colors: Mapping[str, str], *, pe
             axes.set_ylim(max(0.0, floor - 0.6 * (100 - floor)), min(100.0, axes.get_ylim()[1]))
         else:
             axes.set_ylim(bottom=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("epoch")
         return to_svg(drawn, f"{key.replace('_', ' ')} over epochs, one line for each method")
 

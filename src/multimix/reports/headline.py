@@ -62,9 +62,12 @@ def points(difference: Difference) -> str:
 
     >>> points(Difference(-0.012, 0.0041, 5))
     '−1.20 ± 0.41'
+    >>> points(Difference(-0.00001, 0.0041, 5))
+    '+0.00 ± 0.41'
     """
     half_width = "" if difference.verdict == "unknown" else f" ± {100 * difference.half_width:.2f}"
-    return f"{100 * difference.mean:+.2f}{half_width}".replace("-", "−")
+    mean = round(100 * difference.mean, 2) + 0.0  # never -0.00
+    return f"{mean:+.2f}{half_width}".replace("-", "−")
 
 
 def _enumerate(names: Sequence[str]) -> str:

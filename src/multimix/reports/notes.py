@@ -15,7 +15,9 @@ def title(summary: Summary) -> str:
     count = len(summary.rows)
     word = _NUMBERS[count] if count < len(_NUMBERS) else str(count)
     noun = "training method" if count == 1 else "training methods"
-    return f"{word} {noun} on {summary.runs[0].config.data}"
+    config = summary.runs[0].config
+    data = config.data_root.resolve().name if config.data == "imagefolder" and config.data_root else config.data
+    return f"{word} {noun} on {data}"
 
 
 def kicker(summary: Summary) -> str:
