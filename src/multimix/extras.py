@@ -17,6 +17,4 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
-        raise ImportError(
-            f"this needs {error.name}, which is not installed: pip install 'multimix[{extra}]'"
-        ) from None
+        raise ImportError(f"this needs {error.name}, which is not installed: pip install 'multimix[{extra}]'") from None

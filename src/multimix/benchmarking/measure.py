@@ -32,18 +32,23 @@ def hardware() -> dict[str, str]:
     return found
 
 
-def interleaved(variants: Mapping[str, Callable[[], object]], *, rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds per call of every variant in every round, after one warm-up call each.
+def interleaved(
+    variants: Mapping[str, Callable[[], object]], *, rounds: int, device: str, turn: float = 0.0
+) -> dict[str, list[float]]:
+    """Seconds per call of every variant in every round, after two warm-up calls each.
 
     The variants take turns within a round, so that whatever else the machine does hits all alike; compare
-    medians, or ratios within a round.
+    medians, or ratios within a round. A turn repeats the call for about `turn` seconds (at least once), so that a
+    short call is measured as in a loop and not by what the variant before it left in the caches.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for call in variants.values():
-        _timed(call, device)
+    calls = {}
+    for name, call in variants.items():
+        _timed(call, device, 1)
+        calls[name] = max(1, round(turn / _timed(call, device, 1)))
     for _ in range(rounds):
         for name, call in variants.items():
-            seconds[name].append(_timed(call, device))
+            seconds[name].append(_timed(call, device, calls[name]))
     return seconds
 
 
@@ -73,11 +78,13 @@ def peak_memory(call: Callable[[], object], *, device: str) -> int:
     return peak
 
 
-def _timed(call: Callable[[], object], device: str) -> float:
+def _timed(call: Callable[[], object], device: str, calls: int) -> float:
+    """Seconds per call."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
-    call()
+    for _ in range(calls):
+        call()
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / calls

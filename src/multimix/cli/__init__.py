@@ -50,6 +50,10 @@ def main(argv: list[str] | None = None) -> None:
         importlib.import_module(f".{name}", __package__).main(argv[1:])
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader of our output went away (`multimix recipes | head`); Python must not try to flush to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("MULTIMIX_DEBUG"):
             raise

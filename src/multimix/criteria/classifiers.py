@@ -30,13 +30,15 @@ def is_linear(classifier: Classifier) -> bool:
 
 
 def apply_linear(classifier: Classifier, tokens: Tensor) -> Tensor:
-    """A linear classifier at every position: tokens (b, r, d) -> logits (b, r, c)."""
+    """A linear classifier at every position: tokens (b, r, d) -> logits (b, r, c), or embeddings (b, d) -> (b, c)."""
     classifier = getattr(classifier, "_orig_mod", classifier)
     if isinstance(classifier, nn.Sequential):
         for part in classifier:
             tokens = apply_linear(part, tokens)
         return tokens
     if isinstance(classifier, _CONVOLUTIONS):
+        if tokens.ndim == 2:
+            return apply_linear(classifier, tokens[:, None])[:, 0]
         spatial = (tokens.shape[1],) + (1,) * (len(classifier.kernel_size) - 1)
         return classifier(tokens.mT.unflatten(2, spatial)).flatten(2).mT
     return classifier(tokens)

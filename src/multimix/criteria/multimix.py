@@ -79,7 +79,7 @@ class MultiMix(nn.Module):
                 f"embeddings must be (b, d) for a linear classifier, got {tuple(embeddings.shape)}: "
                 "pool over the positions first, or use DenseMultiMix"
             )
-        return self.from_logits(apply_linear(classifier, embeddings[:, None])[:, 0], targets, generator)
+        return self.from_logits(apply_linear(classifier, embeddings), targets, generator)
 
     def from_logits(self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The same loss from clean logits (b, c) of a linear classifier, where the caller has them already."""

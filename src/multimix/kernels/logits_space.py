@@ -23,6 +23,8 @@ from torch import Tensor
 # Mixed logits held at a time: on the CPU a block stays in the cache.
 _BLOCK_CPU, _BLOCK_ACCELERATOR = 2**19, 2**26
 
+_DEEPEST = -60.0
+
 
 class Accumulator:
     """Running sums of the loss and of its gradient in the logits over blocks of mixtures."""
@@ -30,6 +32,9 @@ class Accumulator:
     def __init__(self, logits_PBC: Tensor, targets: Tensor, *, gradient: bool) -> None:
         # No constant added to the logits of an example changes the loss: without it, less is lost to rounding.
         self.logits_PBC = logits_PBC - logits_PBC.amax(-1, keepdim=True)
+        # Mixed logits lie between the smallest of these and 0: where exp cannot underflow there, it needs no maximum.
+        # Elsewhere than on the CPU, asking would stall the device.
+        self.shallow = logits_PBC.device.type == "cpu" and bool((self.logits_PBC > _DEEPEST).all())
         self.soft = targets.is_floating_point()
         P, B, C = logits_PBC.shape
         if self.soft:
@@ -61,18 +66,18 @@ class Accumulator:
         logits_PBC = self.logits_PBC[where]
         z_PNC = lam_PNB @ logits_PBC
         clean_z_PNC = z_PNC.clone() if details else None
-        top_PN1 = z_PNC.amax(-1, keepdim=True)
-        z_PNC.sub_(top_PN1).exp_()
-        total_PN1 = z_PNC.sum(-1, keepdim=True)
-        lse_PN = total_PN1.log().add_(top_PN1).squeeze(-1)
+        top_PN1 = None if self.shallow else z_PNC.amax(-1, keepdim=True)
+        exp_PNC = z_PNC.exp_() if top_PN1 is None else z_PNC.sub_(top_PN1).exp_()
+        total_PN = exp_PNC.sum(-1)
+        lse_PN = total_PN.log() if top_PN1 is None else total_PN.log().add_(top_PN1.squeeze(-1))
         mass_PN = (lam_PNB @ self.mass_B) if self.soft else lam_PNB.sum(-1)
         w_mass_PN = w_PN * mass_PN
         self.loss_P[where] += (w_mass_PN * lse_PN).sum(-1)
         weighted_PBN = (lam_PNB * w_PN[..., None]).mT
         self.gram_PBB[where] += weighted_PBN @ lam_PNB
         if self.grad_PBC is not None:
-            z_PNC.mul_(w_mass_PN[..., None] / total_PN1)
-            self.grad_PBC[where].baddbmm_(lam_PNB.mT, z_PNC)
+            scaled_PNB = lam_PNB * (w_mass_PN / total_PN)[..., None]
+            self.grad_PBC[where].baddbmm_(scaled_PNB.mT, exp_PNC)
         if clean_z_PNC is None:
             return None
         softmax_PNC = (clean_z_PNC - lse_PN[..., None]).exp_()
