@@ -88,6 +88,13 @@ def test_every_row_keeps_its_own_alpha_when_draws_are_rejected() -> None:
         assert stats.kstest(gammas, stats.gamma(alpha).cdf).pvalue > SIGNIFICANCE
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.5, 1.0, 3.0])
+def test_the_accelerator_s_variates_are_gamma_too(alpha: float) -> None:
+    rows = torch.full((4000, 1), alpha, dtype=torch.float64)
+    gammas = sampling._log_gamma_variates_unsynchronized(rows, 5, rng(13)).exp().flatten().numpy()
+    assert stats.kstest(gammas, stats.gamma(alpha).cdf).pvalue > SIGNIFICANCE
+
+
 def test_rows_and_positions_are_independent() -> None:
     lam = sample_weights(3000, 4, alpha=0.7, positions=6, generator=rng(4), dtype=torch.float64)
     assert lam.shape == (6, 3000, 4)

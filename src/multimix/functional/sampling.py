@@ -108,7 +108,8 @@ def _dirichlet(rows: int, m: int, low: float, high: float, generator: torch.Gene
     alpha = torch.full((rows, 1), low, device=generator.device, dtype=dtype)
     if low != high:
         alpha += (high - low) * _uniform((rows, 1), generator, dtype)
-    return torch.softmax(_log_gamma_variates(alpha, m, generator), dim=1)
+    draw = _log_gamma_variates if generator.device.type == "cpu" else _log_gamma_variates_unsynchronized
+    return torch.softmax(draw(alpha, m, generator), dim=1)
 
 
 def _log_gamma_variates(alpha: Tensor, m: int, generator: torch.Generator) -> Tensor:
@@ -132,6 +133,14 @@ def _log_gamma_variates(alpha: Tensor, m: int, generator: torch.Generator) -> Te
         boost = _uniform((boosted.numel(), m), generator, alpha.dtype).log_().div_(alpha[boosted])
         log_v.index_add_(0, boosted, boost)
     return log_v
+
+
+def _log_gamma_variates_unsynchronized(alpha: Tensor, m: int, generator: torch.Generator) -> Tensor:
+    """The same on an accelerator, where PyTorch's gamma kernel is parallel, and asking which draws were rejected would
+    make the host wait for the device."""
+    shape = (alpha + 1).expand(-1, m).contiguous()
+    boost = _uniform(shape.shape, generator, alpha.dtype).log_().div_(alpha)
+    return torch._standard_gamma(shape, generator=generator).log_().add_(boost)
 
 
 def _marsaglia_tsang(d: Tensor, size: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
