@@ -11,6 +11,7 @@ import torch
 
 from multimix import methods, models
 from multimix.training import Config, Interrupted, train
+from multimix.training.devices import leave_process_group
 
 CONFIG = Config(
     data="digits",
@@ -86,3 +87,4 @@ def main(out: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave_process_group()

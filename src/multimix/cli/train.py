@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..training import Config, Interrupted, RunDirectory, train
+from ..training.devices import leave_process_group
 from . import is_first_process
 from .options import parse
 from .progress import Display
@@ -55,6 +56,8 @@ def main(argv: list[str]) -> None:
     except Interrupted as stop:
         _say(f"\n{stop}.\nContinue with: {_continuation(argv, out)}", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        leave_process_group()
     _say(_summary(run))
 
 

@@ -62,6 +62,7 @@ def _operator(name: str, forward: _Function, fake: _Function, backward: _Functio
     _library.impl(name, forward, "CompositeExplicitAutograd")
     torch.library.register_fake(f"multimix::{name}", fake, lib=_library)
     torch.library.register_autograd(f"multimix::{name}", backward, setup_context=setup_context, lib=_library)
+    vars(torch.ops.multimix).pop(name, None)  # what torch 2.11 keeps of a module that was loaded before
     return getattr(torch.ops.multimix, name).default
 
 

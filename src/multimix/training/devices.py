@@ -15,7 +15,7 @@ from .config import Config
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Ranks", "connect"]
+__all__ = ["Ranks", "connect", "leave_process_group"]
 
 
 def connect(config: Config) -> Fabric:
@@ -144,3 +144,9 @@ class Ranks:
         if self.group is not None:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
+
+
+def leave_process_group() -> None:
+    """At the end of a program: a process that exits with its group alive may be aborted by the group's threads."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
