@@ -13,6 +13,8 @@ setup: .venv/.ready  ## create .venv with everything installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "multimix needs Python 3.11 or newer, found " + sys.version.split()[0] + ": try make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	# An oracle of the attack tests; without its dependencies, since it pins an old requests that others refuse.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'torchattacks==3.5.1'
 	touch $@
 
 test: setup  ## run the default test suite

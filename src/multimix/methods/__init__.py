@@ -1,6 +1,6 @@
 """Training methods under one protocol: `out = method(model, images, targets, generator=None)`."""
 
-from .base import Method, MethodOutput
+from .base import Method, MethodOutput, Mixed, Mixer
 from .cutmix import CutMix
 from .either import Either
 from .erm import Erm
@@ -20,6 +20,8 @@ __all__ = [
     "ManifoldMixup",
     "Method",
     "MethodOutput",
+    "Mixed",
+    "Mixer",
     "MultiMix",
     "parse",
     "split_list",

@@ -33,6 +33,17 @@ class MethodOutput(NamedTuple):
     logits: Tensor | None
 
 
+class Mixed(NamedTuple):
+    """A mixed mini-batch: what a `Mixer` makes of the clean one."""
+
+    features: Tensor
+    """(n, ...): mixed outputs of stage `layer` of the model."""
+    layer: int
+    """The mixing layer: 0 for images, k for the output of stage k."""
+    targets: Tensor
+    """(n, c) probabilities."""
+
+
 class Method(nn.Module):
     """Base of all methods: `out = method(model, images, targets, generator=None)`.
 
@@ -63,3 +74,34 @@ class Method(nn.Module):
     if TYPE_CHECKING:
 
         def __call__(self, *args: Any, **kwargs: Any) -> MethodOutput: ...
+
+
+class Mixer(Method):
+    """Base of the methods that train with cross entropy on mixed images or features.
+
+    They define `mixed`; what becomes of the mixed mini-batch is the same for all, and can be exchanged for all
+    (`DenseLoss`).
+    """
+
+    def mixed(
+        self,
+        model: SplitModel,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        **extras: Tensor,
+    ) -> Mixed:
+        """The mixed mini-batch, from the arguments of `forward`."""
+        raise NotImplementedError(f"{type(self).__name__} must define mixed")
+
+    def forward(
+        self,
+        model: SplitModel,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        **extras: Tensor,
+    ) -> MethodOutput:
+        features, layer, soft = self.mixed(model, images, targets, generator, **extras)
+        logits = model.head(model.features(features, start=layer))
+        return MethodOutput(nn.functional.cross_entropy(logits, soft), None)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .base import Method, MethodOutput
+from .base import Mixed, Mixer
 from .pairs import Pairing, check_positive, host, probabilities
 
 if TYPE_CHECKING:
     from ..models import SplitModel
 
 
-class ManifoldMixup(Method):
+class ManifoldMixup(Mixer):
     """Z~ = Z (lambda I + (1 - lambda) Pi) (3) at a layer drawn uniformly from `layers` for every mini-batch.
 
     Args:
@@ -32,20 +32,18 @@ class ManifoldMixup(Method):
         if not self.layers or any(not isinstance(k, int) or k < 0 for k in self.layers):
             raise ValueError(f"layers must be one or more whole numbers, 0 for the input, got {layers!r}")
 
-    def forward(
+    def mixed(
         self,
         model: SplitModel,
         images: Tensor,
         targets: Tensor,
         generator: torch.Generator | None = None,
         **extras: Tensor,
-    ) -> MethodOutput:
+    ) -> Mixed:
         if max(self.layers) > model.depth:
             raise ValueError(f"layers must be at most {model.depth} for this model, got {self.layers}")
         soft = probabilities(images, targets, model.num_classes)
         generator = host(generator)
         pairing = Pairing.draw(images.shape[0], self.alpha, generator, images.device)
         layer = self.layers[int(torch.randint(len(self.layers), (), generator=generator))]
-        features = pairing.mix(model.features(images, stop=layer))
-        logits = model.head(model.features(features, start=layer))
-        return MethodOutput(torch.nn.functional.cross_entropy(logits, pairing.mix(soft)), None)
+        return Mixed(pairing.mix(model.features(images, stop=layer)), layer, pairing.mix(soft))

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import random
 from ..functional import sample_weights
 from ..functional._checks import as_probabilities, check_targets
-from .base import Method, MethodOutput
+from .base import Mixed, Mixer
 
 if TYPE_CHECKING:
     from ..models import SplitModel
@@ -34,7 +34,7 @@ class Pairing(NamedTuple):
         return torch.lerp(x[self.partner], x, self.lam)
 
 
-class InputMethod(Method):
+class InputMethod(Mixer):
     """Base of the methods that only mix inputs: they can be used as a collate function too, through `mix`."""
 
     def mix(
@@ -44,16 +44,16 @@ class InputMethod(Method):
         that are class indices (b,) or probabilities (b, num_classes)."""
         raise NotImplementedError(f"{type(self).__name__} must define mix")
 
-    def forward(
+    def mixed(
         self,
         model: SplitModel,
         images: Tensor,
         targets: Tensor,
         generator: torch.Generator | None = None,
         **extras: Tensor,
-    ) -> MethodOutput:
+    ) -> Mixed:
         mixed, soft = self.mix(images, targets, model.num_classes, generator)
-        return MethodOutput(torch.nn.functional.cross_entropy(model(mixed), soft), None)
+        return Mixed(mixed, 0, soft)
 
 
 def host(generator: torch.Generator | None) -> torch.Generator:
