@@ -1,0 +1,90 @@
+"""What a part of the evaluation is, and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from .. import data
+from ..models import SplitModel
+from ..reports.sections import Section
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained classifier and the data that it is evaluated on."""
+
+    label: str
+    """What it is called on the page; models that differ in their seed alone have the same label."""
+    seed: int
+    model: SplitModel
+    """In evaluation mode, on its device; maps pixels in [0, 1] to logits."""
+    train: data.Dataset | None
+    """What it was trained on; None for a model whose training data are not at hand."""
+    test: data.Dataset
+    class_names: Sequence[str]
+    image_size: int
+    batch_size: int
+    method: str | None
+    """The training method, as `multimix.methods.parse` reads it; None for a model trained elsewhere."""
+    workers: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def loader(self, dataset: data.Dataset | None = None, subset: Tensor | None = None) -> data.Loader:
+        """Images in order, without augmentation: the test set or another data set, only `subset` (indices) of it."""
+        dataset = self.test if dataset is None else dataset
+        return data.loader(
+            dataset if subset is None else dataset.subset(subset),
+            batch_size=self.batch_size,
+            train=False,
+            image_size=self.image_size,
+            device=self.device,
+            workers=self.workers,
+        )
+
+
+class Store(Protocol):
+    """Results of one part for one subject, saved as they come and read back while weights and options are the same."""
+
+    def compute(self, key: str, function: Callable[[], T]) -> T:
+        """What is kept under `key`; if nothing is, the value of `function`, a plain JSON value, which is then kept.
+
+        Divide long work into keys that take seconds each: an interrupted evaluation continues after the last one.
+        """
+        ...
+
+
+class Part(Protocol):
+    """One part of the evaluation: a frozen dataclass whose fields are plain options with docstrings."""
+
+    name: ClassVar[str]
+    """As in `multimix evaluate --parts accuracy,attacks`."""
+
+    def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
+        """Everything that the part says about one subject, as a plain JSON object.
+
+        Args:
+            say: called with a few words of progress ("PGD, batch 3 of 40") before each longer piece of work.
+
+        Raises:
+            ValueError: the part does not make sense for this subject, or its options or data are wrong; says why
+                and what to do. Other parts and subjects go on.
+        """
+        ...
+
+    def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """The numbers of one subject that stand in the overview table and the CSV file: column title -> value."""
+        ...
+
+    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+        """What the page shows: by label, the results of its seeds; `colors` by label."""
+        ...
