@@ -58,6 +58,30 @@ def test_mixup_factor_is_beta_and_shared_by_the_batch() -> None:
     assert stats.kstest(factors, stats.beta(0.7, 0.7).cdf).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(("n", "m"), [(None, 3), (17, 2), (40, 5), (3, 64)])
+def test_beyond_pairs_and_beyond_the_mini_batch(n: int | None, m: int) -> None:
+    b = 6
+    mixed, soft = InputMixup(alpha=(0.5, 2.0), n=n, m=m).mix(numbered(b), torch.arange(b), b, seeded(1))
+    assert mixed.shape[0] == soft.shape[0] == (n or b)
+    assert torch.equal((soft > 0).sum(1), torch.full((n or b,), min(m, b)))
+    assert torch.allclose(mixed.mean((1, 2, 3)), soft @ torch.arange(1.0, b + 1), atol=1e-4)
+    # Every mixed image has weights of its own.
+    assert len(soft.unique(dim=0)) == (n or b)
+
+
+def test_a_combination_of_pairs_has_beta_weights() -> None:
+    _, soft = InputMixup(alpha=0.7, n=4000, m=2).mix(numbered(5, size=1), torch.arange(5), 5, seeded(0))
+    larger = soft.max(1).values.double()
+    folded = lambda x: stats.beta(0.7, 0.7).cdf(x) - stats.beta(0.7, 0.7).cdf(1 - x)  # noqa: E731
+    assert stats.kstest(larger, folded).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("options", [{"n": 0}, {"m": 0}, {"alpha": (2.0, 0.5)}, {"alpha": 0}])
+def test_combinations_that_do_not_exist(options) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        InputMixup(**options)
+
+
 def test_cutmix_box_is_the_published_one() -> None:
     # The area before clipping is (1 - lam) of the image with lam ~ U[0, 1]; of the boxes not cut off by a border the
     # sides are int(size sqrt(1 - lam)) rounded down to even, and every pixel column is inside one interval.
@@ -99,7 +123,7 @@ def test_loss_is_the_mixture_of_the_two_cross_entropies(model, images, labels) -
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: InputMixup(alpha=0), ValueError, r"alpha must be a positive number, got 0"),
+        (lambda: InputMixup(alpha=0), ValueError, r"alpha must be positive and finite, with low <= high, got 0"),
         (lambda: InputMixup().mix(numbered(2), torch.arange(3), 3), ValueError, r"class indices of shape \(2,\)"),
         (lambda: InputMixup().mix(numbered(2), torch.tensor([0, 9]), 3), ValueError, r"in \[0, 2\] for 3 classes"),
         (lambda: CutMix().mix(torch.rand(2, 3), torch.arange(2), 2), ValueError, r"images must be \(b, channels"),

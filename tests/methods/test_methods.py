@@ -10,6 +10,7 @@ from torch import nn
 import multimix as mm
 from multimix.methods import (
     CutMix,
+    DenseLoss,
     DenseMultiMix,
     Either,
     Erm,
@@ -25,6 +26,8 @@ ALL = [
     Erm(), InputMixup(), ManifoldMixup(), CutMix(), MultiMix(20), MultiMix(6, m=2, layer=1), MultiMix(6, layer=0),
     DenseMultiMix(20), DenseMultiMix(20, attention="cam"), DenseMultiMix(6, layer=1), DenseMultiMix(6, layer=0),
     MultiMix(math.inf), DenseMultiMix(math.inf), Either(MultiMix(20), InputMixup()),
+    InputMixup((0.5, 2.0), n=9, m=4), ManifoldMixup(1.0, 2, n=9, m=4), ManifoldMixup(n=3, m=64),
+    DenseLoss(CutMix()), DenseLoss(ManifoldMixup(n=9, m=4), attention="cam", normalize="global"),
 ]  # fmt: skip
 
 
@@ -61,6 +64,44 @@ def test_manifold_mixup_mixes_at_each_layer_alike_for_a_linear_network() -> None
     images, labels = torch.rand(5, 3, 8, 8, dtype=torch.double), torch.tensor([0, 1, 2, 1, 0])
     losses = {ManifoldMixup(layers=(k,))(net, images, labels, seeded(9)).loss.item() for k in range(3)}
     assert max(losses) - min(losses) < 1e-12
+
+
+@pytest.mark.parametrize("normalize", ["position", "global"])
+def test_dense_loss_is_14_written_out(model, images, labels, normalize: str) -> None:
+    model = model.double()
+    method = DenseLoss(CutMix(), nonlinearity="softmax", normalize=normalize)
+    loss = method(model, images.double(), labels, seeded(3)).loss
+    mixed, soft = CutMix().mix(images.double(), labels, 5, seeded(3))
+    features = model.features(mixed)
+    b, _, h, w = features.shape
+    weights, losses = torch.zeros(h * w, b).double(), torch.zeros(h * w, b).double()
+    for k in range(b):
+        tokens = [features[k, :, y, x] for y in range(h) for x in range(w)]
+        u = torch.stack(tokens).mean(0)
+        a = torch.stack([z @ u for z in tokens]).exp()
+        for j, z in enumerate(tokens):
+            weights[j, k] = a[j] / a.sum()
+            losses[j, k] = -(soft[k] * model.classifier(z).log_softmax(0)).sum()
+    if normalize == "position":
+        expected = ((weights * losses).sum(1) / weights.sum(1)).mean()
+    else:
+        expected = (weights * losses).sum() / weights.sum()
+    assert torch.allclose(loss, expected, rtol=1e-9)
+
+
+def test_dense_loss_needs_a_mixer() -> None:
+    with pytest.raises(TypeError, match="mixer must be a method that mixes images or features, got Erm"):
+        DenseLoss(Erm())
+
+
+def test_manifold_mixup_goes_beyond_pairs_like_multimix() -> None:
+    # Just before a linear classifier and with the same weights, all n mixed examples give the loss of MultiMix.
+    net = SplitModel([nn.Sequential(nn.Flatten(), nn.Linear(12, 6))], nn.Identity(), nn.Linear(6, 3)).double()
+    images, labels = torch.rand(5, 3, 2, 2, dtype=torch.double), torch.tensor([0, 1, 2, 1, 0])
+    loss = ManifoldMixup((0.5, 2.0), layers=1, n=8, m=3)(net, images, labels, seeded(4)).loss
+    lam = mm.functional.sample_weights(8, 5, 3, generator=seeded(4)).double()
+    expected = mm.functional.mixed_cross_entropy(net(images), labels, lam)
+    assert torch.allclose(loss, expected, rtol=1e-6)
 
 
 def test_manifold_mixup_draws_layers_uniformly(model, images, labels, monkeypatch) -> None:

@@ -25,7 +25,7 @@ def test_options_and_nesting() -> None:
     assert method.p == 0.25
     assert method.a.criterion.n == math.inf
     assert method.a.criterion.alpha == (0.1, 0.3)
-    assert method.b.b.alpha == 0.2
+    assert method.b.b.linear.alpha == 0.2
     assert parse("multimix(alpha=1.0, share=0.75)").p == 0.75
     assert parse("dense-multimix(attention='cam')").a.criterion.attention == "cam"
 

@@ -2,6 +2,7 @@
 
 from .base import Method, MethodOutput, Mixed, Mixer
 from .cutmix import CutMix
+from .dense_loss import DenseLoss
 from .either import Either
 from .erm import Erm
 from .input_mixup import InputMixup
@@ -12,6 +13,7 @@ from .pairs import InputMethod
 
 __all__ = [
     "CutMix",
+    "DenseLoss",
     "DenseMultiMix",
     "Either",
     "Erm",

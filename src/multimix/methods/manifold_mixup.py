@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..functional._checks import Alpha
 from .base import Mixed, Mixer
-from .pairs import Pairing, check_positive, host, probabilities
+from .pairs import LinearMixing, host, probabilities
 
 if TYPE_CHECKING:
     from ..models import SplitModel
@@ -18,17 +19,30 @@ if TYPE_CHECKING:
 class ManifoldMixup(Mixer):
     """Z~ = Z (lambda I + (1 - lambda) Pi) (3) at a layer drawn uniformly from `layers` for every mini-batch.
 
+    With `n`, `m` or a range of `alpha` it goes beyond pairs and beyond the mini-batch at any layer: Z~ = Z Lambda
+    (6), where every column has weights of its own. Figure 4 of the paper is then one sweep of this class over
+    `layers`, `n`, `m` and `alpha`. Just before the classifier, `MultiMix` does the same without holding n embeddings.
+
     Args:
-        alpha: of Beta(alpha, alpha); default 2.0, as in the authors' code.
-        layers: mixing layers, 0 being the input and k the output of stage k; default (0, 1, 2), the authors'.
-            The loss is cross entropy against the mixed targets (4); the authors' code has a binary cross entropy
-            on the softmax, which the paper does not.
+        alpha: of Beta(alpha, alpha); default 2.0, as in the authors' code. A range (low, high): alpha ~ U[low, high]
+            for every mixed example.
+        layers: mixing layers, 0 being the input and k the output of stage k; default (0, 1, 2), the authors'. A
+            number stands for one layer.
+        n: number of mixed examples; default: as many as there are clean ones.
+        m: examples per mixture; at most the mini-batch.
+
+    The loss is cross entropy against the mixed targets (4); the authors' code has a binary cross entropy on the
+    softmax, which the paper does not.
+
+    >>> method = ManifoldMixup((0.5, 2.0), layers=4, n=256, m=16)
     """
 
-    def __init__(self, alpha: float = 2.0, layers: Sequence[int] = (0, 1, 2)) -> None:
+    def __init__(
+        self, alpha: Alpha = 2.0, layers: int | Sequence[int] = (0, 1, 2), *, n: int | None = None, m: int = 2
+    ) -> None:
         super().__init__()
-        self.alpha = check_positive("alpha", alpha)
-        self.layers = tuple(layers)
+        self.linear = LinearMixing.checked(alpha, n, m)
+        self.layers = (layers,) if isinstance(layers, int) else tuple(layers)
         if not self.layers or any(not isinstance(k, int) or k < 0 for k in self.layers):
             raise ValueError(f"layers must be one or more whole numbers, 0 for the input, got {layers!r}")
 
@@ -44,6 +58,6 @@ class ManifoldMixup(Mixer):
             raise ValueError(f"layers must be at most {model.depth} for this model, got {self.layers}")
         soft = probabilities(images, targets, model.num_classes)
         generator = host(generator)
-        pairing = Pairing.draw(images.shape[0], self.alpha, generator, images.device)
+        mixing = self.linear.draw(images.shape[0], generator, images.device)
         layer = self.layers[int(torch.randint(len(self.layers), (), generator=generator))]
-        return Mixed(pairing.mix(model.features(images, stop=layer)), layer, pairing.mix(soft))
+        return Mixed(mixing.mix(model.features(images, stop=layer)), layer, mixing.mix(soft))

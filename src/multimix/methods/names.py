@@ -12,6 +12,7 @@ from typing import Any
 
 from .base import Method
 from .cutmix import CutMix
+from .dense_loss import DenseLoss
 from .either import Either
 from .erm import Erm
 from .input_mixup import InputMixup
@@ -46,6 +47,7 @@ NAMES: dict[str, Callable[..., Method]] = {
     "multimix-alone": MultiMix,
     "dense-multimix-alone": DenseMultiMix,
     "either": Either,
+    "dense-loss": DenseLoss,
 }
 
 

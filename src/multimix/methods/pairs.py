@@ -1,4 +1,5 @@
-"""What the methods that mix pairs share: one partner for every example, one factor for the mini-batch, (3)-(5)."""
+"""What the methods that mix linearly share: one partner for every example and one factor for the mini-batch, (3)-(5),
+or, beyond pairs and beyond the mini-batch, any n combinations of m examples, (6)-(7)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from .. import random
 from ..functional import sample_weights
-from ..functional._checks import as_probabilities, check_targets
+from ..functional._checks import Alpha, as_probabilities, check_alpha, check_count, check_targets
+from ..functional.interpolation import mix
 from .base import Mixed, Mixer
 
 if TYPE_CHECKING:
@@ -32,6 +34,37 @@ class Pairing(NamedTuple):
     def mix(self, x: Tensor) -> Tensor:
         """lam x + (1 - lam) x[partner], for images, features or probabilities alike."""
         return torch.lerp(x[self.partner], x, self.lam)
+
+
+class Combination(NamedTuple):
+    """n convex combinations of the mini-batch: `lam` (n, b), rows on the simplex, drawn independently."""
+
+    lam: Tensor
+
+    def mix(self, x: Tensor) -> Tensor:
+        """(b, ...) -> (n, ...), for images, features or probabilities alike."""
+        return mix(x, self.lam)
+
+
+class LinearMixing(NamedTuple):
+    """How a method mixes linearly: the published pairs, or n combinations of m examples with Dirichlet weights."""
+
+    alpha: Alpha
+    n: int | None
+    m: int
+
+    @classmethod
+    def checked(cls, alpha: Alpha, n: int | None, m: int) -> LinearMixing:
+        """Raises ValueError or TypeError for what is not a concentration or a count."""
+        check_alpha(alpha)
+        return cls(alpha, None if n is None else check_count("n", n), check_count("m", m))
+
+    def draw(self, b: int, generator: torch.Generator, device: torch.device) -> Pairing | Combination:
+        """Drawn on the host, so that the same generator mixes alike on every device."""
+        if self.n is None and self.m == 2 and not isinstance(self.alpha, (tuple, list)):
+            return Pairing.draw(b, self.alpha, generator, device)
+        lam = sample_weights(b if self.n is None else self.n, b, min(self.m, b), self.alpha, generator=generator)
+        return Combination(lam.to(device, non_blocking=True))
 
 
 class InputMethod(Mixer):
