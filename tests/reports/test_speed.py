@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from multimix import recipes
-from multimix.methods import Either, Erm, InputMixup, MultiMix
+from multimix.benchmarking import methods as timing
+from multimix.methods import Erm, InputMixup, MultiMix
 from multimix.reports import speed
 
 
@@ -16,7 +17,7 @@ def test_a_mixture_of_methods_costs_its_expectation(monkeypatch: pytest.MonkeyPa
     cost = {Erm: 1.0, InputMixup: 2.0, MultiMix: 10.0}
     done: list[float] = []
     monkeypatch.setattr(
-        speed, "_step", lambda fabric, config, model, method, batch: lambda: done.append(cost[type(method)])
+        timing, "_step", lambda fabric, config, model, method, batch: lambda: done.append(cost[type(method)])
     )
 
     def timed(variants: dict, *, rounds: int, device: str) -> dict[str, list[float]]:  # type: ignore[type-arg]
@@ -27,29 +28,21 @@ def test_a_mixture_of_methods_costs_its_expectation(monkeypatch: pytest.MonkeyPa
             times[name] = [sum(done)] * rounds
         return times
 
-    monkeypatch.setattr(speed, "interleaved", timed)
+    monkeypatch.setattr(timing, "interleaved", timed)
     config = replace(recipes.get("digits"), batch_size=60)
     methods = ["erm", "multimix(share=0.25)", "multimix-alone"]
     found, how = speed.measure_speed({m: replace(config, method=m) for m in methods}, device="cpu")
-    assert found["erm"] == speed.Speed(60.0, 1.0)
-    assert found["multimix(share=0.25)"] == speed.Speed(15.0, 0.25)  # 0.25 x 10 + 0.75 x 2 = 4
+    assert found["erm"] == timing.Speed(60.0, 1.0)
+    assert found["multimix(share=0.25)"] == timing.Speed(15.0, 0.25)  # 0.25 x 10 + 0.75 x 2 = 4
     assert found["multimix-alone"].relative == pytest.approx(0.1)
     assert "rounds of 25 steps" in how
     alone, _ = speed.measure_speed({"cutmix": replace(config, method="erm")}, device="cpu")
     assert alone["cutmix"].relative is None
 
 
-def test_parts_keep_their_probabilities() -> None:
-    inner = Either(Erm(), MultiMix(), p=0.25)
-    parts = speed.expand(Either(inner, InputMixup(), p=0.4))
-    assert [type(part) for _, part in parts] == [Erm, MultiMix, InputMixup]
-    assert [weight for weight, _ in parts] == pytest.approx([0.1, 0.3, 0.6])
-    assert [type(part) for _, part in speed.expand(Either(Erm(), InputMixup(), p=0))] == [InputMixup]
-
-
 def test_real_steps_train_and_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    [(weight, step)] = speed._steps(replace(recipes.get("digits"), method="manifold-mixup"), "cpu")
+    [(weight, step)] = speed.steps_of(replace(recipes.get("digits"), method="manifold-mixup"), "cpu")
     step()
     assert weight == 1.0
     assert torch.equal(torch.get_rng_state(), before)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from multimix.benchmarking.methods import Speed
 from multimix.reports.headline import headline
 from multimix.reports.page import as_json
 from multimix.reports.plan import Plan, folder_name, read_plan
 from multimix.reports.runs import find_runs, read_run
-from multimix.reports.speed import Speed
 from multimix.reports.summary import summarize
 from multimix.reports.tables import per_class_table, results_csv, results_table
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..benchmarking.methods import Speed
 from ..training.files import write_json
-from .speed import Speed
 
 _NAME = "compare.json"
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..benchmarking.methods import Speed
 from .plan import Plan, read_plan
 from .runs import Group, Run, find_runs, group_runs
-from .speed import Speed
 from .statistics import Difference, Estimate, estimate, paired_difference
 
 BASELINE = "erm"

@@ -1,0 +1,211 @@
+"""The speed of a training step of every method, side by side in one process (Table 3 of the paper)."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import methods, models
+from ..data import Batch
+from ..methods import Either, Method
+from ..models import SplitModel
+from ..random import make_generator
+from ..training import Config, TrainingStep
+from ..training.devices import connect
+from ..training.optimizers import make_optimizer
+from .measure import interleaved, median_ratio, peak_memory
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+SECONDS = 6.0
+"""About how long to measure a method and ERM beside it; slow models take as long as `rounds` steps take."""
+
+Steps = Sequence[tuple[float, Callable[[], None]]]
+"""The steps among which a method chooses for every mini-batch, with their probabilities."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Training speed of one method."""
+
+    images_per_second: float
+    relative: float | None
+    """Speed over ERM's, the median over rounds of the ratio within a round; None where ERM was not measured."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    method: str
+    images_per_second: float | None
+    """Of whole steps: forward, loss, backward, optimiser. None where it could not be measured."""
+    relative: float | None
+    """Over ERM's, within a round; the median over rounds."""
+    milliseconds: float | None
+    """Expected time of a step."""
+    peak_mib: float | None
+    """Memory that a step allocates beyond weights and images; of the largest step that a method chooses from."""
+    why_not: str = ""
+    """Why it could not be measured."""
+
+
+def run(
+    chosen: Sequence[str],
+    config: Config,
+    *,
+    num_classes: int,
+    image_size: int,
+    rounds: int = 9,
+    say: Callable[[str], None] = lambda message: None,
+) -> Iterator[Row]:
+    """Time each method on made-up images, each in turn with ERM in the same process.
+
+    Args:
+        chosen: methods, as `multimix.methods.parse` reads them.
+        config: model, batch size, precision, optimiser and device; its data are not used.
+        num_classes, image_size: of the made-up images (b, 3, image_size, image_size).
+        rounds: of one step of each, or of several short ones.
+        say: called with the name of each method before it is measured.
+
+    Raises:
+        ValueError: an unknown method or model. A method that cannot run on this model, or lacks a file or a library, is
+            a row that says why.
+    """
+    fabric = connect(config)
+    fabric.launch()
+    device = fabric.device.type
+    batch = made_up_batch(config.batch_size, num_classes, image_size, fabric.device)
+
+    def steps_of(method: str) -> Steps:
+        model = models.build(
+            config.model,
+            num_classes=num_classes,
+            image_size=image_size,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+            generator=make_generator(config.seed, "init"),
+        ).to(fabric.device)
+        return steps(fabric, config, model, methods.parse(method), batch)
+
+    baseline = steps_of("erm")
+    for method in chosen:
+        methods.parse(method)
+        say(method)
+        try:
+            measured = {"erm": baseline, method: steps_of(method)}
+            times, _ = expected_times(measured, rounds=rounds, device=device, seconds=SECONDS)
+            peak = max(peak_memory(step, device=device) for _, step in measured[method]) / 2**20
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            yield Row(method, None, None, None, None, str(error))
+            continue
+        seconds = statistics.median(times[method])
+        yield Row(
+            method,
+            config.batch_size / seconds,
+            1.0 if method == "erm" else median_ratio(times["erm"], times[method]),
+            1e3 * seconds,
+            peak,
+        )
+
+
+def made_up_batch(b: int, num_classes: int, image_size: int, device: torch.device) -> Batch:
+    """Smooth random images: what some methods cost depends on the image, and white noise has no regions to find."""
+    generator = make_generator(0, "bench")
+    coarse = torch.rand(b, 3, 8, 8, generator=generator)
+    images = torch.nn.functional.interpolate(coarse, size=(image_size, image_size), mode="bicubic").clamp(0, 1)
+    labels = torch.randint(num_classes, (b,), generator=generator)
+    domain = torch.arange(b) % 3
+    return Batch(images.to(device), labels.to(device), {"domain": domain.to(device)})
+
+
+def expected_times(
+    measured: Mapping[str, Steps], *, rounds: int, device: str, seconds: float | None = None
+) -> tuple[dict[str, list[float]], int]:
+    """Seconds per step of every method in every round, and how many steps a round takes.
+
+    A method that tosses a coin for every mini-batch counts with its expected time: its parts are timed apart and
+    weighted with their probabilities, where timing the mixture would need very many steps.
+
+    Args:
+        seconds: about how long to measure in all, by taking several steps a round; default: one step a round.
+    """
+    parts = {(name, k): step for name, found in measured.items() for k, (_, step) in enumerate(found)}
+    block = 1
+    if seconds is not None:
+        for step in parts.values():
+            step()
+        began = time.perf_counter()
+        for step in parts.values():
+            step()
+        block = min(25, max(1, int(seconds / rounds / (time.perf_counter() - began))))
+    times = interleaved(
+        {str(key): functools.partial(_repeat, step, block) for key, step in parts.items()}, rounds=rounds, device=device
+    )
+    expected = {
+        name: [
+            math.fsum(weight * times[str((name, k))][r] / block for k, (weight, _) in enumerate(found))
+            for r in range(rounds)
+        ]
+        for name, found in measured.items()
+    }
+    return expected, block
+
+
+def steps(fabric: Fabric, config: Config, model: SplitModel, method: Method, batch: Batch) -> Steps:
+    """The optimiser steps among which `method` chooses, on one model and one batch."""
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+        batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
+    method.setup(model)
+    return [(weight, _step(fabric, config, model, part, batch)) for weight, part in expand(method)]
+
+
+def expand(method: Method) -> list[tuple[float, Method]]:
+    """The methods among which `method` chooses for every mini-batch, with their probabilities.
+
+    >>> from multimix.methods import parse
+    >>> [(p, type(part).__name__) for p, part in expand(parse("either(cutmix, multimix, p=0.2)"))]
+    [(0.2, 'CutMix'), (0.4, 'MultiMix'), (0.4, 'InputMixup')]
+    """
+    if not isinstance(method, Either):
+        return [(1.0, method)]
+    return [
+        (share * weight, part)
+        for share, side in ((method.p, method.a), (1 - method.p, method.b))
+        for weight, part in expand(side)
+        if share > 0
+    ]
+
+
+def _repeat(step: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        step()
+
+
+def _step(fabric: Any, config: Config, model: SplitModel, method: Method, batch: Batch) -> Callable[[], None]:
+    step = TrainingStep(model, method)
+    module, optimizer = fabric.setup(step, make_optimizer(step, config, device=fabric.device))
+    generator = make_generator(config.seed, "speed")
+    extras: dict[str, Tensor] = {name: batch.extras[name] for name in method.needs}
+    for group in optimizer.param_groups:
+        # The weights must stay finite however long this takes; the time of a step does not depend on the rate.
+        group["lr"] = 1e-4 * config.lr
+
+    def step_once() -> None:
+        loss, _ = module(batch.images, batch.targets, generator, extras)
+        fabric.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        method.after_step(model)
+
+    return step_once

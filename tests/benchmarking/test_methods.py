@@ -1,0 +1,53 @@
+"""The speed of methods side by side."""
+
+import pytest
+import torch
+
+from multimix.benchmarking import methods as timing
+from multimix.methods import Either, Erm, InputMixup, MultiMix
+from multimix.training import Config
+
+
+def test_parts_keep_their_probabilities() -> None:
+    inner = Either(Erm(), MultiMix(), p=0.25)
+    parts = timing.expand(Either(inner, InputMixup(), p=0.4))
+    assert [type(part) for _, part in parts] == [Erm, MultiMix, InputMixup]
+    assert [weight for weight, _ in parts] == pytest.approx([0.1, 0.3, 0.6])
+    assert [type(part) for _, part in timing.expand(Either(Erm(), InputMixup(), p=0))] == [InputMixup]
+
+
+def config(**changes) -> Config:
+    return Config(data="digits", model="smallnet-w4", batch_size=8, accelerator="cpu", **changes)
+
+
+def test_rows_of_real_steps() -> None:
+    before = torch.get_rng_state()
+    rows = {
+        row.method: row
+        for row in timing.run(
+            ["erm", "multimix", "multimix-alone(n=20000)"], config(), num_classes=5, image_size=16, rounds=3
+        )
+    }
+    assert torch.equal(torch.get_rng_state(), before)
+    assert rows["erm"].relative == 1.0
+    for row in rows.values():
+        assert row.images_per_second == pytest.approx(8000 / row.milliseconds)
+        assert row.peak_mib > 0
+    # Twenty thousand mixed examples dwarf a network of four small convolutions.
+    assert rows["multimix-alone(n=20000)"].relative < 0.8
+
+
+def test_a_method_that_cannot_run_is_a_row_that_says_why() -> None:
+    [row] = timing.run(["manifold-mixup(layers=9)"], config(), num_classes=5, image_size=16, rounds=2)
+    assert row.images_per_second is None
+    assert "layers must be at most" in row.why_not
+    with pytest.raises(ValueError, match="unknown method"):
+        list(timing.run(["nothing"], config(), num_classes=5, image_size=16))
+
+
+def test_made_up_images_are_pixels() -> None:
+    images, labels, extras = timing.made_up_batch(6, 3, 20, torch.device("cpu"))
+    assert images.shape == (6, 3, 20, 20)
+    assert 0 <= images.min() <= images.max() <= 1
+    assert labels.max() < 3
+    assert extras["domain"].shape == (6,)
