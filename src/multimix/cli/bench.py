@@ -1,4 +1,4 @@
-"""Measure the loss on this machine."""
+"""`multimix bench`: measure the loss on this machine; `multimix bench methods`: the training step of methods."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from ..benchmarking.measure import hardware
 
 def main(argv: list[str]) -> None:
     """Print the table as it is measured; write it as JSON where asked to."""
+    if argv[:1] == ["methods"]:
+        from . import bench_methods
+
+        return bench_methods.main(argv[1:])
     parser = argparse.ArgumentParser(
         prog="multimix bench",
         description="The loss (sampling, forward, backward) against the direct form: mix embeddings, classify, cross "
-        "entropy. Both run in turns in this process; the ratio is the median over rounds.",
+        "entropy. Both run in turns in this process; the ratio is the median over rounds. `multimix bench methods` "
+        "measures whole training steps of any methods on any network instead.",
     )
     parser.add_argument("--n", type=int, default=1000, help="mixed examples (default 1000)")
     parser.add_argument("--b", type=int, default=128, help="mini-batch size (default 128)")

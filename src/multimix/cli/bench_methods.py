@@ -1,0 +1,101 @@
+"""`multimix bench methods`: the training speed of methods on a network, each beside ERM (Table 3 of the paper)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from .. import methods
+from ..benchmarking import methods as benchmark
+from ..benchmarking.measure import hardware
+from ..training import Config
+from ..training.files import write_json
+from .options import parse
+
+DEFAULT = (
+    "erm,input-mixup,manifold-mixup,cutmix,multimix-alone,dense-multimix-alone,"
+    "multimix-alone(n=inf),dense-multimix-alone(n=inf)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `multimix bench methods` takes."""
+
+    methods: str = DEFAULT
+    """Methods, separated by commas; those with options in quotes."""
+    n: tuple[int, ...] = ()
+    """Also MultiMix and Dense MultiMix at these numbers of mixed examples: --n 100 1000 10000."""
+    model: str = "preactresnet18"
+    """A network, as `multimix train --model` takes it."""
+    image_size: int = 32
+    """Side of the images, pixels."""
+    classes: int = 100
+    """Number of classes."""
+    batch_size: int = 128
+    """Images per step."""
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Precision of the network."""
+    channels_last: bool = False
+    """Keep images and convolutions in the channels-last memory format."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to measure; auto: the GPU if there is one."""
+    rounds: int = 9
+    """Rounds of each method and ERM in turns; the medians are printed."""
+    json: Path | None = field(default=None)
+    """Write the results here too, as they come."""
+
+
+def main(argv: list[str]) -> None:
+    """Print the table as it is measured."""
+    options = parse(
+        argv,
+        Options(),
+        prog="multimix bench methods",
+        description="Whole training steps (forward, loss, backward, optimiser) on made-up images, each method in turns "
+        "with ERM in this process; the ratio is the median over rounds. Methods that toss a coin count with their "
+        "expected time.",
+    )
+    chosen = methods.split_list(options.methods)
+    for n in options.n:
+        chosen += [f"multimix-alone(n={n})", f"dense-multimix-alone(n={n})"]
+    for method in chosen:
+        methods.parse(method)
+    if options.rounds < 1:
+        raise ValueError(f"--rounds must be at least 1, got {options.rounds}")
+    config = Config(
+        data="digits",  # a configuration names data; the images are made up
+        model=options.model,
+        batch_size=options.batch_size,
+        precision=options.precision,
+        channels_last=options.channels_last,
+        accelerator=options.device,
+    )
+    machine = hardware()
+    print("  ".join(f"{key}: {value}" for key, value in machine.items()))
+    print(
+        f"{options.model}, {options.image_size}x{options.image_size}, {options.classes} classes, "
+        f"b={options.batch_size}, {options.precision}\n"
+    )
+    width = max(map(len, chosen))
+    print(f"{'method':<{width}} {'images/s':>9} {'of ERM':>7} {'ms/step':>9} {'peak MiB':>9}")
+    rows = []
+    for row in benchmark.run(
+        chosen, config, num_classes=options.classes, image_size=options.image_size, rounds=options.rounds
+    ):
+        rows.append(dataclasses.asdict(row))
+        if row.why_not:
+            print(f"{row.method:<{width}} not measured: {row.why_not}", flush=True)
+        else:
+            print(
+                f"{row.method:<{width}} {row.images_per_second:>9.1f} {row.relative:>7.3f} {row.milliseconds:>9.2f} "
+                f"{row.peak_mib:>9.1f}",
+                flush=True,
+            )
+        if options.json is not None:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            setting = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+            write_json(options.json, {"machine": machine, "setting": setting, "methods": rows})
