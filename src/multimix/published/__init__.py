@@ -1,8 +1,8 @@
 """The numbers that the paper publishes, as data: Tables 2 to 5, sections 4.4 and 4.5, a point of Figure 4.
 
-They are the paper's, not measured by us; `numbers.csv` holds them as printed. The printed gains are left out; two of them
-are wrong by the tables' own rows: Table 3, ViT-S/16 (+1.2 printed, +0.8 by its rows), and Table 4, PGD on CIFAR-100 with
-PreActResNet-18 (+1.4 printed, +1.8 by its rows).
+They are the paper's, not measured by us; `numbers.csv` holds them as printed. The printed gains are left out; two of
+them are wrong by the tables' own rows: Table 3, ViT-S/16 (+1.2 printed, +0.8 by its rows), and Table 4, PGD on
+CIFAR-100 with PreActResNet-18 (+1.4 printed, +1.8 by its rows).
 """
 
 from __future__ import annotations
