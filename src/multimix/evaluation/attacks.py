@@ -140,12 +140,10 @@ def pgd_iterates(
     current = ball.start(random.fork(generator, images.device)) if random_start else clean
     yield current
     for step in range(steps):
-        gradient = input_gradient(model, current, labels, check=step == 0)
+        gradient = input_gradient(model, current, labels, check=step in (0, steps - 1))
         # An all-zero gradient has no direction; the image then stays where it is.
         direction = gradient.sign() if norm == "linf" else gradient / _length(gradient).clamp_min(1e-12)
         current = ball.project(current + step_size * direction)
-        if step == steps - 1 and not bool(current.isfinite().all()):
-            raise ValueError("the gradient of the loss is not finite (NaN or infinity): check the model's weights")
         yield current
 
 
@@ -155,7 +153,11 @@ def input_gradient(model: Classifier, images: Tensor, labels: Tensor, *, check: 
     The loss is summed over images, not averaged, so that a gradient does not depend on who else is in the batch.
 
     Args:
-        check: whether to compare labels and logits, which waits for an accelerator.
+        check: whether to check labels, logits and gradient, which waits for an accelerator.
+
+    Raises:
+        TypeError, ValueError: labels that do not fit the logits, a model that detaches its logits, or a gradient that
+            is not finite.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> input_gradient(net, torch.rand(2, 1, 2, 2), torch.tensor([0, 1])).shape
@@ -170,6 +172,9 @@ def input_gradient(model: Classifier, images: Tensor, labels: Tensor, *, check: 
         if not logits.requires_grad:
             raise ValueError("the logits do not depend on the images: the model detaches them, so it has no gradient")
         (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, labels, reduction="sum"), x)
+    # The sign of NaN is 0, so that it would pass for an image that withstands the attack.
+    if check and not bool(gradient.isfinite().all()):
+        raise ValueError("the gradient of the loss is not finite (NaN or infinity): check the model's weights")
     return gradient
 
 

@@ -1,0 +1,144 @@
+"""Each check passes on a sound model and fails on one that is broken in just the way it looks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from multimix.evaluation.attack_checks import Finding, check_attack
+from multimix.evaluation.surrogate import distil
+
+
+def data(n: int = 100) -> tuple[Tensor, Tensor]:
+    """Two classes of 4x4 images: the left or the right half is brighter."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % 2
+    images = 0.4 + 0.1 * torch.rand(n, 1, 4, 4, generator=g)
+    images[labels == 0, :, :, :2] += 0.1
+    images[labels == 1, :, :, 2:] += 0.1
+    return images, labels
+
+
+def net(gain: float = 30.0) -> nn.Module:
+    """Logits are the gain times the mean of either half."""
+    linear = nn.Linear(16, 2, bias=False)
+    left = torch.zeros(4, 4)
+    left[:, :2] = gain / 8
+    linear.weight.data = torch.stack([left.flatten(), (gain / 8 * torch.ones(4, 4) - left).flatten()])
+    return nn.Sequential(nn.Flatten(), linear).eval()
+
+
+def check(model: Callable[[Tensor], Tensor], **options: object) -> dict[str, Finding]:
+    images, labels = data()
+    g = torch.Generator().manual_seed(1)
+    found = check_attack(model, images, labels, generator=g, **{"eps": 0.1, "step_size": 0.03, "steps": 10, **options})  # type: ignore[arg-type]
+    return {finding.name: finding for finding in found}
+
+
+def failed(model: Callable[[Tensor], Tensor], **options: object) -> set[str]:
+    return {name for name, finding in check(model, **options).items() if not finding.passed}
+
+
+def test_a_sound_model_passes_every_check() -> None:
+    found = check(net(), surrogate=net(10.0))
+    assert list(found) == [
+        "evaluation mode", "logits", "deterministic", "gradients", "eps = 0", "more eps", "unbounded", "more steps",
+        "random noise", "transfer",
+    ]  # fmt: skip
+    assert [name for name, finding in found.items() if not finding.passed] == []
+    # The halves differ by 0.1 on average and the attack may bring them 0.2 nearer to each other.
+    assert "the attack 100.0 %" in found["random noise"].sentence
+    assert "agrees with the model on 100.0 %" in found["transfer"].sentence
+
+
+def test_training_mode_is_seen_and_left() -> None:
+    model = net()
+    model[1].train()
+    finding = check(model)["evaluation mode"]
+    assert not finding.passed
+    assert finding.sentence.startswith("1 modules")
+    assert model[1].training
+    assert "evaluation mode" not in check(lambda x: model(x))
+
+
+def test_probabilities_are_seen() -> None:
+    model = net()
+    assert "logits" in failed(lambda x: model(x).softmax(dim=1))
+
+
+def test_randomness_is_seen() -> None:
+    model, noise = net(), torch.Generator().manual_seed(0)
+    assert "deterministic" in failed(lambda x: model(x) + torch.randn(len(x), 2, generator=noise))
+
+
+def test_vanished_gradients_are_seen_by_every_control() -> None:
+    model = net()
+
+    class Rounded(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+            return 0 * gradient
+
+    seen = failed(lambda x: model(Rounded.apply(x)), surrogate=net(10.0))
+    assert {"gradients", "unbounded", "transfer"} <= seen
+
+
+def test_gradients_that_point_away_are_seen() -> None:
+    model = net()
+
+    class Reversed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+            return -gradient
+
+    found = check(lambda x: model(Reversed.apply(x) + 0.3 * (x - x.detach())), surrogate=model, eps=0.2)
+    assert not found["unbounded"].passed
+    assert not found["transfer"].passed
+
+
+def test_a_model_that_larger_balls_protect_is_seen() -> None:
+    model = net()
+
+    def masked(x: Tensor) -> Tensor:
+        """Right by a wide margin where pixels are far from the images' range, in a way that gradients do not see."""
+        far = ((x.amin(dim=(1, 2, 3)) < 0.3) | (x.amax(dim=(1, 2, 3)) > 0.75))[:, None]
+        reference = model(data()[0])
+        return torch.where(far, reference + 0 * model(x), model(x))
+
+    assert "more eps" in failed(masked)
+
+
+def test_noise_that_beats_the_attack_is_seen() -> None:
+    model = net()
+
+    def masked(x: Tensor) -> Tensor:
+        """Wrong inside the ball but not on its surface, where the attack ends."""
+        offset = (x - data()[0]).abs().amax(dim=(1, 2, 3))[:, None]
+        inside = (offset > 0.01) & (offset < 0.0999)
+        return torch.where(inside, -model(x), model(x).detach() * 2 + 0 * x.sum() + 1e-3 * model(x))
+
+    assert {"random noise", "more steps"} <= failed(masked)
+
+
+def test_a_surrogate_learns_what_the_model_answers_without_the_global_rng() -> None:
+    model = net()
+    images, labels = data(200)
+    state = torch.get_rng_state()
+    student = distil(model, images[100:], steps=60, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(state, torch.get_rng_state())
+    assert (student(images[:100]).argmax(1) == labels[:100]).float().mean() > 0.95
+    again = distil(model, images[100:], steps=60, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(student(images), again(images))
+    with pytest.raises(ValueError, match=r"pixels in \[0, 1\]"):
+        distil(model, 255 * images)
