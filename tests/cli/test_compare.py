@@ -106,7 +106,7 @@ def test_failed_runs_are_named_after_the_table_of_the_others(
                 train(job.config, job.out)
         return {job: "the loss is not finite" for job in jobs if job.config.method == "cutmix"}
 
-    monkeypatch.setattr("multimix.cli.compare.run_jobs", train_some)
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", train_some)
     monkeypatch.setattr(speed, "SECONDS", 0.0)
     with pytest.raises(SystemExit) as stop:
         cli.main(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,19 +12,16 @@ from typing import Literal
 
 import torch
 
-from .. import methods, models
+from .. import methods
 from ..reports import write_report
-from ..reports.evaluated import default_device, load_splits
-from ..reports.plan import Plan, folder_name, read_plan
+from ..reports.evaluated import default_device
+from ..reports.plan import Plan
 from ..reports.speed import measure_speed
 from ..training import Config, RunDirectory
-from ..training.rundir import refuse_changes
-from .board import Board
 from .console import show_results
 from .options import parse
-from .workers import Job, run_jobs
+from .planned import checked_methods, run_plan, workers_and_threads
 
-LOG = "log.txt"
 METHODS = "erm,input-mixup,manifold-mixup,cutmix,multimix,dense-multimix"
 
 
@@ -60,30 +55,7 @@ def main(argv: list[str]) -> None:
     if options.config.method != recipes.get(recipe).method:
         raise ValueError(f"compare takes a list of methods: --methods erm,{options.config.method} instead of --method")
     plan = make_plan(options, recipe, command=shlex.join(["multimix", "compare", *argv]))
-    jobs = [Job(dataclasses.replace(options.config, method=m, seed=s), out) for m, s, out in plan.jobs()]
-    todo = [job for job in jobs if not _is_finished(job)]
-    whole = _merged(plan)
-    if todo:
-        _check_setting(options.config)
-        whole.write()
-    failures: dict[Job, str] = {}
-    try:
-        if todo:
-            failures = _train(todo, len(jobs), plan.folder / LOG, options)
-        _report(whole, options)
-    except KeyboardInterrupt:
-        print(f"\nStopped; everything is saved. Continue with: {plan.command}", file=sys.stderr)
-        raise SystemExit(130) from None
-    finally:
-        for job, reason in failures.items():
-            print(f"multimix: {job.name} failed: {reason}", file=sys.stderr)
-    if failures:
-        print(
-            f"multimix: {len(failures)} of {len(jobs)} runs failed; tracebacks are in {plan.folder / LOG}. "
-            "The same command tries them again",
-            file=sys.stderr,
-        )
-        raise SystemExit(1)
+    run_plan(plan, options.config, jobs=options.jobs, report=lambda whole: _report(whole, options))
 
 
 def make_plan(options: Options, recipe: str, *, command: str) -> Plan:
@@ -92,20 +64,10 @@ def make_plan(options: Options, recipe: str, *, command: str) -> Plan:
     Raises:
         ValueError: an unknown method, one that is named twice, or a number that is not positive.
     """
-    # Spaces mean nothing in a method's name, and two spellings must not become two rows.
-    chosen = ["".join(method.split()).replace(",", ", ") for method in methods.split_list(options.methods)]
+    chosen = methods.split_list(options.methods)
     if not chosen:
         raise ValueError(f"--methods is empty: name some, separated by commas, such as {METHODS}")
-    folders: dict[str, str] = {}
-    for method in chosen:
-        methods.parse(method)
-        other = folders.setdefault(folder_name(method), method)
-        if other is not method:
-            raise ValueError(
-                f"--methods names {other} twice: leave out one"
-                if other == method
-                else f"--methods names {other} and {method}, which would share a folder: compare them apart"
-            )
+    chosen = checked_methods(chosen)
     for name in ("seeds", "jobs"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -118,75 +80,6 @@ def make_plan(options: Options, recipe: str, *, command: str) -> Plan:
         command=command,
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
     )
-
-
-def _merged(plan: Plan) -> Plan:
-    """The plan together with what was planned in this folder before."""
-    before = read_plan(plan.folder)
-    if before is None:
-        return plan
-    return dataclasses.replace(
-        before,
-        methods=list(dict.fromkeys([*before.methods, *plan.methods])),
-        seeds=sorted({*before.seeds, *plan.seeds}),
-        command=plan.command,
-    )
-
-
-def _is_finished(job: Job) -> bool:
-    """Whether the run is there already; ValueError if the one that is there is another."""
-    run = RunDirectory(job.out)
-    if run.config.is_file():
-        stored, _ = run.read_config()
-        refuse_changes(stored, job.config, job.out)
-        if run.result.is_file() and stored.epochs > job.config.epochs:
-            raise ValueError(
-                f"the run in {job.out} is for {stored.epochs} epochs, not {job.config.epochs}: ask for as many, "
-                "or choose another folder with --out"
-            )
-    return run.is_finished(job.config)
-
-
-def _check_setting(config: Config) -> None:
-    """Find out here, once, whether data and model can be had; downloads end up where the workers look for them."""
-    splits = load_splits(config)
-    models.build(
-        config.model,
-        num_classes=splits.num_classes,
-        image_size=splits.image_size,
-        pretrained=config.pretrained,
-        generator=torch.Generator().manual_seed(0),
-    )
-
-
-def _train(jobs: Sequence[Job], total: int, log: Path, options: Options) -> dict[Job, str]:
-    workers, threads = _workers(options, len(jobs))
-    print(
-        f"{total} runs, {total - len(jobs)} finished before; {workers} at a time, {threads} CPU "
-        f"thread{'s' if threads > 1 else ''} each",
-        flush=True,
-    )
-    try:
-        with Board(jobs, total=total) as board:
-            return run_jobs(
-                jobs,
-                workers=workers,
-                threads=threads,
-                log=log,
-                on_progress=board.progress,
-                on_end=board.end,
-            )
-    finally:
-        if log.is_file() and not log.stat().st_size:
-            log.unlink()
-
-
-def _workers(options: Options, runs: int) -> tuple[int, int]:
-    """How many runs at a time, and how many CPU threads for each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = options.jobs or (cores if default_device(options.config) == "cpu" else 1)
-    workers = min(wanted, runs)
-    return workers, max(1, cores // workers)
 
 
 def _report(plan: Plan, options: Options) -> None:
@@ -206,7 +99,7 @@ def _with_speed(plan: Plan, done: Sequence[str], options: Options) -> Plan:
     """The plan with the training speed of the methods that have a finished run, kept for later."""
     print("Measuring the training speed of the methods, side by side ...", flush=True)
     device: Literal["cpu", "cuda"] = default_device(options.config)
-    _, threads = _workers(options, len(plan.methods) * len(plan.seeds))
+    _, threads = workers_and_threads(options.config, options.jobs, len(plan.methods) * len(plan.seeds))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

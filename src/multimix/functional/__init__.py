@@ -4,6 +4,7 @@ from .attention import attend, attention_map
 from .closed_form import expected_mixed_cross_entropy
 from .interpolation import interpolate
 from .loss import mixed_cross_entropy
+from .rescaling import rescaling_factor
 from .sampling import sample_weights
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "expected_mixed_cross_entropy",
     "interpolate",
     "mixed_cross_entropy",
+    "rescaling_factor",
     "sample_weights",
 ]

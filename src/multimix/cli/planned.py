@@ -1,0 +1,152 @@
+"""Train what a plan lacks, several runs at a time: what `compare` and `sweep` share."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from .. import methods, models
+from ..reports.evaluated import default_device, load_splits
+from ..reports.plan import Plan, folder_name, read_plan
+from ..training import Config, RunDirectory
+from ..training.rundir import refuse_changes
+from .board import Board
+from .workers import Job, run_jobs
+
+__all__ = ["checked_methods", "run_plan", "workers_and_threads"]
+
+LOG = "log.txt"
+
+
+def checked_methods(chosen: Sequence[str]) -> list[str]:
+    """Methods as they are called in tables and files: spaces mean nothing in a name, and two spellings must not
+    become two rows.
+
+    Raises:
+        ValueError: an unknown method, or one that is named twice.
+    """
+    chosen = ["".join(method.split()).replace(",", ", ") for method in chosen]
+    folders: dict[str, str] = {}
+    for method in chosen:
+        methods.parse(method)
+        other = folders.setdefault(folder_name(method), method)
+        if other is not method:
+            raise ValueError(
+                f"--methods names {other} twice: leave out one"
+                if other == method
+                else f"--methods names {other} and {method}, which would share a folder: compare them apart"
+            )
+    return chosen
+
+
+def run_plan(plan: Plan, config: Config, *, jobs: int | None, report: Callable[[Plan], None]) -> None:
+    """Train the runs of `plan` that are not there yet, each with the options of `config`, then `report`.
+
+    Whatever happens, the runs that are finished stay, and those under way can be continued.
+
+    Args:
+        jobs: runs at the same time; default: one for each CPU core, or one on a GPU.
+        report: called with the plan together with what was planned in its folder before.
+
+    Raises:
+        ValueError: a run in the folder is another one.
+        SystemExit: 130 after Ctrl-C, 1 if runs failed.
+    """
+    every = [Job(dataclasses.replace(config, method=m, seed=s), out) for m, s, out in plan.jobs()]
+    todo = [job for job in every if not _is_finished(job)]
+    whole = _merged(plan)
+    if todo:
+        _check_setting(config)
+        whole.write()
+    failures: dict[Job, str] = {}
+    try:
+        if todo:
+            failures = _train(todo, len(every), plan.folder / LOG, config, jobs)
+        report(whole)
+    except KeyboardInterrupt:
+        print(f"\nStopped; everything is saved. Continue with: {plan.command}", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        for job, reason in failures.items():
+            print(f"multimix: {job.name} failed: {reason}", file=sys.stderr)
+    if failures:
+        print(
+            f"multimix: {len(failures)} of {len(every)} runs failed; tracebacks are in {plan.folder / LOG}. "
+            "The same command tries them again",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
+
+
+def workers_and_threads(config: Config, jobs: int | None, runs: int) -> tuple[int, int]:
+    """How many runs at a time, and how many CPU threads for each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = jobs or (cores if default_device(config) == "cpu" else 1)
+    workers = min(wanted, runs)
+    return workers, max(1, cores // workers)
+
+
+def _merged(plan: Plan) -> Plan:
+    """The plan together with what was planned in this folder before."""
+    before = read_plan(plan.folder)
+    if before is None:
+        return plan
+    return dataclasses.replace(
+        before,
+        methods=list(dict.fromkeys([*before.methods, *plan.methods])),
+        seeds=sorted({*before.seeds, *plan.seeds}),
+        command=plan.command,
+    )
+
+
+def _is_finished(job: Job) -> bool:
+    """Whether the run is there already; ValueError if the one that is there is another."""
+    run = RunDirectory(job.out)
+    if run.config.is_file():
+        stored, _ = run.read_config()
+        refuse_changes(stored, job.config, job.out)
+        if run.result.is_file() and stored.epochs > job.config.epochs:
+            raise ValueError(
+                f"the run in {job.out} is for {stored.epochs} epochs, not {job.config.epochs}: ask for as many, "
+                "or choose another folder with --out"
+            )
+    return run.is_finished(job.config)
+
+
+def _check_setting(config: Config) -> None:
+    """Find out here, once, whether data and model can be had; downloads end up where the workers look for them."""
+    splits = load_splits(config)
+    models.build(
+        config.model,
+        num_classes=splits.num_classes,
+        image_size=splits.image_size,
+        pretrained=config.pretrained,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _train(todo: Sequence[Job], total: int, log: Path, config: Config, jobs: int | None) -> dict[Job, str]:
+    workers, threads = workers_and_threads(config, jobs, len(todo))
+    print(
+        f"{total} runs, {total - len(todo)} finished before; {workers} at a time, {threads} CPU "
+        f"thread{'s' if threads > 1 else ''} each",
+        flush=True,
+    )
+    try:
+        with Board(todo, total=total) as board:
+            return run_jobs(
+                todo,
+                workers=workers,
+                threads=threads,
+                log=log,
+                on_progress=board.progress,
+                on_end=board.end,
+            )
+    finally:
+        if log.is_file() and not log.stat().st_size:
+            log.unlink()

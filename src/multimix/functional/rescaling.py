@@ -1,0 +1,42 @@
+"""How much weaker than cross entropy's the gradient of the mixed loss is, and the factor that undoes it."""
+
+from __future__ import annotations
+
+import math
+
+from ._checks import Alpha, check_alpha, check_count
+
+
+def rescaling_factor(b: int, m: int | None = None, alpha: Alpha = (0.5, 2.0)) -> float:
+    """The inverse of what mixing leaves of the gradient that tells examples apart, to first order around the mean.
+
+    This project's own derivation (docs/numerics.md). For lambda ~ Dir(alpha) at a random m-subset of b examples,
+
+        E lambda_i^2 - E lambda_i lambda_j = (1 + alpha (b - m) / (b - 1)) / (b (m alpha + 1)),
+
+    where one-hot weights, that is cross entropy, have 1 / b. The factor is the inverse of the ratio: m alpha + 1 for
+    m = b, 1 for m = 1 and for alpha -> 0. For alpha ~ U[low, high] the ratio is averaged over alpha.
+
+    Args:
+        b, m, alpha: as in `sample_weights`.
+
+    Raises:
+        TypeError, ValueError: not counts, m > b, alpha <= 0.
+
+    >>> rescaling_factor(128, alpha=1.0)
+    129.0
+    >>> round(rescaling_factor(128), 1)  # the paper's defaults
+    139.7
+    >>> round(rescaling_factor(128, m=2, alpha=1.0), 2)
+    1.51
+    """
+    low, high = check_alpha(alpha)
+    b = check_count("b", b)
+    m = b if m is None else check_count("m", m, most=b)
+    if low == high:
+        mean_inverse = 1 / (m * low + 1)
+    else:
+        mean_inverse = math.log((m * high + 1) / (m * low + 1)) / (m * (high - low))
+    outside = 1.0 if b == 1 else (b - m) / (b - 1)
+    # (1 + alpha x) / (m alpha + 1) = x / m + (1 - x / m) / (m alpha + 1)
+    return 1 / (outside / m + (1 - outside / m) * mean_inverse)
