@@ -24,13 +24,12 @@ LOG = "log.txt"
 
 
 def checked_methods(chosen: Sequence[str]) -> list[str]:
-    """Methods as they are called in tables and files: spaces mean nothing in a name, and two spellings must not
-    become two rows.
+    """Methods as they are called in tables and files, so that two spellings do not become two rows.
 
     Raises:
         ValueError: an unknown method, or one that is named twice.
     """
-    chosen = ["".join(method.split()).replace(",", ", ") for method in chosen]
+    chosen = [methods.spelled(method) for method in chosen]
     folders: dict[str, str] = {}
     for method in chosen:
         methods.parse(method)

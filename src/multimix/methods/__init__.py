@@ -8,7 +8,7 @@ from .erm import Erm
 from .input_mixup import InputMixup
 from .manifold_mixup import ManifoldMixup
 from .multimix import DenseMultiMix, MultiMix
-from .names import parse, split_list
+from .names import parse, spelled, split_list
 from .pairs import InputMethod
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "Mixer",
     "MultiMix",
     "parse",
+    "spelled",
     "split_list",
 ]

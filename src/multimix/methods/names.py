@@ -70,6 +70,15 @@ def parse(text: str) -> Method:
     return method
 
 
+def spelled(text: str) -> str:
+    """The one spelling of a method that tables and folders use, since spaces mean nothing.
+
+    >>> spelled("multimix( alpha=0.1,n=500 )")
+    'multimix(alpha=0.1, n=500)'
+    """
+    return "".join(text.split()).replace(",", ", ")
+
+
 def split_list(text: str) -> list[str]:
     """A comma-separated list of methods, where commas inside parentheses do not separate.
 

@@ -1,0 +1,122 @@
+"""`multimix sweep RECIPE --vary OPTION=VALUES...`: ablations, one option of a method at a time (Figure 4)."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from .. import methods
+from ..reports import sweep as report
+from ..reports.plan import Plan
+from ..reports.runs import find_runs
+from ..reports.sweep import Axis, with_option
+from ..training import Config
+from ..training.files import write_atomically, write_json
+from .console import show_table
+from .options import parse
+from .planned import checked_methods, run_plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `multimix sweep RECIPE` takes, besides the options of `multimix train`."""
+
+    methods: str = "multimix,dense-multimix"
+    """Methods whose options are varied, separated by commas; quote those with options: multimix,"multimix(m=2)"."""
+    vary: tuple[str, ...] = ()
+    """What to vary, one option at a time: --vary layer=0,1,2,3,4 n=10,100,1000 m=2,16,128 "alpha=0.1,1,(0.5,2)"."""
+    seeds: int = 3
+    """Number of runs of every setting, with seeds from --seed on."""
+    out: Path | None = None
+    """Folder of the sweep; default: runs/sweep-RECIPE. The same command continues where it stopped."""
+    jobs: int | None = None
+    """Runs at the same time; default: one for each CPU core, or one on a GPU."""
+    config: Config
+
+
+def main(argv: list[str]) -> None:
+    """Train what is not there yet, then print the table and draw the curves."""
+    from .. import recipes
+
+    recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("digits", argv)
+    options = parse(
+        rest,
+        Options(config=recipes.get(recipe)),
+        prog=f"multimix sweep {recipe}",
+        description="Train methods with one option at a time changed, over several seeds, and plot the accuracy over "
+        "each option as in Figure 4 of the paper: on the validation split where the recipe has one "
+        "(--val-per-class), so that settings are not chosen by the test set. The same command continues where it "
+        "stopped.",
+    )
+    if options.config.method != recipes.get(recipe).method:
+        raise ValueError(f"sweep takes a list of methods: --methods {options.config.method} instead of --method")
+    for name in ("seeds", "jobs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
+    bases = checked_methods(methods.split_list(options.methods))
+    axes = read_axes(options.vary)
+    chosen = [with_option(base, axis.option, value) for axis in axes for base in bases for value in axis.values]
+    first = options.config.seed
+    plan = Plan(
+        folder=options.out or Path("runs") / f"sweep-{recipe}",
+        methods=checked_methods(list(dict.fromkeys([*bases, *chosen]))),
+        seeds=list(range(first, first + options.seeds)),
+        command=shlex.join(["multimix", "sweep", *argv]),
+        started=datetime.now().astimezone().isoformat(timespec="seconds"),
+    )
+    run_plan(plan, options.config, jobs=options.jobs, report=lambda whole: write(plan, bases, axes, options.config))
+
+
+def read_axes(vary: Sequence[str]) -> list[Axis]:
+    """What is varied, from `option=value,value,...`.
+
+    Raises:
+        ValueError: nothing, an option twice, or one without values.
+
+    >>> read_axes(["alpha=0.1, (0.5, 2)"])
+    [Axis(option='alpha', values=['0.1', '(0.5, 2)'])]
+    """
+    if not vary:
+        raise ValueError('nothing to vary: add --vary n=10,100,1000 "alpha=0.1,1,(0.5,2)", say')
+    axes = []
+    for text in vary:
+        option, equals, listed = text.partition("=")
+        values = list(dict.fromkeys(methods.split_list(listed)))
+        if not equals or not values or not option.strip().isidentifier():
+            raise ValueError(f"--vary takes OPTION=VALUE,VALUE,..., got {text!r}")
+        axes.append(Axis(option.strip(), values))
+    names = [axis.option for axis in axes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--vary names an option twice: {', '.join(names)}")
+    return axes
+
+
+def write(plan: Plan, bases: Sequence[str], axes: Sequence[Axis], config: Config) -> None:
+    """The table on the terminal, `sweep.json`, `sweep.csv` and one figure for each option."""
+    finished = [run for run in find_runs([plan.folder]) if run.finished and run.config.seed in plan.seeds]
+    if not finished:
+        return
+    key = report.metric(finished)
+    runs = {method: [run for run in finished if run.config.method == method] for method in plan.methods}
+    found = report.points(bases, axes, runs, config, key)
+    split = "validation" if key == "val_accuracy" else "test"
+    quantity = f"{split} accuracy, %"
+    show_table(report.table(found, quantity=quantity))
+    setting = {"data": config.data, "model": config.model, "epochs": config.epochs, "split": split}
+    write_json(plan.folder / "sweep.json", setting | {"command": plan.command, "points": report.as_rows(found)})
+    text = report.as_csv(found).encode()
+    write_atomically(plan.folder / "sweep.csv", lambda file: file.write(text))
+    for axis in axes:
+        svg = report.panel(axis, found, quantity=quantity).encode()
+        write_atomically(plan.folder / f"sweep-{axis.option}.svg", functools.partial(_put, svg))
+    print(f"\nWritten: sweep.json, sweep.csv and sweep-OPTION.svg in {plan.folder}")
+
+
+def _put(content: bytes, file: BinaryIO) -> None:
+    file.write(content)

@@ -1,0 +1,181 @@
+"""A sweep: the accuracy of methods over the values of one option at a time, as in Figure 4 of the paper."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import published
+from ..methods import spelled, split_list
+from ..training import Config
+from .runs import Run
+from .statistics import Estimate, estimate
+from .style import INK, figure, method_colors, to_svg
+from .tables import Cell, Table
+
+DEFAULT = "as it is"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One option and the values that it takes."""
+
+    option: str
+    values: Sequence[str]
+    """As on the command line."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method at one value of one option; accuracies are fractions in [0, 1]."""
+
+    option: str
+    """"" for the method as it is."""
+    value: str
+    base: str
+    """The method whose option is varied."""
+    method: str
+    """The method with the option."""
+    accuracy: Estimate | None
+    """After the last epoch, over seeds; None where no run is finished."""
+    paper: float | None
+    """The paper's accuracy in the same setting, where its text states it."""
+
+
+def with_option(method: str, option: str, value: str) -> str:
+    """A method's text with one more option.
+
+    Raises:
+        ValueError: the method has the option already.
+
+    >>> with_option("multimix", "n", "100"), with_option("multimix(m=2)", "alpha", "(0.5, 2)")
+    ('multimix(n=100)', 'multimix(m=2, alpha=(0.5, 2))')
+    """
+    name, _, inside = method.strip().removesuffix(")").partition("(")
+    if any(given.split("=")[0].strip() == option for given in split_list(inside)):
+        raise ValueError(f"{method} has {option} already: sweep another option, or leave it out of the method")
+    return spelled(f"{name}({inside}{',' if inside else ''}{option}={value})")
+
+
+def metric(runs: Sequence[Run]) -> str:
+    """What a sweep shows: the accuracy on the validation split if every run has one, so that a setting can be chosen
+    by it, else on the test set."""
+    return "val_accuracy" if all("val_accuracy" in run.last for run in runs) else "test_accuracy"
+
+
+def points(
+    bases: Sequence[str], axes: Sequence[Axis], runs: Mapping[str, Sequence[Run]], config: Config, key: str
+) -> list[Point]:
+    """Every method as it is, and every point of every axis, from the finished runs of each method.
+
+    Args:
+        bases: the methods whose options are varied.
+        axes: what is varied, one at a time.
+        runs: finished runs by method.
+        config: what all runs have in common.
+        key: as `metric` says.
+    """
+    wanted = [("", DEFAULT, base, base) for base in bases] + [
+        (axis.option, value, base, with_option(base, axis.option, value))
+        for axis in axes
+        for base in bases
+        for value in axis.values
+    ]
+    found = []
+    for option, value, base, method in wanted:
+        accuracies = [float(run.last[key]) for run in runs.get(method, ())]
+        accuracy = estimate(accuracies) if accuracies else None
+        found.append(Point(option, value, base, method, accuracy, _published(method, config)))
+    return found
+
+
+def panel(axis: Axis, found: Sequence[Point], *, quantity: str) -> str:
+    """One axis: a line for each method with its standard deviation over seeds, a dashed line for the method as it is,
+    and a star for what the paper states of the same setting."""
+    bases = list(dict.fromkeys(point.base for point in found))
+    colors = method_colors(bases, None)
+    with figure(4.6, 3.0) as (drawn, axes):
+        for base in bases:
+            for point in found:
+                if point.base == base and not point.option and point.accuracy is not None:
+                    axes.axhline(100 * point.accuracy.mean, color=colors[base], linewidth=1, linestyle=(0, (4, 3)))
+            mine = [p for p in found if p.base == base and p.option == axis.option]
+            done = [(x, p.accuracy) for x, p in enumerate(mine) if p.accuracy is not None]
+            axes.errorbar(
+                [x for x, _ in done],
+                [100 * accuracy.mean for _, accuracy in done],
+                yerr=[0.0 if math.isnan(accuracy.std) else 100 * accuracy.std for _, accuracy in done],
+                fmt="o-",
+                color=colors[base],
+                label=base,
+                markersize=4,
+                elinewidth=1,
+            )
+            stars = [(x, p.paper) for x, p in enumerate(mine) if p.paper is not None]
+            if stars:
+                axes.plot(*zip(*stars, strict=True), "*", color=colors[base], markersize=10, markeredgecolor=INK)
+        axes.set_xticks(range(len(axis.values)), axis.values)
+        axes.set_xlim(-0.5, len(axis.values) - 0.5)
+        axes.set_xlabel(axis.option)
+        axes.set_ylabel(quantity)
+        if len(bases) > 1:
+            axes.legend(frameon=False)
+        return to_svg(drawn, f"{quantity} over {axis.option}, one line for each method")
+
+
+def table(found: Sequence[Point], *, quantity: str) -> Table:
+    """One row for each point."""
+    best = max((round(p.accuracy.mean, 4) for p in found if p.accuracy is not None), default=None)
+    with_paper = any(p.paper is not None for p in found)
+    rows = []
+    for p in found:
+        cells = [Cell(p.base, p.base), Cell(p.option or "–", p.option), Cell(p.value, p.value)]
+        if p.accuracy is None:
+            cells += [Cell("not measured", ""), Cell("0", 0)]
+        else:
+            spread = "" if math.isnan(p.accuracy.std) else f"± {100 * p.accuracy.std:.2f}"
+            mean = 100 * p.accuracy.mean
+            cells.append(Cell(f"{mean:.2f}", mean, spread=spread, top=round(p.accuracy.mean, 4) == best))
+            cells.append(Cell(str(p.accuracy.n), p.accuracy.n))
+        if with_paper:
+            cells.append(Cell("–", "") if p.paper is None else Cell(f"{p.paper:.2f}", p.paper))
+        rows.append(cells)
+    columns = ["method", "option", "value", quantity, "seeds"]
+    return Table([*columns, "the paper's, %"] if with_paper else columns, rows)
+
+
+def as_rows(found: Sequence[Point]) -> list[dict[str, Any]]:
+    """Plain values for JSON and CSV; fractions, and the paper's numbers as printed, in per cent."""
+    return [
+        {
+            "option": p.option,
+            "value": p.value,
+            "base": p.base,
+            "method": p.method,
+            "accuracy": None if p.accuracy is None else p.accuracy.mean,
+            "std": None if p.accuracy is None or math.isnan(p.accuracy.std) else p.accuracy.std,
+            "seeds": 0 if p.accuracy is None else p.accuracy.n,
+            "paper_percent": p.paper,
+        }
+        for p in found
+    ]
+
+
+def as_csv(found: Sequence[Point]) -> str:
+    """One line for each point."""
+    buffer = io.StringIO()
+    rows = as_rows(found)
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _published(method: str, config: Config) -> float | None:
+    """What the paper states of the method where data and network are its own."""
+    number = published.find("accuracy", data=config.data, model=config.model, method=method.replace(", ", ","))
+    return None if number is None else number.value

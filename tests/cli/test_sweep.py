@@ -1,0 +1,54 @@
+"""`multimix sweep`: mistakes before anything is trained, a whole small sweep, and going on with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from multimix.cli import main
+
+SMALL = ["--model", "smallnet-w4", "--epochs", "1", "--per-class", "5", "--val-per-class", "5", "--seeds", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to vary: add --vary"),
+        (["--vary", "n"], "--vary takes OPTION=VALUE,VALUE,..., got 'n'"),
+        (["--vary", "n=1", "n=2"], "--vary names an option twice: n, n"),
+        (["--vary", "alhpa=1"], "multimix has no option 'alhpa': did you mean alpha?"),
+        (["--vary", "n=0"], "n must be at least 1, got 0"),
+        (["--methods", "multimix(n=2)", "--vary", "n=1"], "multimix(n=2) has n already"),
+        (["--vary", "n=1", "--method", "erm"], "sweep takes a list of methods: --methods erm"),
+        (["--vary", "n=1", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+    ],
+)
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "digits", *arguments, "--out", str(tmp_path / "made")])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_sweep_is_drawn_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sweep", "digits", "--methods", "multimix-alone", *SMALL, "--jobs", "1", "--out", str(tmp_path)]
+    main([*command, "--vary", "n=5"])
+    first = json.loads((tmp_path / "sweep.json").read_text())
+    assert first["split"] == "validation"
+    assert [(p["value"], p["seeds"]) for p in first["points"]] == [("as it is", 2), ("5", 2)]
+    kept = (tmp_path / "multimix-alone-n=5" / "seed0" / "result.json").stat().st_mtime_ns
+    capsys.readouterr()
+    main([*command, "--vary", "n=5", "alpha=0.1,(0.5,2)"])
+    assert (tmp_path / "multimix-alone-n=5" / "seed0" / "result.json").stat().st_mtime_ns == kept
+    with (tmp_path / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows[2:]] == ["multimix-alone(alpha=0.1)", "multimix-alone(alpha=(0.5, 2))"]
+    # The default range spelled out is the default, run for run.
+    assert rows[3]["accuracy"] == rows[0]["accuracy"]
+    assert (tmp_path / "sweep-n.svg").is_file()
+    assert (tmp_path / "sweep-alpha.svg").is_file()
+    assert "validation accuracy, %" in capsys.readouterr().out

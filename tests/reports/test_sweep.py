@@ -1,0 +1,64 @@
+"""Sweeps: the methods that are made, the numbers that are shown, and the paper's beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from multimix import recipes
+from multimix.reports.sweep import Axis, as_csv, metric, panel, points, table, with_option
+
+
+@dataclass
+class FakeRun:
+    last: dict[str, float]
+
+
+def runs(*accuracies: float) -> list[FakeRun]:
+    return [FakeRun({"test_accuracy": a}) for a in accuracies]
+
+
+AXES = [Axis("alpha", ["1", "(0.5,2)"]), Axis("n", ["10"])]
+
+
+def test_an_option_is_added_once() -> None:
+    assert with_option("multimix", "alpha", "(0.5,2)") == "multimix(alpha=(0.5, 2))"
+    assert with_option("multimix(m=2, layer=1)", "n", "9") == "multimix(m=2, layer=1, n=9)"
+    # The name of one option may end in another's.
+    assert with_option("multimix(m=2)", "n", "9") == "multimix(m=2, n=9)"
+    with pytest.raises(ValueError, match=r"multimix\(n=3\) has n already"):
+        with_option("multimix(n=3)", "n", "9")
+
+
+def test_points_are_means_over_seeds_and_gaps_stay_gaps() -> None:
+    found = points(
+        ["multimix"],
+        AXES,
+        {"multimix": runs(0.5), "multimix(alpha=1)": runs(0.25, 0.75), "multimix(n=10)": []},
+        recipes.get("digits"),
+        "test_accuracy",
+    )
+    assert [(p.option, p.value) for p in found] == [("", "as it is"), ("alpha", "1"), ("alpha", "(0.5,2)"), ("n", "10")]
+    assert found[1].accuracy.mean == 0.5
+    assert found[1].accuracy.std == pytest.approx(0.125**0.5)
+    assert found[2].accuracy is None
+    shown = [[cell.text for cell in row] for row in table(found, quantity="test accuracy, %").rows]
+    assert shown[1] == ["multimix", "alpha", "1", "50.00", "2"]
+    assert shown[3] == ["multimix", "n", "10", "not measured", "0"]
+    assert as_csv(found).splitlines()[3] == 'alpha,"(0.5,2)",multimix,"multimix(alpha=(0.5, 2))",,,0,'
+    assert "<svg" in panel(AXES[0], found, quantity="test accuracy, %")
+
+
+def test_the_papers_number_stands_beside_the_same_setting_only() -> None:
+    found = points(["dense-multimix"], AXES, {}, recipes.get("cifar100"), "test_accuracy")
+    assert [p.paper for p in found] == [81.93, 81.59, None, None]
+    assert table(found, quantity="q").columns[-1] == "the paper's, %"
+    other = replace(recipes.get("cifar100"), model="wrn16-8")
+    assert points(["dense-multimix"], AXES, {}, other, "test_accuracy")[1].paper is None
+
+
+def test_the_validation_split_is_shown_where_every_run_has_one() -> None:
+    both = FakeRun({"test_accuracy": 0.1, "val_accuracy": 0.2})
+    assert metric([both, both]) == "val_accuracy"
+    assert metric([both, *runs(0.3)]) == "test_accuracy"
