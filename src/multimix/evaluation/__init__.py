@@ -1,4 +1,4 @@
-"""Evaluation of trained classifiers: accuracy, calibration and the embedding space.
+"""Evaluation of trained classifiers: accuracy, calibration, robustness and the embedding space.
 
 Models map pixels in [0, 1] to logits; the normalisation is inside the model.
 
@@ -8,19 +8,33 @@ Models map pixels in [0, 1] to logits; the normalisation is inside the model.
 0.667
 """
 
+from .attack_checks import Finding, check_attack
+from .attacks import fgsm, pgd, pgd_iterates
+from .autoattack import autoattack
 from .calibration import Reliability, expected_calibration_error, reliability
 from .classification import accuracy, negative_log_likelihood, per_class_accuracy
+from .corruptions import CORRUPTIONS, corrupt
 from .embedding_space import alignment, uniformity
 from .inference import embeddings, predict
+from .surrogate import distil
 
 __all__ = [
+    "CORRUPTIONS",
+    "Finding",
     "Reliability",
     "accuracy",
     "alignment",
+    "autoattack",
+    "check_attack",
+    "corrupt",
+    "distil",
     "embeddings",
     "expected_calibration_error",
+    "fgsm",
     "negative_log_likelihood",
     "per_class_accuracy",
+    "pgd",
+    "pgd_iterates",
     "predict",
     "reliability",
     "uniformity",
