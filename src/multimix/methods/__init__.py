@@ -1,5 +1,6 @@
 """Training methods under one protocol: `out = method(model, images, targets, generator=None)`."""
 
+from .alignmixup import AlignMixup
 from .base import Method, MethodOutput, Mixed, Mixer
 from .cutmix import CutMix
 from .dense_loss import DenseLoss
@@ -12,6 +13,7 @@ from .names import parse, spelled, split_list
 from .pairs import InputMethod
 
 __all__ = [
+    "AlignMixup",
     "CutMix",
     "DenseLoss",
     "DenseMultiMix",

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from .alignmixup import AlignMixup
 from .base import Method
 from .cutmix import CutMix
 from .dense_loss import DenseLoss
@@ -26,15 +27,19 @@ def paper_regime(*, multimix: Method, share: float = 0.5) -> Either:
 
 
 def _multimix(n: int | float = 1000, m: int | None = None, alpha: Any = (0.5, 2.0), *, layer: int | None = None,
-              share: float = 0.5) -> Either:  # fmt: skip
-    return paper_regime(multimix=MultiMix(n, m, alpha, layer=layer), share=share)
+              rescale: bool = False, share: float = 0.5) -> Either:  # fmt: skip
+    return paper_regime(multimix=MultiMix(n, m, alpha, layer=layer, rescale=rescale), share=share)
 
 
 def _dense_multimix(n: int | float = 1000, m: int | None = None, alpha: Any = (0.5, 2.0), attention: str = "gap",
                     nonlinearity: str = "relu", detach_attention: bool = True, normalize: str = "position", *,
-                    layer: int | None = None, share: float = 0.5) -> Either:  # fmt: skip
-    dense = DenseMultiMix(n, m, alpha, attention, nonlinearity, detach_attention, normalize, layer=layer)
-    return paper_regime(multimix=dense, share=share)
+                    layer: int | None = None, rescale: bool = False, share: float = 0.5) -> Either:  # fmt: skip
+    options = (n, m, alpha, attention, nonlinearity, detach_attention, normalize)
+    return paper_regime(multimix=DenseMultiMix(*options, layer=layer, rescale=rescale), share=share)
+
+
+def _alignmixup(alpha: float = 2.0, *, eps: float = 0.1, max_iter: int = 100, share: float = 0.5) -> Either:
+    return Either(AlignMixup(alpha, eps=eps, max_iter=max_iter), InputMixup(alpha), p=share)
 
 
 NAMES: dict[str, Callable[..., Method]] = {
@@ -46,6 +51,8 @@ NAMES: dict[str, Callable[..., Method]] = {
     "dense-multimix": _dense_multimix,
     "multimix-alone": MultiMix,
     "dense-multimix-alone": DenseMultiMix,
+    "alignmixup": _alignmixup,
+    "alignmixup-alone": AlignMixup,
     "either": Either,
     "dense-loss": DenseLoss,
 }
