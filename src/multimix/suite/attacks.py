@@ -1,0 +1,211 @@
+"""Adversarial robustness (Table 4 of the paper): FGSM and PGD, curves over their strength, checks of the attacks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import evaluation
+from ..evaluation.attacks import Norm, attacking
+from ..evaluation.autoattack import load_torchattacks
+from ..random import make_generator
+from ..reports.sections import Section
+from .attacks_page import sections
+from .batches import Batches, balanced_order, choose
+from .part import Store, Subject
+
+Attack = Callable[[Tensor, Tensor, torch.Generator], list[Tensor]]
+"""Images, labels and a generator -> one batch of images for every point of a curve."""
+
+SURROGATE_IMAGES = 2000
+SHOWN = ("pgd_eps", "pgd_step", "pgd_steps", "random_start", "restarts")
+"""The settings that the page states."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacks:
+    """Error under attack. Every eps and step size of l-infinity is in 1/255, as 8 for 8/255."""
+
+    name: ClassVar[str] = "attacks"
+
+    limit: int | None = 1000
+    """Test images attacked, equally many of each class; None attacks all, as published numbers do."""
+    fgsm_eps: float = 8
+    """Step of FGSM, in 1/255."""
+    pgd_eps: float = 4
+    """Radius of the l-infinity ball of PGD, in 1/255."""
+    pgd_step: float = 2
+    """Step size of PGD, in 1/255."""
+    pgd_steps: int = 20
+    """Steps of PGD, in either norm."""
+    random_start: bool = True
+    """Start PGD at a random point of the ball instead of at the image."""
+    restarts: int = 1
+    """Attempts of PGD at every image that it has not fooled."""
+    l2_eps: float = 0.5
+    """Radius of the l2 ball of PGD, in units of pixels in [0, 1]; the step is a fifth of it."""
+    curve_eps: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16)
+    """Radii of the curves over eps, in 1/255."""
+    curve_steps: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
+    """Numbers of steps of the curve over steps."""
+    curve_limit: int = 200
+    """Test images for the curves and the checks, equally many of each class."""
+    autoattack: bool = False
+    """Also run AutoAttack in the ball of PGD (needs torchattacks; thousands of passes for every robust image)."""
+    seed: int = 0
+    """Of the choice of images and the random starts."""
+
+    def __post_init__(self) -> None:
+        for name in ("fgsm_eps", "pgd_eps", "pgd_step", "pgd_steps", "l2_eps", "restarts", "curve_limit"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("curve_eps", "curve_steps"):
+            values = getattr(self, name)
+            if not values or values[0] <= 0 or any(b <= a for a, b in pairwise(values)):
+                raise ValueError(f"{name} must be positive numbers in increasing order, got {values}")
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(f"restarts={self.restarts} need random_start=True: they would all be the same")
+
+    def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
+        if self.autoattack:
+            load_torchattacks()
+        labels = subject.test.labels
+        chosen = choose(labels, self.limit, seed=self.seed)
+        few = choose(labels, self.curve_limit, seed=self.seed)
+        counts = self._count(subject, store, say, "", chosen, self._table(subject))
+        curves = self._count(subject, store, say, "curve ", few, self._curves(subject))
+        say("checks of the attacks")
+        checks = store.compute("checks", lambda: self._checks(subject, few))
+        return {
+            "examples": len(chosen),
+            "test_examples": len(labels),
+            "curve_examples": len(few),
+            "settings": {name: getattr(self, name) for name in SHOWN},
+            "error": {name: value for name, (value,) in counts.items()},
+            "fgsm_by_eps": _curve((0, *self.curve_eps), curves["clean"] + curves["FGSM over eps"]),
+            "pgd_by_eps": _curve((0, *self.curve_eps), curves["clean"] + curves["PGD over eps"]),
+            "pgd_by_steps": _curve((0, *self.curve_steps), curves["PGD over steps"]),
+            "checks": checks,
+        }
+
+    def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
+        shown = {name: error for name, error in result["error"].items() if name != "clean"}
+        return {f"{name} error, %": 100 * error for name, error in shown.items()}
+
+    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+        return sections(results, colors)
+
+    def _table(self, subject: Subject) -> dict[str, Attack]:
+        """What is measured at one strength, on all chosen images."""
+        model = subject.model
+        attacks: dict[str, Attack] = {
+            "clean": lambda x, y, g: [x],
+            f"FGSM {self.fgsm_eps:g}/255": lambda x, y, g: [evaluation.fgsm(model, x, y, self.fgsm_eps / 255)],
+            f"PGD {self.pgd_eps:g}/255": lambda x, y, g: [self._pgd(subject, x, y, g, "linf")],
+            f"PGD l2 {self.l2_eps:g}": lambda x, y, g: [self._pgd(subject, x, y, g, "l2")],
+        }
+        if self.autoattack:
+            attacks[f"AutoAttack {self.pgd_eps:g}/255"] = lambda x, y, g: [
+                evaluation.autoattack(model, x, y, self.pgd_eps / 255, generator=g)
+            ]
+        return attacks
+
+    def _curves(self, subject: Subject) -> dict[str, Attack]:
+        model, stride = subject.model, self.pgd_step / self.pgd_eps
+
+        def over_eps(x: Tensor, y: Tensor, g: torch.Generator) -> list[Tensor]:
+            def pgd(eps: float) -> Tensor:
+                return evaluation.pgd(model, x, y, eps / 255, stride * eps / 255, self.pgd_steps, self.random_start, g)
+
+            return [pgd(eps) for eps in self.curve_eps]
+
+        def over_steps(x: Tensor, y: Tensor, g: torch.Generator) -> list[Tensor]:
+            steps, eps, step = max(self.curve_steps), self.pgd_eps / 255, self.pgd_step / 255
+            iterates = evaluation.pgd_iterates(model, x, y, eps, step, steps, self.random_start, g)
+            return [images for k, images in enumerate(iterates) if k in (0, *self.curve_steps)]
+
+        return {
+            "clean": lambda x, y, g: [x],
+            "FGSM over eps": lambda x, y, g: [evaluation.fgsm(model, x, y, eps / 255) for eps in self.curve_eps],
+            "PGD over eps": over_eps,
+            "PGD over steps": over_steps,
+        }
+
+    def _pgd(self, subject: Subject, x: Tensor, y: Tensor, g: torch.Generator, norm: Norm) -> Tensor:
+        eps, step = (self.pgd_eps / 255, self.pgd_step / 255) if norm == "linf" else (self.l2_eps, self.l2_eps / 5)
+        return evaluation.pgd(
+            subject.model, x, y, eps, step, self.pgd_steps, self.random_start, g, restarts=self.restarts, norm=norm
+        )
+
+    def _count(
+        self,
+        subject: Subject,
+        store: Store,
+        say: Callable[[str], None],
+        prefix: str,
+        indices: Tensor,
+        attacks: Mapping[str, Attack],
+    ) -> dict[str, list[float]]:
+        """The error rates of every attack, a list each, kept batch by batch."""
+        batches = Batches(subject, indices)
+        wrong: dict[str, list[list[int]]] = {name: [] for name in attacks}
+        for number in range(len(batches)):
+            for name, attack in attacks.items():
+                say(f"{prefix}{name}, batch {number + 1} of {len(batches)}")
+                job = functools.partial(self._wrong, subject, batches, number, name, attack)
+                wrong[name].append(store.compute(f"{prefix}{name} {number}", job))
+        return {
+            name: [sum(counts) / len(indices) for counts in zip(*per_batch, strict=True)]
+            for name, per_batch in wrong.items()
+        }
+
+    def _wrong(self, subject: Subject, batches: Batches, number: int, name: str, attack: Attack) -> list[int]:
+        images, labels, _ = batches[number]
+        attacked = attack(images, labels, make_generator(self.seed, name, number))
+        with torch.no_grad(), attacking(subject.model, images.device):
+            counts = [(subject.model(x).argmax(dim=1) != labels).sum() for x in attacked]
+        totals: list[int] = torch.stack(counts).tolist()
+        return totals
+
+    def _checks(self, subject: Subject, indices: Tensor) -> list[dict[str, Any]]:
+        images, labels = _all(subject, indices)
+        surrogate, others = None, _others(subject, indices)
+        if others is not None:
+            surrogate = evaluation.distil(subject.model, others, generator=make_generator(self.seed, "surrogate"))
+        findings = evaluation.check_attack(
+            subject.model,
+            images,
+            labels,
+            eps=self.pgd_eps / 255,
+            step_size=self.pgd_step / 255,
+            steps=self.pgd_steps,
+            surrogate=surrogate,
+            generator=make_generator(self.seed, "checks"),
+        )
+        return [finding._asdict() for finding in findings]
+
+
+def _curve(x: Sequence[float], errors: Sequence[float]) -> list[list[float]]:
+    return [list(point) for point in zip(x, errors, strict=True)]
+
+
+def _all(subject: Subject, indices: Tensor) -> tuple[Tensor, Tensor]:
+    batches = list(subject.loader(subset=indices).batches(0))
+    return torch.cat([batch.images for batch in batches]), torch.cat([batch.targets for batch in batches])
+
+
+def _others(subject: Subject, indices: Tensor) -> Tensor | None:
+    """Images to learn a surrogate on: of the training set, or else test images that are not attacked."""
+    source = subject.test if subject.train is None else subject.train
+    order = balanced_order(source.labels, seed=0)
+    if subject.train is None:
+        order = order[~torch.isin(order, indices)]
+    if not len(order):
+        return None
+    return torch.cat([batch.images for batch in subject.loader(source, order[:SURROGATE_IMAGES]).batches(0)])

@@ -1,0 +1,147 @@
+"""What the page shows of adversarial robustness."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..extras import require
+from ..reports.sections import Panel, Section
+from ..reports.statistics import estimate
+from ..reports.style import figure, to_svg
+from ..reports.tables import Cell, Table
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
+    """The errors with their curves, and whether the attacks are to be trusted."""
+    return [_errors(results, colors), _trust(results)]
+
+
+def _errors(results: Results, colors: Mapping[str, str]) -> Section:
+    first = next(iter(results.values()))[0]
+    settings, n, curve_n = first["settings"], first["examples"], first["curve_examples"]
+    total = first["test_examples"]
+    of = f"all {n:,} test images" if n == total else f"{n:,} of {total:,} test images, equally many of each class"
+    chance = 100 * 1.96 * 0.5 / math.sqrt(n)
+    start = "a random start" if settings["random_start"] else "the image itself as start"
+    restarts = f" and {settings['restarts']} restarts" if settings["restarts"] > 1 else ""
+    panels = [
+        ("PGD, error over eps", "pgd_by_eps", "eps, in 1/255"),
+        ("FGSM, error over eps", "fgsm_by_eps", "eps, in 1/255"),
+        (f"PGD {settings['pgd_eps']:g}/255, error over steps", "pgd_by_steps", "steps"),
+    ]
+    return Section(
+        "Adversarial robustness",
+        f"Share of misclassified images, in per cent, of {of}: mean and standard deviation over seeds, lower is more "
+        f"robust, bold is the lowest. The choice of images alone moves a rate by up to {chance:.1f} points either way. "
+        "The attacks know the model and change pixels in [0, 1] before its normalisation. FGSM takes one step; PGD "
+        f"{settings['pgd_steps']} steps of {settings['pgd_step']:g}/255 in the l-infinity ball (l2: a fifth of the "
+        f"radius), with {start}{restarts}. The curves are of {curve_n:,} images. Look at whether the order of methods "
+        "holds along the curves. Errors near 100 % mean no robustness, whatever the differences; an advantage under "
+        "FGSM that PGD takes away is of the gradient, not of the model.",
+        [
+            Panel(title, curves(_points(results, key), colors, xlabel=xlabel, description=title))
+            for title, key, xlabel in panels
+        ],
+        layout="wide",
+        legend=colors,
+        table=_table(results, colors),
+    )
+
+
+def _table(results: Results, colors: Mapping[str, str]) -> Table:
+    names = list(next(iter(results.values()))[0]["error"])
+    estimates = {
+        label: [estimate([100 * run["error"][name] for run in runs]) for name in names]
+        for label, runs in results.items()
+    }
+    best = [min(round(row[k].mean, 1) for row in estimates.values()) for k in range(len(names))]
+    rows = []
+    for label, row in estimates.items():
+        cells = [
+            Cell(
+                f"{value.mean:.1f}",
+                value.mean,
+                spread="" if math.isnan(value.std) else f"± {value.std:.1f}",
+                top=round(value.mean, 1) == best[k],
+            )
+            for k, value in enumerate(row)
+        ]
+        rows.append([Cell(label, label, color=colors.get(label, "")), *cells])
+    return Table(["method", *(f"{name}\nerror, %" for name in names)], rows)
+
+
+def _trust(results: Results) -> Section:
+    """A table of the checks by label, and the sentences of those that failed."""
+    failures: dict[tuple[str, str], list[str]] = {}
+    names = list(dict.fromkeys(check["name"] for runs in results.values() for run in runs for check in run["checks"]))
+    for label, runs in results.items():
+        for run in runs:
+            for check in run["checks"]:
+                if not check["passed"]:
+                    failures.setdefault((check["name"], label), []).append(check["sentence"])
+    rows = []
+    for name in names:
+        cells = []
+        for label, runs in results.items():
+            failed, made = len(failures.get((name, label), ())), len(runs)
+            cells.append(Cell("passed" if not failed else f"{failed} of {made} fail", failed))
+        rows.append([Cell(name, name), *cells])
+    if failures:
+        verdict = "Warnings, one for each method and check: " + " ".join(
+            f"{label}, {name}: {sentences[0]}" for (name, label), sentences in failures.items()
+        )
+    else:
+        verdict = "Every check passed for every model, so nothing here speaks against the error rates above."
+    first = next(iter(results.values()))[0]
+    return Section(
+        "Can the attacks be trusted?",
+        f"{verdict} The checks run PGD on {first['curve_examples']:,} test images: the model is in evaluation mode, "
+        "returns logits and the same ones twice; gradients are not zero; eps = 0 changes nothing; the error rises with "
+        "eps and steps, and to nearly 100 % without a bound; random noise, and adversarial images of a small surrogate "
+        "that was taught by the model, do no more harm than the attack. Where one fails, a low error may come from "
+        "gradients that lead nowhere instead of robustness.",
+        table=Table(["check", *results], rows),
+    )
+
+
+Points = Mapping[str, Sequence[tuple[float, Sequence[float]]]]
+"""By label: x, and the values of all seeds there."""
+
+
+def _points(results: Results, key: str) -> Points:
+    points = {}
+    for label, runs in results.items():
+        columns = zip(*(run[key] for run in runs), strict=True)
+        points[label] = [(column[0][0], [100 * error for _, error in column]) for column in columns]
+    return points
+
+
+def curves(points: Points, colors: Mapping[str, str], *, xlabel: str, description: str) -> str:
+    """One line for each label, its mean over seeds, with a band of one standard deviation. The x axis is linear to 1
+    and logarithmic beyond."""
+    ticker = require("matplotlib.ticker", "evaluate")
+    with figure(3.1, 2.5) as (drawn, axes):
+        for label, line in points.items():
+            x = [at for at, _ in line]
+            mean = [statistics.fmean(values) for _, values in line]
+            axes.plot(x, mean, "o-", color=colors[label], markersize=2.8, clip_on=False)
+            if all(len(values) > 1 for _, values in line):
+                std = [statistics.stdev(values) for _, values in line]
+                low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
+                axes.fill_between(x, low, high, color=colors[label], alpha=0.15, linewidth=0)
+        ticks = [x for x, _ in next(iter(points.values()))]
+        axes.set_xscale("symlog", base=2, linthresh=1)
+        axes.set_xlim(0, max(ticks))
+        axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        highest = max(max(values) for line in points.values() for _, values in line)
+        axes.set_ylim(0, min(100.0, max(10.0, 1.15 * highest)))
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("error, %")
+        return to_svg(drawn, description)

@@ -1,0 +1,61 @@
+"""Which test images a costly part looks at, and reading them batch by batch as they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .. import data
+from ..random import make_generator
+from .part import Subject
+
+
+def balanced_order(labels: Tensor, *, seed: int) -> Tensor:
+    """An order of the examples (N,) of which every beginning has as many of each class as can be.
+
+    >>> labels = torch.tensor([0, 0, 0, 0, 1, 1, 2])
+    >>> labels[balanced_order(labels, seed=0)].tolist()
+    [0, 1, 2, 0, 1, 0, 0]
+    """
+    shuffled = torch.randperm(len(labels), generator=make_generator(seed, "subset"))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    counts = labels.bincount()
+    first = counts.cumsum(0) - counts
+    turn = torch.arange(len(labels)) - first[labels[by_class]]
+    return by_class[turn.argsort(stable=True)]
+
+
+def choose(labels: Tensor, limit: int | None, *, seed: int) -> Tensor:
+    """The indices, in increasing order, of `limit` examples with equally many of each class; None or more than there
+    are: all.
+
+    Raises:
+        ValueError: a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit counts test images, so it must be at least 1, or None for all; got {limit}")
+    return balanced_order(labels, seed=seed)[:limit].sort().values
+
+
+class Batches:
+    """The batches of some test images of a subject by number: read in order without starting anew, and only those that
+    are asked for, so that an evaluation which continues does not read what it has no use for."""
+
+    def __init__(self, subject: Subject, indices: Tensor) -> None:
+        self._loader = subject.loader(subset=indices)
+        self._iterator: Iterator[data.Batch] = iter(())
+        self._next = -1
+        self._current: data.Batch | None = None
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getitem__(self, number: int) -> data.Batch:
+        if self._current is None or number != self._next - 1:
+            if number != self._next:
+                self._iterator = self._loader.batches(0, start=number)
+            self._current = next(self._iterator)
+            self._next = number + 1
+        return self._current
