@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from . import cifar, digits, imagenets
 from .datasets import ArrayDataset, Dataset, DataSplits
+from .domains import cells, leave_one_out, read_domains
 from .files import BadImages, open_files
 from .listing import Listing
 from .npz import npz
@@ -17,13 +18,14 @@ from .subsets import choose
 
 __all__ = ["Name", "load"]
 
-Name = Literal["digits", "cifar10", "cifar100", "tinyimagenet", "imagenet", "imagefolder"]
+Name = Literal["digits", "cifar10", "cifar100", "tinyimagenet", "imagenet", "imagefolder", "domains"]
 
 
 def load(
     name: Name,
     *,
     root: str | os.PathLike[str] | None = None,
+    held_out: str | None = None,
     download: bool = True,
     per_class: int | None = None,
     val_per_class: int = 0,
@@ -38,14 +40,16 @@ def load(
 
     Args:
         name: "digits" (8x8, grey, comes with scikit-learn), "cifar10", "cifar100" (32x32), "tinyimagenet"
-            (64x64), "imagenet" (224x224), or "imagefolder": any folder that holds train/CLASS/IMAGE and the same
-            under val/, test/ or both.
+            (64x64), "imagenet" (224x224), "imagefolder": any folder that holds train/CLASS/IMAGE and the same
+            under val/, test/ or both, or "domains": a folder that holds DOMAIN/CLASS/IMAGE, as Office-Home and PACS.
         root: the data set's folder, or an `.npz` file with its arrays. CIFAR has a default, the cache folder.
+        held_out: for "domains", the domain that is the test set; the others are trained on, and number themselves
+            in the extra `domain` of the training set.
         download: download CIFAR into `root` when it is not there.
-        per_class: train on this many examples of each class. With one `subset_seed`, larger choices contain
-            smaller ones, and the choice does not depend on `val_per_class`.
-        val_per_class: hold out this many training examples of each class as `val`. If the data set has no test
-            images, they become `test` instead.
+        per_class: train on this many examples of each class, for "domains" of each class of each source domain. With
+            one `subset_seed`, larger choices contain smaller ones, and the choice does not depend on `val_per_class`.
+        val_per_class: hold out this many training examples of each class (for "domains", of each class of each source
+            domain) as `val`. If the data set has no test images, they become `test` instead.
         subset_seed: seed of both choices.
         image_size: side of the images in pixels, to which others are resized and cut.
         bad_images: an unreadable image is an "error" that names it, or "skip": left out, counted in a warning
@@ -61,10 +65,12 @@ def load(
     (50, 870, 10, 8)
     """
     _check(name, per_class, val_per_class, image_size, bad_images)
-    source, mean, std = _find(name, None if root is None else Path(root).expanduser(), download)
+    root = None if root is None else Path(root).expanduser()
+    source, mean, std = _find(name, root, download, held_out)
     if name == "imagenet" and image_size is None:
         image_size = 224
-    names = source.splits.keys()
+    sources: tuple[str, ...] = tuple(source.splits)[:-1] if name == "domains" else ()
+    names = {"train", "test"} if sources else source.splits.keys()
     if "val" in names and val_per_class:
         raise ValueError(f"{root} has a validation split of its own: leave val_per_class at 0, got {val_per_class}")
     if "test" not in names and not val_per_class:
@@ -73,14 +79,15 @@ def load(
             "to test on that many training images of each class"
         )
     splits, skipped = _open(source, image_size, bad_images)
+    if sources and root is not None:
+        splits = leave_one_out(splits, root)
     train = splits["train"]
     if per_class is not None or val_per_class:
-        chosen, held_out = choose(
-            train.labels, source.class_names, per_class=per_class, held_out=val_per_class, seed=subset_seed
-        )
+        labels, groups = cells(train, sources, source.class_names) if sources else (train.labels, source.class_names)
+        chosen, kept = choose(labels, groups, per_class=per_class, held_out=val_per_class, seed=subset_seed)
         splits["train"] = train.subset(chosen)
         if val_per_class:
-            splits["val" if "test" in splits else "test"] = train.subset(held_out)
+            splits["val" if "test" in splits else "test"] = train.subset(kept)
     return DataSplits(
         train=splits["train"],
         val=splits.get("val"),
@@ -90,6 +97,7 @@ def load(
         mean=mean,
         std=std,
         skipped=skipped,
+        domains=sources,
     )
 
 
@@ -106,8 +114,12 @@ def _check(name: str, per_class: int | None, val_per_class: int, image_size: int
             raise ValueError(f"{argument} must be at least {low}, got {value}")
 
 
-def _find(name: Name, root: Path | None, download: bool) -> tuple[Source, tuple[float, ...], tuple[float, ...]]:
+def _find(
+    name: Name, root: Path | None, download: bool, held_out: str | None
+) -> tuple[Source, tuple[float, ...], tuple[float, ...]]:
     """The data set with the mean and standard deviation of its channels."""
+    if held_out is not None and name != "domains":
+        raise ValueError(f"held_out names a domain of the data set 'domains', and {name!r} has none: leave it out")
     if name == "digits":
         return digits.digits(), digits.MEAN, digits.STD
     if name in ("cifar10", "cifar100"):
@@ -116,6 +128,8 @@ def _find(name: Name, root: Path | None, download: bool) -> tuple[Source, tuple[
         raise ValueError(
             f"{name} needs to be told where it lies: give its folder as root (--data-root on the command line)"
         )
+    if name == "domains":
+        return read_domains(root, held_out), imagenets.MEAN, imagenets.STD
     reader = {"tinyimagenet": imagenets.tiny_imagenet, "imagenet": imagenets.imagenet}.get(name, image_folder)
     source = npz(root) if root.suffix == ".npz" else reader(root)
     return source, imagenets.MEAN, imagenets.STD

@@ -144,6 +144,7 @@ class DataSplits:
         image_size: the side of the square images, in pixels.
         mean, std: one value per channel, for pixels in [0, 1]. Not applied to any image here: the model does it.
         skipped: the files that were unreadable and left out.
+        domains: the source domains of the data set "domains"; `train.extras["domain"]` indexes them.
 
     Raises:
         ValueError: a label that has no class name; splits whose images differ in size.
@@ -157,6 +158,7 @@ class DataSplits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     skipped: tuple[str, ...] = field(default=())
+    domains: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         for split in ("train", "val", "test"):

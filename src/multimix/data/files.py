@@ -43,7 +43,7 @@ def open_files(
     and the outcome cached, so that the unreadable ones are known before the training.
 
     Args:
-        listings: the files of each split; one is "train".
+        listings: the files of each split, or of each domain; the first tells the size of the images.
         class_names: one name for each class, for messages.
         image_size: side of the images; None: that of the images, which must then agree.
         bad_images: what an unreadable image does.
@@ -52,7 +52,7 @@ def open_files(
         pictures.UnreadableImageError: an unreadable image, with `bad_images="error"`.
         ValueError: images of several sizes without an `image_size`; a class without readable images.
     """
-    size = image_size or _common_side(listings["train"], skip=bad_images == "skip")
+    size = image_size or _common_side(next(iter(listings.values())), skip=bad_images == "skip")
     count = sum(len(listing.names) for listing in listings.values())
     in_memory = size <= pictures.SMALL_SIDE and count * 3 * size * size <= MEMORY_LIMIT
     datasets: dict[str, Dataset] = {}

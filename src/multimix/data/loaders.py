@@ -43,11 +43,13 @@ class Loader:
         device: torch.device,
         rank: int,
         world_size: int,
+        balance_domains: bool,
     ) -> None:
         self.dataset = dataset
         self.batch_size = min(batch_size, len(dataset))
         self._reader = reader
         self._train, self._seed, self._rank, self._world_size = train, seed, rank, world_size
+        self._balance_domains = balance_domains
         self._device = device
         self._labels = dataset.labels.to(device)
         self._extras = {name: values.to(device) for name, values in dataset.extras.items()}
@@ -77,12 +79,27 @@ class Loader:
     def _shares(self, epoch: int, start: int) -> list[Tensor]:
         order = torch.arange(len(self.dataset))
         if self._train:
-            order = torch.randperm(len(order), generator=make_generator(self._seed, epoch, "order"))
+            order = self._balanced_order(epoch) if self._balance_domains else self._shuffled(epoch, len(order))
         shares = []
         for batch in order.split(self.batch_size)[start : len(self)]:
             low, high = (len(batch) * r // self._world_size for r in (self._rank, self._rank + 1))
             shares.append(batch[low:high])
         return [share for share in shares if len(share)]
+
+    def _shuffled(self, epoch: int, count: int, *purpose: int) -> Tensor:
+        return torch.randperm(count, generator=make_generator(self._seed, epoch, *purpose, "order"))
+
+    def _balanced_order(self, epoch: int) -> Tensor:
+        """As many examples as there are, the domains taking turns; a domain that runs out begins again."""
+        domain = self.dataset.extras["domain"]
+        present = domain.unique().tolist()
+        turns = -(-len(domain) // len(present))
+        streams = []
+        for k in present:
+            members = (domain == k).nonzero().flatten()
+            rounds = range(-(-turns // len(members)))
+            streams.append(members[torch.cat([self._shuffled(epoch, len(members), k, i) for i in rounds])[:turns]])
+        return torch.stack(streams, dim=1).flatten()[: len(domain)]
 
 
 def loader(
@@ -97,6 +114,7 @@ def loader(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 2,
+    balance_domains: bool = False,
 ) -> Loader:
     """Batches of a data set.
 
@@ -120,9 +138,12 @@ def loader(
         device: where the batches are wanted.
         rank, world_size: this process and the number of processes.
         workers: decoding processes for a `FileDataset`; 0 decodes in this process.
+        balance_domains: the same number of examples of every domain (the extra `domain`) in each training batch, give
+            or take one. An epoch has as many examples as ever, so those of small domains come more than once.
 
     Raises:
-        ValueError: an argument out of its range; a training batch that the ranks cannot share evenly.
+        ValueError: an argument out of its range; a training batch that the ranks cannot share evenly; domains to be
+            balanced in a data set without any.
 
     >>> from multimix.data import ArrayDataset
     >>> images = torch.randint(0, 256, (10, 3, 8, 8), dtype=torch.uint8)
@@ -139,6 +160,8 @@ def loader(
         )
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must lie between 0 and world_size - 1 = {world_size - 1}, got {rank}")
+    if train and balance_domains and "domain" not in dataset.extras:
+        raise ValueError("balance_domains needs examples with a domain: use the data set 'domains', or leave it off")
     if train and min(batch_size, len(dataset)) % world_size:
         raise ValueError(
             f"a global batch of {min(batch_size, len(dataset))} images (batch_size={batch_size}, {len(dataset)} "
@@ -161,4 +184,5 @@ def loader(
         device=device,
         rank=rank,
         world_size=world_size,
+        balance_domains=balance_domains,
     )

@@ -90,6 +90,7 @@ def load_splits(config: Config) -> data.DataSplits:
     return _load_splits(
         config.data,
         config.data_root,
+        config.held_out,
         config.download,
         config.per_class,
         config.val_per_class,
@@ -115,10 +116,11 @@ def make_test_loader(
 
 
 @functools.lru_cache(maxsize=1)
-def _load_splits(name, root, download, per_class, val_per_class, subset_seed, image_size, bad_images):  # type: ignore[no-untyped-def]
+def _load_splits(name, root, held_out, download, per_class, val_per_class, subset_seed, image_size, bad_images):  # type: ignore[no-untyped-def]
     return data.load(
         name,
         root=root,
+        held_out=held_out,
         download=download,
         per_class=per_class,
         val_per_class=val_per_class,

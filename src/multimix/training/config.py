@@ -31,7 +31,7 @@ class Config:
     ValueError: epochs must be at least 1, got 0
     """
 
-    data: Literal["digits", "cifar10", "cifar100", "tinyimagenet", "imagenet", "imagefolder"]
+    data: Literal["digits", "cifar10", "cifar100", "tinyimagenet", "imagenet", "imagefolder", "domains"]
     """Data set."""
     model: str = "preactresnet18"
     """Encoder: a name of `multimix.models.build`, or torchvision:NAME, or timm:NAME."""
@@ -48,7 +48,11 @@ class Config:
 
     # data
     data_root: Path | None = None
-    """Folder of the data set (for imagefolder: holds train/ and val/ or test/)."""
+    """Folder of the data set (for imagefolder: holds train/ and val/ or test/; for domains: DOMAIN/CLASS/IMAGE)."""
+    held_out: str | None = None
+    """For domains: the domain that is the test set; the others are trained on."""
+    balance_domains: bool = False
+    """For domains: as many examples of every source domain in each batch."""
     download: bool = True
     """Download the data set when it is not in data_root and the source allows it."""
     per_class: int | None = None
@@ -142,6 +146,10 @@ class Config:
             )
         if any(b <= a for a, b in zip((0, *self.milestones), self.milestones, strict=False)):
             raise ValueError(f"milestones must be increasing epochs from 1 on, got {self.milestones}")
+        if self.data != "domains" and (self.held_out is not None or self.balance_domains):
+            raise ValueError(
+                f"held_out and balance_domains belong to data='domains', got data={self.data!r}: leave them out"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}: the batch is "

@@ -145,6 +145,7 @@ def _load_data(config: Config, fabric: Fabric) -> DataSplits:
         return data.load(
             config.data,
             root=config.data_root,
+            held_out=config.held_out,
             download=config.download,
             per_class=config.per_class,
             val_per_class=config.val_per_class,
@@ -173,7 +174,14 @@ def _make_loaders(config: Config, splits: DataSplits, fabric: Fabric, ranks: Ran
         "workers": config.workers,
     }
     loaders = {
-        "train": data.loader(splits.train, batch_size=config.batch_size, train=True, augment=config.augment, **common),
+        "train": data.loader(
+            splits.train,
+            batch_size=config.batch_size,
+            train=True,
+            augment=config.augment,
+            balance_domains=config.balance_domains,
+            **common,
+        ),
         "test": data.loader(splits.test, batch_size=config.batch_size, train=False, **common),
     }
     if splits.val is not None:
