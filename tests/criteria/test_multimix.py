@@ -1,6 +1,7 @@
 """MultiMix as a criterion: every path computes (8) for the weights it draws."""
 
 import itertools
+import math
 import random
 
 import numpy as np
@@ -238,3 +239,23 @@ def test_it_is_a_module_with_a_readable_form() -> None:
 def test_paper_defaults() -> None:
     criterion = mm.MultiMix()
     assert (criterion.n, criterion.m, tuple(criterion.alpha)) == (1000, None, (0.5, 2.0))
+
+
+@pytest.mark.parametrize(("n", "m", "alpha"), [(40, None, 0.1), (40, 3, (0.5, 2.0)), (math.inf, None, 0.2)])
+def test_rescaled_is_the_loss_times_the_factor_of_this_mini_batch(n, m, alpha) -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = nn.Linear(4, 3).double()
+    for b in (8, 2):
+        z, y = torch.randn(b, 4, generator=generator, dtype=torch.double), torch.arange(b) % 3
+        features = z[..., None] + torch.randn(b, 4, 5, generator=generator, dtype=torch.double)
+        factor = mm.functional.rescaling_factor(b, None if m is None else min(m, b), alpha)
+        for criterion, x in ((mm.MultiMix, z), (mm.DenseMultiMix, features.mT)):
+            plain = criterion(n, m, alpha)(x, y, head, generator=torch.Generator().manual_seed(1))
+            rescaled = criterion(n, m, alpha, rescale=True)(x, y, head, generator=torch.Generator().manual_seed(1))
+            assert torch.allclose(rescaled, factor * plain, rtol=1e-12)
+            if n != math.inf:
+                through = lambda v: head(v)  # noqa: E731 - not a linear module, so the mixed embeddings pass through it
+                rescaled = criterion(n, m, alpha, rescale=True)(
+                    x, y, through, generator=torch.Generator().manual_seed(1)
+                )
+                assert torch.allclose(rescaled, factor * plain, rtol=1e-9)

@@ -19,7 +19,7 @@ class DenseMultiMix(MultiMix):
     """MultiMix at every spatial position, with weights scaled by attention and a dense loss, (9)-(14).
 
     Args:
-        n, m, alpha, implementation: as in `MultiMix`; fresh weights are drawn for every position.
+        n, m, alpha, implementation, rescale: as in `MultiMix`; fresh weights are drawn for every position.
         attention: "gap", "cam" or "uniform", u of (9).
         nonlinearity: "relu" (then l1 normalisation) or "softmax", h of (9).
         detach_attention: take no gradient through the attention map.
@@ -43,8 +43,9 @@ class DenseMultiMix(MultiMix):
         normalize: str = "position",
         *,
         implementation: str = "auto",
+        rescale: bool = False,
     ) -> None:
-        super().__init__(n, m, alpha, implementation=implementation)
+        super().__init__(n, m, alpha, implementation=implementation, rescale=rescale)
         self.attention = check_choice("attention", attention, ("gap", "cam", "uniform"))
         self.nonlinearity = check_choice("nonlinearity", nonlinearity, ("relu", "softmax"))
         self.detach_attention = detach_attention
@@ -139,7 +140,9 @@ class DenseMultiMix(MultiMix):
             )
         logits_RNC = as_tokens(logits).transpose(0, 1)
         check_targets(targets, b, logits_RNC.shape[-1])
-        return _dense_loss(logits_RNC, targets, lam, s, spatial or (r,), logits.shape[2:], self.normalize)
+        return self.scale(b) * _dense_loss(
+            logits_RNC, targets, lam, s, spatial or (r,), logits.shape[2:], self.normalize
+        )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, attention={self.attention!r}, nonlinearity={self.nonlinearity!r}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import random
-from ..functional import attend, expected_mixed_cross_entropy, mixed_cross_entropy, sample_weights
+from ..functional import attend, expected_mixed_cross_entropy, mixed_cross_entropy, rescaling_factor, sample_weights
 from ..functional._checks import Alpha, as_probabilities, check_alpha, check_choice, check_count, check_targets
 from ..functional.interpolation import mix
 from ..kernels.ops import sampled_cross_entropy
@@ -24,6 +24,9 @@ class MultiMix(nn.Module):
         m: examples per mixture; default and at most the whole mini-batch.
         alpha: Dirichlet concentration, or a range of which it is drawn uniformly for every mixed example.
         implementation: "auto", or "reference": every tensor of the equations in memory, for checking.
+        rescale: multiply the loss by `multimix.functional.rescaling_factor`, so that the gradient that tells examples
+            apart is about as large as cross entropy's. For small alpha (0.05 to 0.2); at the paper's alpha the
+            factor is near m, which multiplies the gradient of the mean prediction too, and training diverges.
 
     >>> head = nn.Linear(16, 10)
     >>> embeddings, labels = torch.randn(8, 16, requires_grad=True), torch.arange(8)
@@ -40,6 +43,7 @@ class MultiMix(nn.Module):
         alpha: Alpha = (0.5, 2.0),
         *,
         implementation: str = "auto",
+        rescale: bool = False,
     ) -> None:
         super().__init__()
         self.n, self.m, self.alpha = check_n(n), m, check_alpha(alpha)
@@ -47,6 +51,7 @@ class MultiMix(nn.Module):
             check_count("m", m)
             if n == math.inf:
                 raise ValueError(f"n=math.inf is defined for m = b only, got m={m}: leave m out, or give a finite n")
+        self.rescale = rescale
         self.implementation = check_choice("implementation", implementation, ("auto", "reference"))
 
     def forward(
@@ -97,10 +102,15 @@ class MultiMix(nn.Module):
         logits = classifier(mix(embeddings, lam))
         if logits.ndim != 2 or logits.shape[0] != n:
             raise ValueError(f"the classifier must return logits ({n}, classes), got {tuple(logits.shape)}")
-        return soft_cross_entropy(logits, targets, lam)
+        return self.scale(b) * soft_cross_entropy(logits, targets, lam)
+
+    def scale(self, b: int) -> float:
+        """What the loss of a mini-batch of size b is multiplied by."""
+        return rescaling_factor(b, None if self.m is None else min(self.m, b), self.alpha) if self.rescale else 1.0
 
     def extra_repr(self) -> str:
-        return f"n={self.n}, m={self.m}, alpha={self.alpha}"
+        text = f"n={self.n}, m={self.m}, alpha={self.alpha}"
+        return f"{text}, rescale=True" if self.rescale else text
 
 
 def check_n(n: int | float) -> int | float:
@@ -129,20 +139,21 @@ def loss_from_logits(
     if b == 0:
         raise ValueError(f"logits of no examples cannot be mixed, got shape {tuple(logits_RBC.shape)}")
     check_targets(targets, b, c)
+    scale = criterion.scale(b)
     if criterion.n == math.inf:
-        return expected_mixed_cross_entropy(logits_RBC, targets, attention_BR, criterion.alpha, normalize)
+        return scale * expected_mixed_cross_entropy(logits_RBC, targets, attention_BR, criterion.alpha, normalize)
     n = int(criterion.n)
     needs_weights = targets.requires_grad or (attention_BR is not None and attention_BR.requires_grad)
     if criterion.implementation == "auto" and not needs_weights:
         seed = random.draw_seed(generator)
         m = None if criterion.m is None else min(criterion.m, b)
-        return sampled_cross_entropy(
+        return scale * sampled_cross_entropy(
             logits_RBC, targets, attention_BR, seed, n=n, m=m, alpha=check_alpha(criterion.alpha), normalize=normalize
         )
     lam, s = draw_weights(criterion, n, b, r, logits_RBC, generator), None
     if attention_BR is not None:
         lam, s = attend(lam, attention_BR)
-    return mixed_cross_entropy(logits_RBC, targets, lam, s, normalize, criterion.implementation)
+    return scale * mixed_cross_entropy(logits_RBC, targets, lam, s, normalize, criterion.implementation)
 
 
 @random.eager
