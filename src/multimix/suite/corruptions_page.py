@@ -1,0 +1,135 @@
+"""What the page shows of corruption robustness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from ..reports.sections import Panel, Section
+from ..reports.statistics import Estimate, estimate
+from ..reports.style import figure, to_svg
+from ..reports.summary import BASELINE
+from ..reports.tables import Cell, Table
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+
+DATA_SETS = {"cifar": "CIFAR-10-C", "tinyimagenet": "Tiny-ImageNet-C", "imagenet": "ImageNet-C"}
+
+
+def mean_corruption_error(errors: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]) -> float:
+    """mCE of Hendrycks and Dietterich: the error of each type, summed over severities, relative to the baseline's; the
+    mean of these ratios over types. Every type needs some error of the baseline.
+
+    >>> mean_corruption_error({"fog": [0.2, 0.2], "snow": [0.5, 0.5]}, {"fog": [0.4, 0.4], "snow": [0.5, 0.5]})
+    0.75
+    """
+    return fmean(sum(errors[name]) / sum(baseline[name]) for name in errors)
+
+
+def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
+    """One table by label, one by type, and a heat map for each label."""
+    first = next(iter(results.values()))[0]
+    n, total = first["examples"], first["test_examples"]
+    of = f"all {n:,} test images" if n == total else f"{n:,} of {total:,} test images, equally many of each class"
+    mce = (
+        f" The mCE divides the error of each type by {BASELINE}'s before taking the mean, so that hard types do not "
+        "outweigh the others; below 100 % is more robust than it."
+        if _baseline(results)
+        else ""
+    )
+    overview = Section(
+        "Corruption robustness",
+        f"Share of misclassified images, in per cent, of {of}, corrupted in {len(first['error'])} ways and five "
+        "severities; mean and standard deviation over seeds, lower is better, bold is the lowest. The corruption error "
+        f"is the mean over types and severities.{mce} Corruptions are made on the fly with the constants of "
+        f"{DATA_SETS[first['constants']]}; they are not its published files, so compare within this page only.",
+        table=_overview(results, colors),
+    )
+    by_type = Section(
+        "Error by type of corruption",
+        "In per cent, mean over five severities and all seeds; bold is the lowest of a row. Look for types on which "
+        "the order of the methods differs from that of their clean errors.",
+        table=_by_type(results),
+    )
+    heat = Section(
+        "Error by severity",
+        "In per cent, mean over seeds; columns are severities 1 to 5, and a deeper colour is more error. Look for rows "
+        "that are deep from the first severity on: the method has not learnt to ignore that change at all.",
+        [Panel(label, heat_map(_means(runs), colors[label], label=label)) for label, runs in results.items()],
+        layout="wide",
+    )
+    return [overview, by_type, heat]
+
+
+def _overview(results: Results, colors: Mapping[str, str]) -> Table:
+    columns = {
+        "clean\nerror, %": {label: [100 * run["clean"] for run in runs] for label, runs in results.items()},
+        "corruption\nerror, %": {label: [100 * run["mean"] for run in runs] for label, runs in results.items()},
+    }
+    if baseline := _baseline(results):
+        columns["mCE, %"] = {
+            label: [100 * mean_corruption_error(run["error"], baseline) for run in runs]
+            for label, runs in results.items()
+        }
+    estimates = {title: {label: estimate(values) for label, values in by.items()} for title, by in columns.items()}
+    best = {title: min(round(value.mean, 1) for value in by.values()) for title, by in estimates.items()}
+    rows = [
+        [
+            Cell(label, label, color=colors.get(label, "")),
+            *(_cell(by[label], top=round(by[label].mean, 1) == best[title]) for title, by in estimates.items()),
+        ]
+        for label in results
+    ]
+    return Table(["method", *columns], rows)
+
+
+def _baseline(results: Results) -> dict[str, list[float]] | None:
+    """The errors to which those of the others are compared; None without them, or where one of them is zero."""
+    errors = _means(results[BASELINE]) if BASELINE in results else {}
+    return errors if errors and all(sum(values) for values in errors.values()) else None
+
+
+def _by_type(results: Results) -> Table:
+    means = {label: _means(runs) for label, runs in results.items()}
+    rows = []
+    for name in next(iter(means.values())):
+        values = [round(100 * fmean(by[name]), 1) for by in means.values()]
+        cells = [Cell(f"{value:.1f}", value, top=value == min(values)) for value in values]
+        rows.append([Cell(_words(name), _words(name)), *cells])
+    return Table(["corruption", *results], rows)
+
+
+def heat_map(errors: Mapping[str, Sequence[float]], color: str, *, label: str) -> str:
+    """One row for each type, one column for each severity; the cell is deeper in `color` the larger the error."""
+    with figure(3.1, 0.4 + 0.2 * len(errors)) as (drawn, axes):
+        for row, values in enumerate(errors.values()):
+            for column, error in enumerate(values):
+                axes.fill_between([column, column + 1], row, row + 1, color=color, alpha=0.85 * error, linewidth=0)
+                axes.text(column + 0.5, row + 0.5, f"{100 * error:.0f}", ha="center", va="center", fontsize=8)
+        axes.set_xlim(0, len(next(iter(errors.values()))))
+        axes.set_ylim(len(errors), 0)
+        axes.set_yticks([row + 0.5 for row in range(len(errors))], [_words(name) for name in errors], fontsize=8)
+        axes.set_xticks([column + 0.5 for column in range(5)], ["1", "2", "3", "4", "5"], fontsize=8)
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return to_svg(drawn, f"error of {label} by type and severity of corruption")
+
+
+def _means(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """By type: the error of each severity, mean over seeds."""
+    return {
+        name: [fmean(values) for values in zip(*(run["error"][name] for run in runs), strict=True)]
+        for name in runs[0]["error"]
+    }
+
+
+def _words(name: str) -> str:
+    return {"jpeg_compression": "JPEG", "elastic_transform": "elastic"}.get(name, name.replace("_", " "))
+
+
+def _cell(value: Estimate, *, top: bool) -> Cell:
+    return Cell(f"{value.mean:.1f}", value.mean, spread="" if math.isnan(value.std) else f"± {value.std:.1f}", top=top)

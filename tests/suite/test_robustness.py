@@ -1,0 +1,280 @@
+"""The parts on attacks and corruptions: against loops over images, interrupted and continued, and what they show."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from multimix.data import ArrayDataset
+from multimix.evaluation import corrupt
+from multimix.models import build
+from multimix.random import make_generator
+from multimix.suite.attacks import Attacks
+from multimix.suite.batches import Batches, balanced_order, choose
+from multimix.suite.corruptions import Corruptions
+from multimix.suite.part import Subject
+
+T = TypeVar("T")
+COLORS = {"erm": "#8a8a8a", "cutmix": "#56b4e9"}
+
+
+class Memory:
+    """A store in memory that may be interrupted after some new results, as a run is by Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+        self.left = math.inf
+
+    def compute(self, key: str, function: Callable[[], T]) -> T:
+        if key not in self.kept:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            self.kept[key] = json.dumps(function())
+        value: T = json.loads(self.kept[key])
+        return value
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    """An untrained network whose own answers, most of them, are the labels: its clean error is about a fifth."""
+    g = torch.Generator().manual_seed(0)
+    model = build("smallnet", num_classes=3, image_size=8, channels=1, generator=g).eval()
+    # A larger gain, so that attacks find something.
+    model.classifier.weight.data.mul_(20)
+    images = torch.randint(0, 256, (110, 1, 8, 8), generator=g).byte()
+    with torch.no_grad():
+        logits = model(images.float() / 255)
+    model.classifier.bias.data -= logits.mean(dim=0)
+    with torch.no_grad():
+        labels = model(images.float() / 255).argmax(dim=1)
+    wrong = torch.rand(110, generator=g) < 0.2
+    labels = torch.where(wrong, (labels + 1) % 3, labels)
+    test, train = ArrayDataset(images[:50], labels[:50]), ArrayDataset(images[50:], labels[50:])
+    return Subject(
+        label="erm", seed=0, model=model, train=train, test=test, class_names=("a", "b", "c"), image_size=8,
+        batch_size=16, method="erm",
+    )  # fmt: skip
+
+
+def nothing(message: str) -> None:
+    """Progress that nobody reads."""
+
+
+ATTACKS = Attacks(
+    limit=40, curve_limit=40, random_start=False, curve_eps=(2, 4, 8), curve_steps=(1, 5, 20), pgd_steps=20
+)
+
+
+@pytest.fixture(scope="module")
+def attacked(subject: Subject) -> dict[str, Any]:
+    state = torch.get_rng_state()
+    result = ATTACKS.evaluate(subject, Memory(), nothing)
+    assert torch.equal(torch.get_rng_state(), state)
+    return result
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_every_beginning_of_the_order_is_balanced(labels: list[int], seed: int) -> None:
+    order = balanced_order(torch.tensor(labels), seed=seed).tolist()
+    assert sorted(order) == list(range(len(labels)))
+    for n in range(len(labels) + 1):
+        taken = [[labels[k] for k in order[:n]].count(c) for c in range(5)]
+        for c in range(5):
+            # A class may lag behind the fullest by one, or because it has no more.
+            assert taken[c] >= max(taken) - 1 or taken[c] == labels.count(c)
+
+
+def test_chosen_images_differ_with_the_seed_and_are_nested() -> None:
+    labels = torch.arange(100) % 7
+    small, large = (set(choose(labels, n, seed=0).tolist()) for n in (10, 40))
+    assert small < large
+    assert len(small) == 10
+    assert small != set(choose(labels, 10, seed=1).tolist())
+    assert torch.equal(choose(labels, None, seed=0), torch.arange(100))
+    with pytest.raises(ValueError, match="at least 1, or None for all; got 0"):
+        choose(labels, 0, seed=0)
+
+
+def test_batches_in_any_order_are_those_of_the_loader(subject: Subject) -> None:
+    indices = torch.arange(0, 50, 2)
+    expected = list(subject.loader(subset=indices).batches(0))
+    batches = Batches(subject, indices)
+    assert len(batches) == len(expected) == 2
+    for number in (1, 0, 1, 1, 0, 0):
+        assert torch.equal(batches[number].images, expected[number].images)
+        assert torch.equal(batches[number].targets, expected[number].targets)
+
+
+def test_error_rates_are_those_of_a_loop(subject: Subject, attacked: dict[str, Any]) -> None:
+    chosen = choose(subject.test.labels, 40, seed=0)
+    assert isinstance(subject.test, ArrayDataset)
+    images, labels = subject.test.images[chosen].float() / 255, subject.test.labels[chosen]
+
+    def error(x: Tensor) -> float:
+        with torch.no_grad():
+            return (subject.model(x).argmax(1) != labels).double().mean().item()
+
+    def gradient(x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(subject.model(x), labels, reduction="sum"), x)
+        return slope
+
+    fgsm = (images + 8 / 255 * gradient(images).sign()).clamp(0, 1)
+    by_steps, x = [[0, error(images)]], images
+    for step in range(1, 21):
+        moved = x + 2 / 255 * gradient(x).sign()
+        x = (images + (moved - images).clamp(-4 / 255, 4 / 255)).clamp(0, 1)
+        if step in (1, 5, 20):
+            by_steps.append([step, error(x)])
+    assert attacked["examples"] == attacked["curve_examples"] == 40
+    assert attacked["test_examples"] == 50
+    assert attacked["error"]["clean"] == error(images)
+    assert attacked["error"]["FGSM 8/255"] == error(fgsm) > error(images)
+    assert attacked["error"]["PGD 4/255"] == by_steps[-1][1]
+    assert attacked["pgd_by_steps"] == by_steps
+    assert attacked["pgd_by_eps"][2] == [4, by_steps[-1][1]]
+    assert attacked["fgsm_by_eps"][3] == [8, error(fgsm)]
+    assert attacked["fgsm_by_eps"][0] == [0, error(images)]
+    assert ATTACKS.headline(attacked) == {
+        f"{name} error, %": 100 * attacked["error"][name] for name in ("FGSM 8/255", "PGD 4/255", "PGD l2 0.5")
+    }
+
+
+def test_checks_transfer_from_a_surrogate_where_there_are_other_images(
+    subject: Subject, attacked: dict[str, Any]
+) -> None:
+    assert [check["name"] for check in attacked["checks"]][-1] == "transfer"
+    quick = Attacks(limit=4, curve_limit=50, pgd_steps=1, curve_eps=(1,), curve_steps=(1,))
+    alone = quick.evaluate(replace(subject, train=None), Memory(), nothing)
+    assert "transfer" not in [check["name"] for check in alone["checks"]]
+    fewer = replace(quick, curve_limit=20).evaluate(replace(subject, train=None), Memory(), nothing)
+    assert "transfer" in [check["name"] for check in fewer["checks"]]
+
+
+@pytest.mark.parametrize(
+    "part", [Attacks(limit=40, curve_limit=20, pgd_steps=3, curve_eps=(1,), curve_steps=(2,)), Corruptions(limit=40)]
+)
+def test_an_interrupted_evaluation_continues_to_the_same_result(subject: Subject, part: Attacks | Corruptions) -> None:
+    whole = Memory()
+    expected = part.evaluate(subject, whole, nothing)
+    assert len(whole.kept) >= 3
+    broken = Memory()
+    rounds = 0
+    while True:
+        broken.left = 1
+        rounds += 1
+        try:
+            result = part.evaluate(subject, broken, nothing)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert rounds == len(whole.kept)
+    assert result == expected
+    assert json.loads(json.dumps(result)) == json.loads(json.dumps(expected))
+
+
+def test_corruption_errors_are_those_of_a_loop(subject: Subject) -> None:
+    result = Corruptions(limit=10, types=("contrast", "fog")).evaluate(subject, Memory(), nothing)
+    chosen = choose(subject.test.labels, 10, seed=0)
+    assert isinstance(subject.test, ArrayDataset)
+    images, labels = subject.test.images[chosen].float() / 255, subject.test.labels[chosen]
+    for name in ("contrast", "fog"):
+        for severity in range(1, 6):
+            x = corrupt(images, name, severity, generator=make_generator(0, name, 0), constants="cifar")
+            with torch.no_grad():
+                error = (subject.model(x).argmax(1) != labels).double().mean().item()
+            assert result["error"][name][severity - 1] == error
+    assert list(result["error"]) == ["contrast", "fog"]
+    assert result["mean"] == pytest.approx(fmean(result["error"]["contrast"] + result["error"]["fog"]))
+    assert result["constants"] == "cifar"
+    assert Corruptions().headline(result) == {"corruption error, %": 100 * result["mean"]}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Attacks(pgd_eps=0), "pgd_eps must be positive, got 0"),
+        (lambda: Attacks(restarts=0), "restarts must be positive, got 0"),
+        (lambda: Attacks(curve_eps=(4, 2)), r"increasing order, got \(4, 2\)"),
+        (lambda: Attacks(curve_steps=(0, 2)), "curve_steps must be positive"),
+        (lambda: Attacks(restarts=2, random_start=False), "restarts=2 need random_start=True"),
+        (lambda: Corruptions(types=("fogg",)), "types must be some of gaussian_noise, .*, got fogg"),
+        (lambda: Corruptions(types=()), "got none"),
+        (lambda: Corruptions(constants="svhn"), "cifar, tinyimagenet, imagenet, got 'svhn'"),  # type: ignore[arg-type]
+    ],
+)
+def test_options_out_of_range(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_page_on_attacks(attacked: dict[str, Any]) -> None:
+    low, high = json.loads(json.dumps(attacked)), json.loads(json.dumps(attacked))
+    low["error"]["PGD 4/255"], high["error"]["PGD 4/255"] = 0.5, 0.6
+    bad = json.loads(json.dumps(attacked))
+    bad["error"]["PGD 4/255"] = 0.7
+    for run, passed in ((low, True), (high, True), (bad, False)):
+        for check in run["checks"]:
+            check["passed"] = passed or check["name"] != "gradients"
+    errors, trust = Attacks().section({"erm": [low, high], "cutmix": [bad]}, COLORS)
+    assert errors.table is not None
+    assert trust.table is not None
+    column = list(errors.table.columns).index("PGD 4/255\nerror, %")
+    cells = [row[column] for row in errors.table.rows]
+    assert [(cell.text, cell.spread, cell.top) for cell in cells] == [("55.0", "± 7.1", True), ("70.0", "", False)]
+    assert "40 of 50 test images, equally many of each class" in errors.caption
+    assert "15.5 points" in errors.caption  # 196 * 0.5 / sqrt(40)
+    assert len(errors.panels) == 3
+    for panel in errors.panels:
+        assert panel.svg.startswith("<svg")
+        assert all(color in panel.svg for color in COLORS.values())
+    verdicts = {str(row[0].value): [cell.text for cell in row[1:]] for row in trust.table.rows}
+    assert verdicts["gradients"] == ["passed", "1 of 1 fail"]
+    assert verdicts["logits"] == ["passed", "passed"]
+    assert "cutmix, gradients: The gradient of the loss is exactly zero" in trust.caption
+    clean = Attacks().section({"erm": [low]}, COLORS)[1]
+    assert clean.caption.startswith("Every check passed")
+
+
+def test_the_page_on_corruptions_and_the_mean_corruption_error() -> None:
+    def run(clean: float, fog: float, snow: float) -> dict[str, Any]:
+        error = {"fog": [fog] * 5, "snow": [snow] * 5}
+        return {
+            "examples": 20, "test_examples": 20, "constants": "cifar", "clean": clean, "error": error,
+            "mean": (fog + snow) / 2,
+        }  # fmt: skip
+
+    results = {"erm": [run(0.1, 0.4, 0.2)], "cutmix": [run(0.1, 0.2, 0.3), run(0.1, 0.2, 0.2)]}
+    overview, by_type, heat = Corruptions().section(results, COLORS)
+    assert overview.table is not None
+    assert by_type.table is not None
+    rows = {str(row[0].value): [cell.text for cell in row[1:]] for row in overview.table.rows}
+    # mCE: the mean of 0.2/0.4 and 0.3/0.2, and of 0.2/0.4 and 0.2/0.2.
+    assert rows == {"erm": ["10.0", "30.0", "100.0"], "cutmix": ["10.0", "22.5", "87.5"]}
+    assert [[cell.text for cell in row] for row in by_type.table.rows] == [
+        ["fog", "40.0", "20.0"],
+        ["snow", "20.0", "25.0"],
+    ]
+    assert "all 20 test images" in overview.caption
+    texts = re.findall(r">([^<>]+)</text>", heat.panels[0].svg)
+    assert [text for text in texts if text in ("40", "20")] == ["40"] * 5 + ["20"] * 5
+    alone = Corruptions().section({"cutmix": results["cutmix"]}, COLORS)[0]
+    assert alone.table is not None
+    assert list(alone.table.columns) == ["method", "clean\nerror, %", "corruption\nerror, %"]
+    assert "mCE" not in alone.caption
+    faultless = Corruptions().section({"erm": [run(0.0, 0.0, 0.2)]}, COLORS)[0]
+    assert "mCE" not in faultless.caption
