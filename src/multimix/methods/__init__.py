@@ -1,24 +1,37 @@
 """Training methods under one protocol: `out = method(model, images, targets, generator=None)`."""
 
 from .alignmixup import AlignMixup
+from .automix import AutoMix
+from .barycenter import BarycenterAutoMix
 from .base import Method, MethodOutput, Mixed, Mixer
 from .cutmix import CutMix
+from .daml import Daml
 from .dense_loss import DenseLoss
 from .either import Either
 from .erm import Erm
+from .fmix import FMix
 from .input_mixup import InputMixup
 from .manifold_mixup import ManifoldMixup
 from .multimix import DenseMultiMix, MultiMix
 from .names import parse, spelled, split_list
 from .pairs import InputMethod
+from .saliencymix import SaliencyMix
+from .stylecutmix import StyleCutMix
+from .stylemix import StyleMix
+from .transmix import TransMix
+from .zeta_mixup import ZetaMixup
 
 __all__ = [
     "AlignMixup",
+    "AutoMix",
+    "BarycenterAutoMix",
     "CutMix",
+    "Daml",
     "DenseLoss",
     "DenseMultiMix",
     "Either",
     "Erm",
+    "FMix",
     "InputMethod",
     "InputMixup",
     "ManifoldMixup",
@@ -27,6 +40,11 @@ __all__ = [
     "Mixed",
     "Mixer",
     "MultiMix",
+    "SaliencyMix",
+    "StyleCutMix",
+    "StyleMix",
+    "TransMix",
+    "ZetaMixup",
     "parse",
     "spelled",
     "split_list",

@@ -11,14 +11,23 @@ from collections.abc import Callable
 from typing import Any
 
 from .alignmixup import AlignMixup
+from .automix import AutoMix
+from .barycenter import BarycenterAutoMix
 from .base import Method
 from .cutmix import CutMix
+from .daml import Daml
 from .dense_loss import DenseLoss
 from .either import Either
 from .erm import Erm
+from .fmix import FMix
 from .input_mixup import InputMixup
 from .manifold_mixup import ManifoldMixup
 from .multimix import DenseMultiMix, MultiMix
+from .saliencymix import SaliencyMix
+from .stylecutmix import StyleCutMix
+from .stylemix import StyleMix
+from .transmix import TransMix
+from .zeta_mixup import ZetaMixup
 
 
 def paper_regime(*, multimix: Method, share: float = 0.5) -> Either:
@@ -47,15 +56,27 @@ NAMES: dict[str, Callable[..., Method]] = {
     "input-mixup": InputMixup,
     "manifold-mixup": ManifoldMixup,
     "cutmix": CutMix,
+    "fmix": FMix,
+    "saliencymix": SaliencyMix,
+    "zeta-mixup": ZetaMixup,
     "multimix": _multimix,
     "dense-multimix": _dense_multimix,
     "multimix-alone": MultiMix,
     "dense-multimix-alone": DenseMultiMix,
     "alignmixup": _alignmixup,
     "alignmixup-alone": AlignMixup,
+    "transmix": TransMix,
+    "automix": AutoMix,
+    "automix-barycenter": BarycenterAutoMix,
+    "stylemix": StyleMix,
+    "stylecutmix": StyleCutMix,
+    "daml": Daml,
     "either": Either,
     "dense-loss": DenseLoss,
 }
+
+# Quoted strings, such as the names of files, are left as they are.
+_QUOTED = r"""('[^']*'|"[^"]*")"""
 
 
 def parse(text: str) -> Method:
@@ -68,7 +89,9 @@ def parse(text: str) -> Method:
     0.3
     """
     try:
-        tree = ast.parse(re.sub(r"(?<=[A-Za-z])-(?=[A-Za-z])", "_", text.strip()), mode="eval").body
+        # A hyphen between letters joins a name.
+        joined = re.sub(rf"{_QUOTED}|(?<=[A-Za-z])-(?=[A-Za-z])", lambda m: m[1] or "_", text.strip())
+        tree = ast.parse(joined, mode="eval").body
     except SyntaxError:
         raise ValueError(f"cannot read the method {text!r}: write name, or name(option=value, ...)") from None
     method = _value(tree, text)
@@ -83,7 +106,7 @@ def spelled(text: str) -> str:
     >>> spelled("multimix( alpha=0.1,n=500 )")
     'multimix(alpha=0.1, n=500)'
     """
-    return "".join(text.split()).replace(",", ", ")
+    return re.sub(rf"{_QUOTED}|\s*(,)\s*|\s+", lambda m: m[1] or (", " if m[2] else ""), text)
 
 
 def split_list(text: str) -> list[str]:
