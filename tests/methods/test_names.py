@@ -55,3 +55,9 @@ def test_lists() -> None:
 def test_bad_names(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("(", r"\(").replace("?", r"\?")):
         parse(text)
+
+
+def test_quoted_strings_are_left_alone() -> None:
+    text = "stylemix( encoder='/my-data/vgg normalised.pth',decoder=\"a,  b-c.pth\" )"
+    assert parse(text).files == ("/my-data/vgg normalised.pth", "a,  b-c.pth")
+    assert methods.spelled(text) == "stylemix(encoder='/my-data/vgg normalised.pth', decoder=\"a,  b-c.pth\")"
