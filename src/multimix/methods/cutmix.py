@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import EllipsisType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,18 +36,44 @@ class CutMix(InputMethod):
     def mix(
         self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
+        soft = probabilities(images, targets, num_classes)
+        mixed, partner, box = self.paste(images, host(generator))
+        return mixed, Pairing(1 - box.share(images), partner).mix(soft)
+
+    def paste(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Box]:
+        """Mixed images, the partner (b,) of every image, and the box that came from it."""
         if images.ndim != 4:
             raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
-        soft = probabilities(images, targets, num_classes)
-        generator = host(generator)
-        pairing = Pairing.draw(images.shape[0], self.alpha, generator, images.device)
+        lam, partner = Pairing.draw(images.shape[0], self.alpha, generator, images.device)
         height, width = images.shape[-2:]
-        top, bottom = _interval(height, pairing.lam, generator)
-        left, right = _interval(width, pairing.lam, generator)
+        box = Box(*_interval(height, lam, generator), *_interval(width, lam, generator))
         mixed = images.clone()
-        mixed[..., top:bottom, left:right] = images[pairing.partner, :, top:bottom, left:right]
-        kept = 1 - (bottom - top) * (right - left) / (height * width)
-        return mixed, pairing._replace(lam=kept).mix(soft)
+        mixed[box.pixels] = images[partner][box.pixels]
+        return mixed, partner, box
+
+
+class Box(NamedTuple):
+    """Rows and columns of a rectangle of pixels, ends excluded."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def pixels(self) -> tuple[EllipsisType, slice, slice]:
+        """Index of its pixels in images (..., h, w)."""
+        return ..., slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def share(self, images: Tensor) -> float:
+        """Its share of the area of images (..., h, w)."""
+        return (self.bottom - self.top) * (self.right - self.left) / (images.shape[-2] * images.shape[-1])
+
+    def mask(self, images: Tensor) -> Tensor:
+        """(h, w), 1 inside and 0 outside, on the device of images (..., h, w)."""
+        mask = torch.zeros(images.shape[-2:], device=images.device)
+        mask[self.pixels] = 1
+        return mask
 
 
 def _interval(size: int, lam: float, generator: torch.Generator) -> tuple[int, int]:
