@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train one model with one method",
     "compare": "train several methods over several seeds and report them side by side",
     "sweep": "vary one option of a method at a time, as in the paper's ablations",
+    "domains": "hold out every domain of a data set in turn",
     "evaluate": "evaluate finished runs",
     "report": "make the report page of finished runs",
     "bench": "measure the loss and the training step on this machine",

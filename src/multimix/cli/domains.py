@@ -1,0 +1,109 @@
+"""`multimix domains [RECIPE]`: hold out every domain in turn, and report the accuracy on each and their average."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from .. import methods
+from ..data.domains import domain_names
+from ..reports import domains as report
+from ..reports.plan import Plan, folder_name
+from ..reports.runs import read_run
+from ..training import Config, RunDirectory
+from ..training.files import write_atomically, write_json
+from .console import show_table
+from .options import parse
+from .planned import checked_methods, run_plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `multimix domains RECIPE` takes, besides the options of `multimix train`."""
+
+    methods: str = "erm,input-mixup,daml,multimix"
+    """Methods, separated by commas; quote those with options: erm,"daml(domains=5)"."""
+    seeds: int = 3
+    """Number of runs of every method on every domain, with seeds from --seed on."""
+    out: Path | None = None
+    """Folder; default: runs/domains-RECIPE. The same command continues where it stopped."""
+    jobs: int | None = None
+    """Runs at the same time; default: one for each CPU core, or one on a GPU."""
+    config: Config
+
+
+def main(argv: list[str]) -> None:
+    """Train what is not there yet, domain by domain, then print the table."""
+    from .. import recipes
+
+    recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("office-home", argv)
+    default = recipes.get(recipe)
+    options = parse(
+        rest,
+        Options(config=default),
+        prog=f"multimix domains {recipe}",
+        description="Train on all domains but one and test on that one, for every domain in turn, method and seed, then "
+        "print the accuracies and their average. The same command continues where it stopped.",
+    )
+    config = options.config
+    if config.method != default.method:
+        raise ValueError(f"domains takes a list of methods: --methods erm,{config.method} instead of --method")
+    if config.data != "domains" or config.data_root is None:
+        raise ValueError("domains needs a folder that holds DOMAIN/CLASS/IMAGE: give --data domains --data-root DIR")
+    if config.held_out != default.held_out:
+        raise ValueError("domains holds out every domain in turn: leave out --held-out, or use multimix train")
+    for name in ("seeds", "jobs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
+    chosen = checked_methods(methods.split_list(options.methods))
+    if not chosen:
+        raise ValueError("--methods is empty: name some, separated by commas")
+    folder = options.out or Path("runs") / f"domains-{recipe}"
+    plans = {
+        name: Plan(
+            folder=folder / folder_name(name),
+            methods=chosen,
+            seeds=list(range(config.seed, config.seed + options.seeds)),
+            command=shlex.join(["multimix", "domains", *argv]),
+            started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        )
+        for name in domain_names(config.data_root)
+    }
+    _run(plans, config, options.jobs, folder)
+
+
+def _run(plans: dict[str, Plan], config: Config, jobs: int | None, folder: Path) -> None:
+    """One domain after the other; a failed run keeps neither the others nor the table from being made."""
+    failed = False
+    try:
+        for name, plan in plans.items():
+            print(f"Held out: {name}", flush=True)
+            try:
+                run_plan(plan, dataclasses.replace(config, held_out=name), jobs=jobs, report=lambda whole: None)
+            except SystemExit as stop:
+                if stop.code != 1:
+                    raise
+                failed = True
+    finally:
+        _write(plans, folder)
+    if failed:
+        raise SystemExit(1)
+
+
+def _write(plans: dict[str, Plan], folder: Path) -> None:
+    outs = [out for plan in plans.values() for _, _, out in plan.jobs()]
+    runs = [read_run(out) for out in outs if RunDirectory(out).result.is_file()]
+    if not runs:
+        return
+    chosen: Sequence[str] = next(iter(plans.values())).methods
+    found = report.rows(chosen, list(plans), runs)
+    show_table(report.table(found))
+    write_json(folder / "domains.json", {"split": "test", "epoch": "last", "methods": report.as_json(found)})
+    text = report.as_csv(runs).encode()
+    write_atomically(folder / "domains.csv", lambda file: file.write(text))
+    print(f"\nWritten: domains.json and domains.csv in {folder}; `multimix report {folder}/DOMAIN` makes a page of one")

@@ -1,0 +1,109 @@
+"""`multimix domains`: mistakes before anything is trained, every domain held out, and going on after a loss."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from multimix.cli import main
+from multimix.evaluation import accuracy, predict
+from multimix.reports import evaluated
+from multimix.training import load_run
+
+NAMES = ["art", "clip art", "photo"]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two classes, bright on the left or on the right, in three domains of different colours."""
+    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
+    draws = np.random.default_rng(0)
+    for k, domain in enumerate(NAMES):
+        for label in ("left", "right"):
+            folder = tmp_path / "data" / domain / label
+            folder.mkdir(parents=True)
+            for i in range(8 + k):
+                pixels = draws.integers(0, 80, (16, 16, 3))
+                pixels[:, : 8 if label == "left" else None, k] += 150
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "data"
+
+
+def small(root: Path) -> list[str]:
+    options = "--model smallnet-w4 --no-pretrained --epochs 1 --batch-size 8 --image-size 16 --schedule constant"
+    return ["--data-root", str(root), *options.split(), "--milestones", "--lr", "0.05", "--val-per-class", "1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits"], "give --data domains --data-root DIR"),
+        (["office-home"], "give --data domains --data-root DIR"),
+        (["office-home", "--data-root", "nowhere"], "nowhere does not exist: expected nowhere/DOMAIN/CLASS/IMAGE"),
+        (["office-home", "--data-root", ".", "--method", "erm"], "--methods erm,erm instead of --method"),
+        (["office-home", "--data-root", ".", "--held-out", "photo"], "leave out --held-out"),
+        (["office-home", "--data-root", ".", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["office-home", "--data-root", ".", "--methods", ","], "--methods is empty"),
+        (["digits", "--held-out", "art"], "belong to data='domains', got data='digits'"),
+    ],
+)
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["domains", *arguments, "--out", str(tmp_path / "made")])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
+def test_every_domain_is_held_out_and_a_lost_run_is_made_again(root, tmp_path, capsys) -> None:
+    out = tmp_path / "runs"
+    command = [
+        "domains",
+        "office-home",
+        *small(root),
+        "--methods",
+        "erm,daml(domains=2)",
+        "--seeds",
+        "2",
+        "--jobs",
+        "1",
+    ]
+    main([*command, "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert all(f"Held out: {name}" in printed for name in NAMES)
+    result = json.loads((out / "domains.json").read_text())
+    with (out / "domains.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * 2 * 3
+    for row in result["methods"]:
+        mine = [line for line in lines if line["method"] == row["method"]]
+        for name in NAMES:
+            of_domain = [float(line["test_accuracy"]) for line in mine if line["held_out"] == name]
+            assert row["domains"][name]["mean"] == pytest.approx(statistics.fmean(of_domain))
+        by_seed = [statistics.fmean(float(x["test_accuracy"]) for x in mine if x["seed"] == k) for k in "01"]
+        assert row["average"]["mean"] == pytest.approx(statistics.fmean(by_seed))
+        assert row["average"]["std"] == pytest.approx(statistics.stdev(by_seed))
+
+    run = out / "clip-art" / "daml-domains=2" / "seed1"
+    config, model = load_run(run)
+    assert config.held_out == "clip art"
+    splits = evaluated.load_splits(config)
+    assert len(splits.test) == 18
+    logits, labels = predict(model, evaluated.make_test_loader(config, splits, "cpu"))
+    assert accuracy(logits, labels) == json.loads((run / "result.json").read_text())["last"]["test_accuracy"]
+
+    weights = model.state_dict()
+    shutil.rmtree(run)
+    kept = (out / "art" / "erm" / "seed0" / "result.json").stat().st_mtime_ns
+    main([*command, "--out", str(out)])
+    assert (out / "art" / "erm" / "seed0" / "result.json").stat().st_mtime_ns == kept
+    again = load_run(run)[1].state_dict()
+    assert all(again[name].equal(weights[name]) for name in weights)
+    assert json.loads((out / "domains.json").read_text()) == result
