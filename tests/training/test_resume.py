@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.conftest import read_metrics
 
 from multimix.training import Config, RunDirectory, train
 
@@ -148,6 +149,46 @@ def test_dropout_resumes_exactly_and_the_global_rng_is_untouched(tmp_path, monke
     resumed = train(config, interrupted(tmp_path / "resumed", after=1, config=config), resume=True)
     assert same_weights(resumed, whole)
     assert not same_weights(whole, plain)
+
+
+# Momentum and its schedule are fast, so that the encoder and its position matter within the nine steps of the run.
+AUTOMIX = replace(
+    CONFIG, method="automix(momentum=0.3, final_momentum=0.9, momentum_steps=9)", average="none", accumulate=1
+)
+
+
+@pytest.fixture(scope="module")
+def whole_automix(tmp_path_factory):
+    return train(AUTOMIX, tmp_path_factory.mktemp("automix") / "run")
+
+
+@pytest.mark.parametrize("forgotten", [None, "block", "encoder", "position"])
+def test_a_method_with_parameters_of_its_own_resumes_exactly(forgotten, whole_automix, tmp_path):
+    run = interrupted(tmp_path / "run", after=1, config=AUTOMIX)
+    path = run / "checkpoints" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    module = state["module"]
+    for name, value in module.items():
+        if forgotten == "position" and name.endswith("_extra_state"):
+            value["step"] = 0
+        elif forgotten == "encoder" and name.startswith("method.encoder.model."):
+            value.copy_(module[name.removeprefix("method.encoder.")])
+        elif forgotten == "block" and name.startswith("method.block."):
+            value.zero_()
+    torch.save(state, path)
+    train(AUTOMIX, run, resume=True)
+    assert same_weights(run, whole_automix) == (forgotten is None)
+    assert (read_metrics(run) == read_metrics(whole_automix)) == (forgotten is None)
+
+
+def test_the_method_is_not_exported_with_the_model(whole_automix):
+    from safetensors import safe_open
+
+    with safe_open(whole_automix / "model.safetensors", "pt") as file:
+        exported = set(file.keys())
+    saved = torch.load(whole_automix / "checkpoints" / "last.pt", weights_only=True)["module"]
+    assert exported == {name.removeprefix("model.") for name in saved if name.startswith("model.")}
+    assert {f"method.encoder.model.{name}" for name in exported} < set(saved)
 
 
 def test_damaged_last_checkpoint_falls_back_exactly(uninterrupted, tmp_path):
