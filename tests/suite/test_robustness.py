@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from statistics import fmean
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from multimix import evaluation
 from multimix.data import ArrayDataset
 from multimix.evaluation import corrupt
 from multimix.models import build
@@ -45,6 +47,14 @@ class Memory:
             self.kept[key] = json.dumps(function())
         value: T = json.loads(self.kept[key])
         return value
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hasty_surrogate() -> Iterator[None]:
+    """A few steps of training will do here; how well a surrogate learns is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "distil", functools.partial(evaluation.distil, steps=3))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +173,24 @@ def test_checks_transfer_from_a_surrogate_where_there_are_other_images(
     assert "transfer" not in [check["name"] for check in alone["checks"]]
     fewer = replace(quick, curve_limit=20).evaluate(replace(subject, train=None), Memory(), nothing)
     assert "transfer" in [check["name"] for check in fewer["checks"]]
+
+
+def test_autoattack_is_refused_before_anything_is_attacked(subject: Subject) -> None:
+    store = Memory()
+    with pytest.raises(ValueError, match="at least 4 classes, the model has 3"):
+        Attacks(autoattack=True).evaluate(subject, store, nothing)
+    assert store.kept == {}
+
+
+def test_autoattack_is_one_more_column(subject: Subject) -> None:
+    pytest.importorskip("torchattacks")
+    g = torch.Generator().manual_seed(0)
+    model = build("smallnet", num_classes=5, image_size=8, channels=1, generator=g).eval()
+    part = Attacks(limit=3, curve_limit=3, pgd_steps=1, curve_eps=(1,), curve_steps=(1,), autoattack=True)
+    five = replace(subject, model=model, class_names=tuple("abcde"))
+    error = part.evaluate(five, Memory(), nothing)["error"]
+    assert list(error) == ["clean", "FGSM 8/255", "PGD 4/255", "PGD l2 0.5", "AutoAttack 4/255"]
+    assert error["AutoAttack 4/255"] >= error["PGD 4/255"]
 
 
 @pytest.mark.parametrize(

@@ -49,13 +49,11 @@ def autoattack(
         TypeError, ValueError: as in `pgd`; fewer than four classes.
     """
     check_images(images)
-    torchattacks = load_torchattacks()
     with torch.no_grad(), attacking(model, images.device):
         logits = model(images)
     check_predictions(logits, labels)
     classes = logits.shape[1]
-    if classes < FEWEST_CLASSES:
-        raise ValueError(f"AutoAttack needs at least {FEWEST_CLASSES} classes, the model has {classes}: use pgd")
+    torchattacks = load_torchattacks(classes)
     seed = int(draw_seed(generator)) % 2**31
     with _borrowed_global_rng(images.device), attacking(model, images.device), torch.enable_grad():
         attack = torchattacks.AutoAttack(
@@ -69,12 +67,15 @@ def autoattack(
         return adversarial
 
 
-def load_torchattacks() -> ModuleType:
-    """The module torchattacks.
+def load_torchattacks(classes: int) -> ModuleType:
+    """The module torchattacks, for a model with so many classes.
 
     Raises:
         ImportError: it is not installed; says how to install it.
+        ValueError: fewer than four classes.
     """
+    if classes < FEWEST_CLASSES:
+        raise ValueError(f"AutoAttack needs at least {FEWEST_CLASSES} classes, the model has {classes}: use pgd")
     try:
         return importlib.import_module("torchattacks")
     except ModuleNotFoundError:

@@ -74,7 +74,8 @@ class Attacks:
 
     def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
         if self.autoattack:
-            load_torchattacks()
+            # Before the hours that the other attacks may take.
+            load_torchattacks(len(subject.class_names))
         labels = subject.test.labels
         chosen = choose(labels, self.limit, seed=self.seed)
         few = choose(labels, self.curve_limit, seed=self.seed)
