@@ -1,6 +1,7 @@
 """Training methods under one protocol: `out = method(model, images, targets, generator=None)`."""
 
 from .alignmixup import AlignMixup
+from .augmix import AugMix
 from .automix import AutoMix
 from .barycenter import BarycenterAutoMix
 from .base import Method, MethodOutput, Mixed, Mixer
@@ -18,11 +19,13 @@ from .pairs import InputMethod
 from .saliencymix import SaliencyMix
 from .stylecutmix import StyleCutMix
 from .stylemix import StyleMix
+from .tokenmix import TokenMix
 from .transmix import TransMix
 from .zeta_mixup import ZetaMixup
 
 __all__ = [
     "AlignMixup",
+    "AugMix",
     "AutoMix",
     "BarycenterAutoMix",
     "CutMix",
@@ -43,6 +46,7 @@ __all__ = [
     "SaliencyMix",
     "StyleCutMix",
     "StyleMix",
+    "TokenMix",
     "TransMix",
     "ZetaMixup",
     "parse",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .alignmixup import AlignMixup
+from .augmix import AugMix
 from .automix import AutoMix
 from .barycenter import BarycenterAutoMix
 from .base import Method
@@ -26,6 +27,7 @@ from .multimix import DenseMultiMix, MultiMix
 from .saliencymix import SaliencyMix
 from .stylecutmix import StyleCutMix
 from .stylemix import StyleMix
+from .tokenmix import TokenMix
 from .transmix import TransMix
 from .zeta_mixup import ZetaMixup
 
@@ -55,6 +57,7 @@ NAMES: dict[str, Callable[..., Method]] = {
     "erm": Erm,
     "input-mixup": InputMixup,
     "manifold-mixup": ManifoldMixup,
+    "augmix": AugMix,
     "cutmix": CutMix,
     "fmix": FMix,
     "saliencymix": SaliencyMix,
@@ -66,6 +69,7 @@ NAMES: dict[str, Callable[..., Method]] = {
     "alignmixup": _alignmixup,
     "alignmixup-alone": AlignMixup,
     "transmix": TransMix,
+    "tokenmix": TokenMix,
     "automix": AutoMix,
     "automix-barycenter": BarycenterAutoMix,
     "stylemix": StyleMix,

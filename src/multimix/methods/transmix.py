@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from .base import Mixed, Mixer
 from .cutmix import CutMix
 from .pairs import host, probabilities
+from .token_grid import token_grid
 
 if TYPE_CHECKING:
     from ..models import SplitModel
@@ -63,15 +63,12 @@ def attention_share(attention: Tensor, pasted: Tensor) -> Tensor:
     `pasted` (h, w) is 1 in the region and 0 elsewhere; a patch that lies in it in part counts in part.
 
     Raises:
-        ValueError: r patches cannot tile the image in its proportions.
+        ValueError: r square patches cannot tile the image.
 
     >>> attention_share(torch.tensor([[0.1, 0.2, 0.3, 0.0]]), torch.tensor([[1.0, 0.0], [0.5, 0.0]]))
     tensor([0.4167])
     """
-    (h, w), r = pasted.shape, attention.shape[1]
-    rows = max(1, round(math.sqrt(r * h / w)))
-    if r % rows:
-        raise ValueError(f"{r} patch tokens do not tile images of {h}x{w} evenly: use square patches")
-    inside = F.adaptive_avg_pool2d(pasted[None], (rows, r // rows)).flatten().to(attention.dtype)
+    grid = token_grid(attention.shape[1], *pasted.shape)
+    inside = F.adaptive_avg_pool2d(pasted[None], grid).flatten().to(attention.dtype)
     total = attention.sum(1).clamp(min=torch.finfo(attention.dtype).tiny)
     return attention @ inside / total
