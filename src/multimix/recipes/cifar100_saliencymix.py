@@ -1,7 +1,8 @@
 """CIFAR-100 with PreActResNet-18 and SaliencyMix.
 
 Half of the mini-batches, epochs, learning rate, momentum and weight decay as in the authors' code
-(afm-shahab-uddin/SaliencyMix), which uses a ResNet-18 of another kind; saliency per image, where theirs is one per mini-batch.
+(afm-shahab-uddin/SaliencyMix), which uses a ResNet-18 of another kind; saliency per image, where theirs is one per
+mini-batch.
 
 Command:  multimix train cifar100-saliencymix --seed 0
 Hardware: one GPU
