@@ -5,18 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 from multimix import cli
-from multimix.reports.evaluated import evaluate_run, load_splits
-from multimix.training import load_run
 
 LABELS = ["erm", "multimix", "dense-multimix(n=50)"]
 FOLDERS = ["erm", "multimix", "dense-multimix-n=50"]
@@ -72,100 +67,6 @@ def test_the_page_shows_every_part_and_needs_nothing_else(comparison: Path) -> N
     assert "@import" not in page
     mean = 100 * np.mean(last_accuracies(comparison, "multimix"))
     assert f"{mean:.2f}" in page
-
-
-def test_evaluation_equals_scikit_learns(comparison: Path) -> None:
-    path = comparison / "multimix" / "seed1"
-    config, model = load_run(path)
-    test = load_splits(config).test
-    with torch.no_grad():
-        p = model(test.images.float() / 255).double().softmax(1).numpy()  # type: ignore[union-attr]
-    y = test.labels.numpy()
-    found = evaluate_run(path)
-    assert found.accuracy == pytest.approx(accuracy_score(y, p.argmax(1)))
-    assert found.nll == pytest.approx(log_loss(y, p), rel=1e-5)
-    assert found.per_class_accuracy == pytest.approx(list(recall_score(y, p.argmax(1), average=None)))
-    assert sum(found.bin_counts) == found.examples == len(y)
-    metrics = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
-    assert found.accuracy == metrics["test_accuracy"]
-    assert found.ece == pytest.approx(metrics["test_ece"], abs=1e-9)
-
-
-def test_an_evaluation_is_kept_until_the_weights_change(comparison: Path, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(comparison / "erm" / "seed0", path)
-    first = evaluate_run(path)
-    kept = path / "evaluation-last.json"
-    forged = json.loads(kept.read_text()) | {"accuracy": 0.123}
-    kept.write_text(json.dumps(forged))
-    assert evaluate_run(path).accuracy == 0.123
-    shutil.copy(comparison / "erm" / "seed1" / "model.safetensors", path)
-    assert evaluate_run(path) == evaluate_run(comparison / "erm" / "seed1")
-    kept.write_text("{half")
-    assert evaluate_run(path) == evaluate_run(comparison / "erm" / "seed1") != first
-
-
-def test_other_data_than_trained_on_are_refused(comparison: Path, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(comparison / "erm" / "seed0", path, ignore=shutil.ignore_patterns("evaluation-*"))
-    config = json.loads((path / "config.json").read_text())
-    config["data_info"]["class_names"][9] = "nine"
-    (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"trained on 10 classes \(0, 1, 2, ...\), but the data now have"):
-        evaluate_run(path)
-
-
-class TestEvaluateCommand:
-    def test_runs_side_by_side(self, comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        runs = [str(comparison / folder / "seed0") for folder in FOLDERS]
-        cli.main(["evaluate", "--which", "best", *runs, "--out", str(tmp_path)])
-        shown = capsys.readouterr().out
-        assert all(run in shown for run in runs)
-        rows = list(csv.DictReader((tmp_path / "evaluation.csv").open()))
-        assert [row["run"] for row in rows] == runs
-        values = json.loads((tmp_path / "evaluation.json").read_text())
-        for row, run in zip(rows, runs, strict=True):
-            best = max(
-                json.loads(line)["test_accuracy"] for line in (Path(run) / "metrics.jsonl").read_text().splitlines()
-            )
-            assert values[run]["accuracy"] == float(row["top1"]) == best
-            assert float(row["class 3"]) == values[run]["per_class_accuracy"][3]
-            assert f"{100 * best:.2f}" in shown
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ([], "which runs?"),
-            (["{tmp}"], "holds no run"),
-            (["{tmp}/nothing"], "is not a folder"),
-            (["{run}", "--wich", "best"], "unknown option --wich: did you mean --which?"),
-            (["{run}", "--which", "worst"], "worst"),
-        ],
-    )
-    def test_mistakes_are_one_line(
-        self,
-        comparison: Path,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
-        arguments: list[str],
-        message: str,
-    ) -> None:
-        run = comparison / "erm" / "seed0"
-        with pytest.raises(SystemExit) as stop:
-            cli.main(["evaluate", *(a.format(tmp=tmp_path, run=run) for a in arguments)])
-        assert stop.value.code == 2
-        error = capsys.readouterr().err
-        assert message in error
-        assert error.count("\n") == 1
-
-    def test_no_weights(self, comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        run = tmp_path / "run"
-        shutil.copytree(
-            comparison / "erm" / "seed0", run, ignore=shutil.ignore_patterns("*.safetensors", "checkpoints", "eval*")
-        )
-        with pytest.raises(SystemExit):
-            cli.main(["evaluate", str(run)])
-        assert "has no last weights yet" in capsys.readouterr().err
 
 
 class TestReportCommand:

@@ -1,109 +1,167 @@
-"""`multimix evaluate RUN...`: evaluate finished runs."""
+"""`multimix evaluate RUN...`: every evaluation of the paper for finished runs, and for torchvision and timm models."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import dataclasses
+import difflib
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..reports.evaluated import Evaluation, evaluate_run
-from ..reports.runs import find_runs
-from ..reports.tables import Cell, Table
-from ..training.files import write_atomically, write_json
+from ..suite import CHEAP, PARTS, Part
+from ..suite.libraries import LIBRARIES, library_candidate
+from ..suite.page import label_colors, write_evaluation
+from ..suite.results import overview
+from ..suite.running import Outcome, run_parts
+from ..suite.subjects import Candidate, Which, run_candidates
 from .console import show_table, split_paths
+from .evaluation_board import EvaluationBoard
 from .options import parse
+
+LOG = "evaluation-log.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What `multimix evaluate RUN...` takes: run folders, or folders that hold runs, and these."""
+class Common:
+    """What `multimix evaluate RUN...` takes besides the options of the parts."""
 
-    which: Literal["last", "best"] = "last"
-    """Weights of the last epoch, or of the best."""
+    parts: str = ",".join(CHEAP)
+    """What to measure, separated by commas; all for everything."""
+    which: Literal["last", "best", "both"] = "last"
+    """Weights of the last epoch, of the best, or one after the other."""
     out: Path | None = None
-    """Write evaluation.json and evaluation.csv into this folder."""
+    """Folder of evaluation.html, .json, .csv and plots/; default: the first RUN."""
     device: str | None = None
     """cpu or cuda; default: the GPU if there is one."""
+    batch_size: int | None = None
+    """Images at a time; default: as in training, or 64 for library models."""
+    data: str | None = None
+    """Data set of library models, such as imagefolder."""
+    data_root: Path | None = None
+    """Its folder; of an image folder, that which holds train/ and val/ or test/, or only one of these, or classes."""
+    weights: Path | None = None
+    """Weights of a library model, .safetensors or .pth; default: the published ones."""
+    image_size: int | None = None
+    """Side of the images of library models; default: that of the published weights, or of the images."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+Options: Any = dataclasses.make_dataclass(
+    "Options",
+    [(part.name, part, dataclasses.field(default=part())) for part in PARTS],
+    bases=(Common,),
+    frozen=True,
+    kw_only=True,
+)
+"""`Common` and the options of every part, as `--attacks.limit`."""
 
 
 def main(argv: list[str]) -> None:
-    """Accuracy, likelihood and calibration of every run on its test set, side by side."""
+    """Measure what is not there yet, then print the overview and write the page."""
     paths, rest = split_paths(argv)
     options = parse(
         rest,
         Options(),
         prog="multimix evaluate RUN...",
-        description="Evaluates runs on their test set: top-1 and top-5 accuracy, negative log-likelihood, calibration "
-        "error and the accuracy of every class.",
+        description="Evaluates runs (run folders, or folders that hold runs) and torchvision:NAME or timm:NAME with "
+        f"--data and --data-root. Parts: {', '.join(part.name for part in PARTS)}. Every result is kept beside its run "
+        "as soon as it is there: the same command continues where it stopped.",
+        prefixes=True,
     )
     if not paths:
         raise ValueError("which runs? Give run folders, or folders that hold runs: multimix evaluate RUN...")
-    found = {
-        str(run.path): evaluate_run(run.path, which=options.which, device=options.device) for run in find_runs(paths)
-    }
-    refuse_mixture(found)
-    show_table(overview(found))
-    print()
-    show_table(by_class(found))
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_json(options.out / "evaluation.json", {path: asdict(value) for path, value in found.items()})
-        text = as_csv(found)
-        write_atomically(options.out / "evaluation.csv", lambda file: file.write(text.encode()))
-        print(f"\nWritten: {options.out / 'evaluation.json'} and {options.out / 'evaluation.csv'}")
+    parts = chosen_parts(options)
+    out = options.out or (Path("runs") / "evaluation" if _is_library(paths[0]) else paths[0])
+    candidates = find_candidates(paths, options, out)
+    command = shlex.join(["multimix", "evaluate", *argv])
+    try:
+        with EvaluationBoard(candidates, parts) as board:
+            outcomes = run_parts(candidates, parts, board, log=out / LOG)
+        if not any(outcome.results for outcome in outcomes):
+            raise ValueError(f"nothing could be evaluated: {_failures(outcomes)[0]}")
+        print("Making the page ...", flush=True)
+        left_out = write_evaluation(outcomes, parts, out, command=command, conditions={})
+    except KeyboardInterrupt:
+        print(f"\nStopped; everything is saved. Continue with: {command}", file=sys.stderr)
+        raise SystemExit(130) from None
+    show_table(overview(outcomes, parts, label_colors(outcomes)))
+    print(f"\nPage: {out / 'evaluation.html'} (also evaluation.json, evaluation.csv and plots/)")
+    for line in [*_failures(outcomes), *(f"not on the page: {line}" for line in left_out)]:
+        print(f"multimix: {line}", file=sys.stderr)
+    if failed := sum(len(outcome.failures) for outcome in outcomes):
+        print(
+            f"multimix: {failed} of {len(candidates) * len(parts)} evaluations failed; tracebacks are in {out / LOG}. "
+            "The same command tries them again",
+            file=sys.stderr,
+        )
+    if failed or left_out:
+        raise SystemExit(1)
 
 
-def refuse_mixture(found: Mapping[str, Evaluation]) -> None:
-    """ValueError when runs have different classes, since one table cannot hold them."""
-    first = next(iter(found))
-    for path, evaluation in found.items():
-        if list(evaluation.class_names) != list(found[first].class_names):
+def chosen_parts(options: Any) -> list[Part]:
+    """The parts that --parts names, with their options, in the order of the page.
+
+    Raises:
+        ValueError: an unknown part, or none.
+    """
+    known = [part.name for part in PARTS]
+    names = known if options.parts == "all" else [name.strip() for name in options.parts.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
             raise ValueError(
-                f"{first} has {len(found[first].class_names)} classes and {path} has other ones "
-                f"({len(evaluation.class_names)}): evaluate runs on different classes one by one"
+                f"unknown part {name!r}: {f'did you mean {near[0]}?' if near else 'expected '}"
+                f"{'' if near else ', '.join(known)}"
             )
+    if not names:
+        raise ValueError(f"--parts is empty: name some of {', '.join(known)}, or all")
+    return [getattr(options, name) for name in known if name in names]
 
 
-def overview(found: Mapping[str, Evaluation]) -> Table:
-    """One row for each run."""
-    best = max(round(e.accuracy, 4) for e in found.values())
-    rows = [
-        [
-            Cell(path, path),
-            Cell(f"{100 * e.accuracy:.2f}", e.accuracy, top=round(e.accuracy, 4) == best),
-            Cell("–" if e.top5 is None else f"{100 * e.top5:.2f}", e.top5 or 0),
-            Cell(f"{e.nll:.4f}", e.nll),
-            Cell(f"{100 * e.ece:.2f}", e.ece),
-            Cell(str(e.examples), e.examples),
-        ]
-        for path, e in found.items()
-    ]
-    return Table(["run", "top-1, %", "top-5, %", "NLL", "ECE, %", "test images"], rows)
+def find_candidates(paths: Sequence[Path], options: Any, out: Path) -> list[Candidate]:
+    """Runs and library models, in the order of the command line.
+
+    Raises:
+        FileNotFoundError: a path does not exist or holds no run, or a run has no weights.
+        ValueError: files are damaged, classes differ, or a library model comes without data.
+    """
+    which: list[Which] = ["last", "best"] if options.which == "both" else [options.which]
+    runs = [path for path in paths if not _is_library(path)]
+    found: list[Candidate] = []
+    if runs:
+        found += run_candidates(runs, which=which, device=options.device, batch_size=options.batch_size)
+    for path in paths:
+        if _is_library(path):
+            found.append(
+                library_candidate(
+                    str(path),
+                    data=options.data,
+                    root=options.data_root,
+                    weights=options.weights,
+                    image_size=options.image_size,
+                    batch_size=options.batch_size,
+                    device=options.device,
+                    folder=out / "evaluation",
+                )
+            )
+    if len({candidate.data for candidate in found}) > 1:
+        raise ValueError(
+            f"the models are on different data ({', '.join(dict.fromkeys(c.data for c in found))}): evaluate each apart"
+        )
+    return found
 
 
-def by_class(found: Mapping[str, Evaluation]) -> Table:
-    """One row for each class, one column for each run; a long table is cut on the terminal, not in the files."""
-    limit = 20
-    names = next(iter(found.values())).class_names
-    rows = []
-    for number, name in enumerate(names[:limit]):
-        accuracies = [e.per_class_accuracy[number] for e in found.values()]
-        rows.append([Cell(name, name), *(Cell("–" if a is None else f"{100 * a:.1f}", a or 0) for a in accuracies)])
-    if len(names) > limit:
-        rows.append([Cell(f"and {len(names) - limit} more", ""), *(Cell("", "") for _ in found)])
-    return Table(["class, %", *(Path(path).name for path in found)], rows)
+def _is_library(path: Path) -> bool:
+    return str(path).partition(":")[0] in LIBRARIES and ":" in str(path)
 
 
-def as_csv(found: Mapping[str, Evaluation]) -> str:
-    """One line for each run, with a column for the accuracy of each class."""
-    buffer = io.StringIO()
-    names = next(iter(found.values())).class_names
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["run", "which", "examples", "top1", "top5", "nll", "ece", *(f"class {name}" for name in names)])
-    for path, e in found.items():
-        row: list[Any] = [path, e.which, e.examples, e.accuracy, e.top5, e.nll, e.ece, *e.per_class_accuracy]
-        writer.writerow(["" if value is None else value for value in row])
-    return buffer.getvalue()
+def _failures(outcomes: Sequence[Outcome]) -> list[str]:
+    return [f"{o.candidate.name}, {part}: failed: {why}" for o in outcomes for part, why in o.failures.items()]

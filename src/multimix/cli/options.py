@@ -18,10 +18,13 @@ __all__ = ["parse"]
 T = TypeVar("T")
 
 
-def parse(argv: Sequence[str], default: T, *, prog: str, description: str | None = None) -> T:
+def parse(argv: Sequence[str], default: T, *, prog: str, description: str | None = None, prefixes: bool = False) -> T:
     """Override the fields of the dataclass instance `default` by `--field value` options.
 
     `--help` prints the options with the values of `default` and exits with code 0.
+
+    Args:
+        prefixes: options of a dataclass within the dataclass are called `--group.option`, not `--option`.
 
     Raises:
         ValueError: an option that is not there, or a value it cannot take; one line.
@@ -44,25 +47,26 @@ def parse(argv: Sequence[str], default: T, *, prog: str, description: str | None
                 args=list(argv),
                 default=default,
                 return_unknown_args=True,
-                config=(tyro.conf.OmitArgPrefixes,),
+                config=() if prefixes else (tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stop:
         if stop.code == 0:
             raise
         raise ValueError(_complaint(complaint.getvalue(), argv)) from None
     if unknown:
-        raise ValueError(_unknown(unknown, list(_flags(default)), prog))
+        raise ValueError(_unknown(unknown, list(_flags(default, prefixes)), prog))
     parsed: T = value
     return parsed
 
 
-def _flags(default: Any) -> Iterator[str]:
+def _flags(default: Any, prefixes: bool, group: str = "") -> Iterator[str]:
     for field in dataclasses.fields(default):
         value = getattr(default, field.name)
+        name = field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
-            yield from _flags(value)
+            yield from _flags(value, prefixes, f"{group}{name}." if prefixes else "")
         else:
-            yield "--" + field.name.replace("_", "-")
+            yield f"--{group}{name}"
 
 
 def _unknown(tokens: Sequence[str], flags: Sequence[str], prog: str) -> str:
@@ -81,7 +85,7 @@ def _complaint(box: str, argv: Sequence[str]) -> str:
     rules = [number for number, line in enumerate(lines) if re.fullmatch("─{3,}|-{3,}", line)]
     start, end = (0, *rules[:1]) if framed else (rules[0] + 1, rules[1])
     message = re.sub(r"\s+", " ", " ".join(lines[start:end])).strip()
-    option = re.match(r"Error parsing (--[\w-]+):", message)
+    option = re.match(r"Error parsing (--[\w.-]+):", message)
     if option is None:
         return re.sub(r"^Error parsing \w+: ", "", message)
     # Below the rule stands the option with the kind of value it takes.

@@ -11,8 +11,14 @@ Models map pixels in [0, 1] to logits; the normalisation is inside the model.
 from .attack_checks import Finding, check_attack
 from .attacks import fgsm, pgd, pgd_iterates
 from .autoattack import autoattack
-from .calibration import Reliability, expected_calibration_error, reliability
-from .classification import accuracy, negative_log_likelihood, per_class_accuracy
+from .calibration import (
+    Reliability,
+    adaptive_calibration_error,
+    classwise_calibration_error,
+    expected_calibration_error,
+    reliability,
+)
+from .classification import accuracy, confusion_matrix, negative_log_likelihood, per_class_accuracy
 from .corruptions import CORRUPTIONS, corrupt
 from .embedding_space import alignment, uniformity
 from .inference import embeddings, predict
@@ -23,12 +29,15 @@ __all__ = [
     "Finding",
     "Reliability",
     "accuracy",
+    "adaptive_calibration_error",
     "alignment",
     "autoattack",
     "check_attack",
     "corrupt",
     "distil",
     "embeddings",
+    "classwise_calibration_error",
+    "confusion_matrix",
     "expected_calibration_error",
     "fgsm",
     "negative_log_likelihood",

@@ -38,27 +38,11 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
     >>> diagram.counts.tolist(), diagram.accuracies[1].item()
     ([0.0, 3.0], 0.6666666666666666)
     """
-    check_predictions(probabilities, labels, name="probabilities")
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
-    p = probabilities.double()
-    # Half precision rounds every entry, so that a row may miss 1 by about c * 2**-9.
-    if not ((p >= 0).all() and ((p.sum(dim=1) - 1).abs() < 1e-2).all()):
-        raise ValueError(
-            "probabilities must have rows that are non-negative and sum to 1, got values from "
-            f"{p.min().item():.4g} to {p.max().item():.4g} and row sums from {p.sum(1).min().item():.4g} to "
-            f"{p.sum(1).max().item():.4g}: pass logits.softmax(dim=1)"
-        )
+    p = _check(probabilities, labels, bins)
     confidence, predicted = p.max(dim=1)
     right = (predicted == labels).double()
     edges = torch.arange(1, bins, dtype=p.dtype, device=p.device) / bins
-    bin_of = torch.bucketize(confidence, edges)
-
-    def total(values: Tensor) -> Tensor:
-        return torch.bincount(bin_of, weights=values, minlength=bins)
-
-    counts = total(torch.ones_like(confidence))
-    return Reliability(total(confidence) / counts, total(right) / counts, counts)
+    return _gathered(confidence, right, torch.bucketize(confidence, edges), bins)
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
@@ -73,6 +57,69 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     >>> round(expected_calibration_error(always_sure, torch.tensor([0] * 7 + [1] * 3)), 6)
     0.3
     """
-    confidences, accuracies, counts = reliability(probabilities, labels, bins)
-    gaps = (accuracies - confidences).abs().nan_to_num()
-    return (gaps * counts / counts.sum()).sum().item()
+    return _error(reliability(probabilities, labels, bins))
+
+
+def adaptive_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """The calibration error in bins that hold equally many examples each, up to one, instead of equal widths (Nguyen
+    and O'Connor, EMNLP 2015): where nearly all predictions are confident, equal widths put them into one or two bins.
+
+    Args and errors as in `reliability`; with fewer examples than `bins` every example is a bin.
+
+    >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.6, 0.4]])
+    >>> round(adaptive_calibration_error(p, torch.tensor([0, 0, 0, 1]), bins=2), 6)  # (0.15 + 0.1) / 2
+    0.125
+    """
+    p = _check(probabilities, labels, bins)
+    confidence, predicted = p.max(dim=1)
+    order = confidence.argsort(stable=True)
+    bin_of = torch.arange(len(p), device=p.device) * bins // len(p)
+    return _error(_gathered(confidence[order], (predicted == labels).double()[order], bin_of, bins))
+
+
+def classwise_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """The calibration error of the probability of every class, predicted or not, averaged over the classes (Kull et
+    al., NeurIPS 2019; Nixon et al., 2019, call it SCE).
+
+    Args and errors as in `reliability`.
+
+    >>> p = torch.tensor([[0.75, 0.25]]).expand(4, 2)
+    >>> classwise_calibration_error(p, torch.tensor([0, 0, 1, 1]))  # both classes are 0.25 off
+    0.25
+    """
+    p = _check(probabilities, labels, bins)
+    edges = torch.arange(1, bins, dtype=p.dtype, device=p.device) / bins
+    errors = []
+    for number, column in enumerate(p.T):
+        bin_of = torch.bucketize(column.contiguous(), edges)
+        errors.append(_error(_gathered(column, (labels == number).double(), bin_of, bins)))
+    return sum(errors) / len(errors)
+
+
+def _check(probabilities: Tensor, labels: Tensor, bins: int) -> Tensor:
+    """The probabilities in float64, or one clear error."""
+    check_predictions(probabilities, labels, name="probabilities")
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    p = probabilities.double()
+    # Half precision rounds every entry, so that a row may miss 1 by about c * 2**-9.
+    if not ((p >= 0).all() and ((p.sum(dim=1) - 1).abs() < 1e-2).all()):
+        raise ValueError(
+            "probabilities must have rows that are non-negative and sum to 1, got values from "
+            f"{p.min().item():.4g} to {p.max().item():.4g} and row sums from {p.sum(1).min().item():.4g} to "
+            f"{p.sum(1).max().item():.4g}: pass logits.softmax(dim=1)"
+        )
+    return p
+
+
+def _gathered(confidence: Tensor, right: Tensor, bin_of: Tensor, bins: int) -> Reliability:
+    def total(values: Tensor) -> Tensor:
+        return torch.bincount(bin_of, weights=values, minlength=bins)
+
+    counts = total(torch.ones_like(confidence))
+    return Reliability(total(confidence) / counts, total(right) / counts, counts)
+
+
+def _error(diagram: Reliability) -> float:
+    gaps = (diagram.accuracies - diagram.confidences).abs().nan_to_num()
+    return (gaps * diagram.counts / diagram.counts.sum()).sum().item()

@@ -46,6 +46,19 @@ def per_class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return hits.double() / torch.bincount(labels, minlength=classes)
 
 
+def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many examples of every class (rows) are predicted as every class (columns): (c, c) int64.
+
+    Args and errors as in `accuracy`.
+
+    >>> confusion_matrix(torch.tensor([[2.0, 1.0], [2.0, 1.0], [1.0, 2.0]]), torch.tensor([0, 1, 1])).tolist()
+    [[1, 0], [1, 1]]
+    """
+    check_predictions(logits, labels)
+    classes = logits.shape[1]
+    return torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2).view(classes, classes)
+
+
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
     """The mean over examples of -log softmax(logits)[label], in nats; computed in float64.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..extras import require
 from .statistics import Difference
-from .style import BASELINE_COLOR, INK, figure, to_svg
+from .style import BASELINE_COLOR, INK, figure, line, to_svg
 from .summary import Summary
 
 FEWEST = 10
@@ -47,7 +47,7 @@ def learning_curves(summary: Summary, key: str, colors: Mapping[str, str], *, pe
             epochs = min(len(run.metrics) for run in runs)
             curves = scale * np.array([[float(e[key]) for e in run.metrics[:epochs]] for run in runs])
             x, mean = range(1, epochs + 1), curves.mean(axis=0)
-            axes.plot(x, mean, color=colors[group.label])
+            axes.plot(x, mean, **{**line(colors[group.label]), "marker": ""})
             if len(curves) > 1:
                 std = curves.std(axis=0, ddof=1)
                 axes.fill_between(x, mean - std, mean + std, color=colors[group.label], alpha=0.15, linewidth=0)

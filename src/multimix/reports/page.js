@@ -23,3 +23,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// Paper has no clicks: what is folded is printed unfolded.
+const folded = [];
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details:not([open])")) {
+    details.open = true;
+    folded.push(details);
+  }
+});
+addEventListener("afterprint", () => folded.splice(0).forEach((details) => (details.open = false)));

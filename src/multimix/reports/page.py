@@ -14,7 +14,7 @@ from ..training.files import write_atomically, write_json
 from . import notes, sections
 from .headline import headline
 from .statistics import Estimate
-from .style import method_colors
+from .style import method_colors, stroke
 from .summary import Summary, summarize
 from .tables import results_csv, results_table
 
@@ -46,6 +46,22 @@ def write_report(paths: Iterable[Path], out: Path, *, say: Callable[[str], None]
 
 def render(summary: Summary, *, say: Callable[[str], None] = lambda message: None) -> str:
     """The page as a string."""
+    colors = method_colors([row.label for row in summary.rows], summary.baseline)
+    return fill(
+        title=notes.title(summary),
+        kicker=notes.kicker(summary),
+        headline=[sentence.replace(" ± ", "\u00a0±\u00a0") for sentence in headline(summary)],
+        headline_note=notes.headline(summary),
+        missing=summary.missing,
+        results=results_table(summary, colors),
+        results_note=notes.results(summary),
+        sections=sections.make(summary, colors, say=say),
+        conditions=notes.conditions(summary, made=now()),
+    )
+
+
+def fill(**values: Any) -> str:
+    """The template with these values, and with the style and the script that make it one file."""
     jinja2 = require("jinja2", "evaluate")
     markup = require("markupsafe", "evaluate").Markup
     here = files(__package__)
@@ -53,24 +69,17 @@ def render(summary: Summary, *, say: Callable[[str], None] = lambda message: Non
     def read(name: str) -> str:
         return here.joinpath(name).read_text(encoding="utf-8")
 
-    colors = method_colors([row.label for row in summary.rows], summary.baseline)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(read("page.html.j2"))
     text: str = template.render(
-        title=notes.title(summary),
-        kicker=notes.kicker(summary),
-        css=markup(read("page.css")),
-        script=markup(read("page.js")),
-        headline=[sentence.replace(" ± ", "\u00a0±\u00a0") for sentence in headline(summary)],
-        headline_note=notes.headline(summary),
-        missing=summary.missing,
-        results=results_table(summary, colors),
-        results_note=notes.results(summary),
-        sections=sections.make(summary, colors, say=say),
-        conditions=notes.conditions(summary, made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")),
-        svg=markup,
+        css=markup(read("page.css")), script=markup(read("page.js")), svg=markup, stroke=stroke, **values
     )
     return text
+
+
+def now() -> str:
+    """The time of making a page."""
+    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
 
 
 def as_json(summary: Summary) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import functools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from .charts import FEWEST, difference_chart, learning_curves, reliability_panel, scatter_panel
-from .evaluated import Evaluation, evaluate_run
+from .charts import difference_chart, learning_curves, scatter_panel
 from .hull import hull_panels
 from .pictures import (
     AttentionPicture,
@@ -20,7 +20,7 @@ from .pictures import (
 )
 from .style import CLASS_COLORS
 from .summary import Summary
-from .tables import Table, per_class_table
+from .tables import Table
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,26 @@ class Section:
     """Names and colours."""
     pictures: Sequence[AttentionPicture] = ()
     table: Table | None = None
+    folded: bool = False
+    """Whether the table is long and hides behind a click."""
     left_out: str = ""
     """Why the section could not be made; then it has nothing else."""
 
 
 def make(summary: Summary, colors: Mapping[str, str], *, say: Callable[[str], None]) -> list[Section]:
     """All sections that these runs allow, in the order of the page."""
+    # The parts of an evaluation are made of the sections defined here.
+    from ..suite import accuracy_page
+
     evaluations = functools.cache(lambda: _evaluate(summary, say))
     makers: dict[str, Callable[[], Section | None]] = {
         "Difference from ERM": lambda: _differences(summary, colors),
         "Learning curves": lambda: _curves(summary, colors),
-        "Does confidence mean accuracy?": lambda: _reliability(evaluations(), colors),
+        "Does confidence mean accuracy?": lambda: accuracy_page.reliability(evaluations(), colors),
         "What MultiMix samples": lambda: _hull(summary),
         "Where Dense MultiMix attends": lambda: _attention(summary),
         "Embedding space": lambda: _embeddings(summary, say),
-        "Accuracy by class": lambda: _per_class(evaluations()),
+        "Accuracy by class": lambda: accuracy_page.per_class(evaluations()),
     }
     made = []
     for title, maker in makers.items():
@@ -107,48 +112,18 @@ def _curves(summary: Summary, colors: Mapping[str, str]) -> Section:
     )
 
 
-def _evaluate(summary: Summary, say: Callable[[str], None]) -> dict[str, list[Evaluation]]:
-    """By label: every run on its test set."""
+def _evaluate(summary: Summary, say: Callable[[str], None]) -> dict[str, list[Mapping[str, Any]]]:
+    """By label: every run on its test set, with the weights of the last epoch."""
+    from ..suite.accuracy import Accuracy
+    from ..suite.running import measure
+    from ..suite.subjects import run_candidate
+
     found = {}
     for group in summary.groups:
         say(f"evaluating {group.label}")
-        found[group.label] = [evaluate_run(run.path) for run in group.runs.values()]
+        candidates = [run_candidate(run, group.label) for run in group.runs.values()]
+        found[group.label] = [measure(candidate, Accuracy()) for candidate in candidates]
     return found
-
-
-def _reliability(evaluations: Mapping[str, Sequence[Evaluation]], colors: Mapping[str, str]) -> Section:
-    panels = []
-    for label, runs in evaluations.items():
-        svg = reliability_panel(*_pooled(runs), color=colors[label], label=label)
-        error = 100 * sum(run.ece for run in runs) / len(runs)
-        panels.append(Panel(label, svg, f"calibration error {error:.1f} %"))
-    return Section(
-        "Does confidence mean accuracy?",
-        "Test images of all seeds, sorted by the confidence of their prediction into 15 bins; a larger dot is more "
-        f"images, and bins with fewer than {FEWEST} are left out. On "
-        "the dashed line a confidence of 80 % is right in 80 % of the cases. Dots above it are "
-        "under-confident, which is usual for methods that train on mixed targets; dots below it are over-confident.",
-        panels,
-        layout="small",
-    )
-
-
-def _pooled(runs: Sequence[Evaluation]) -> tuple[list[float | None], list[float | None], list[float]]:
-    """Confidences, accuracies and counts of the bins over several runs."""
-    counts = [sum(bins) for bins in zip(*(run.bin_counts for run in runs), strict=True)]
-
-    def mean(name: str) -> list[float | None]:
-        sums = [
-            sum((value or 0) * count for value, count in zip(values, bin_counts, strict=True))
-            for values, bin_counts in zip(
-                zip(*(getattr(run, name) for run in runs), strict=True),
-                zip(*(run.bin_counts for run in runs), strict=True),
-                strict=True,
-            )
-        ]
-        return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
-
-    return mean("bin_confidences"), mean("bin_accuracies"), counts
 
 
 def _hull(summary: Summary) -> Section:
@@ -201,20 +176,4 @@ def _embeddings(summary: Summary, say: Callable[[str], None]) -> Section:
         panels,
         layout="small",
         legend=dict(zip(sample.names, CLASS_COLORS, strict=False)),
-    )
-
-
-def _per_class(evaluations: Mapping[str, Sequence[Evaluation]]) -> Section:
-    names = next(iter(evaluations.values()))[0].class_names
-    accuracies = {
-        label: {name: [run.per_class_accuracy[k] for run in runs] for k, name in enumerate(names)}
-        for label, runs in evaluations.items()
-    }
-    table = per_class_table(list(evaluations), accuracies)
-    shown = "" if len(table.rows) == len(names) else f" The {len(table.rows)} classes in which the methods differ most."
-    return Section(
-        "Accuracy by class",
-        f"Test accuracy of every class after the last epoch, in per cent, mean over seeds; bold is the best of a "
-        f"row.{shown} Few test images a class make large differences by chance.",
-        table=table,
     )

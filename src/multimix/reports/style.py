@@ -14,8 +14,15 @@ INK = "#0a0b0c"
 """Stands for the page's text colour, which differs between light and dark; `to_svg` replaces it."""
 
 # Okabe and Ito's colours, which stay apart in the common forms of colour blindness; grey is kept for the baseline.
+# Beyond them no colours stay apart for everybody: the second and the third seven also have dashes and markers.
 BASELINE_COLOR = "#8a8a8a"
-COLORS = ("#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#0072b2", "#b5a614")
+COLORS = (
+    "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#0072b2", "#b5a614",
+    "#7b3fa0", "#8c510a", "#5aae61", "#e7298a", "#01a3a4", "#a50026", "#7f8fd9",
+    "#ff8c7a", "#2d6a4f", "#b98ae0", "#c9a876", "#3a3ad6", "#86b300", "#a33b6e",
+)  # fmt: skip
+STROKES = (("solid", "-", "o"), ("dashed", (0, (4, 1.6)), "s"), ("dotted", (0, (1.2, 1.3)), "^"))
+"""For every seven colours: the name on the page, the line style and the marker of matplotlib."""
 
 # Ten classes in one plot need ten hues; they are told apart by labels and a legend too.
 CLASS_COLORS = (
@@ -41,6 +48,25 @@ def method_colors(labels: Sequence[str], baseline: str | None) -> dict[str, str]
     others = [label for label in labels if label != baseline]
     colors = {label: COLORS[k % len(COLORS)] for k, label in enumerate(others)}
     return {label: colors.get(label, BASELINE_COLOR) for label in labels}
+
+
+def stroke(color: str) -> str:
+    """How a line of this colour is drawn: "solid", "dashed" or "dotted".
+
+    >>> stroke(COLORS[0]), stroke(COLORS[7]), stroke(BASELINE_COLOR)
+    ('solid', 'dashed', 'solid')
+    """
+    return STROKES[_seven(color)][0]
+
+
+def line(color: str) -> dict[str, Any]:
+    """Colour, dashes and marker of a method's line, as keyword arguments of `axes.plot`."""
+    _, dashes, marker = STROKES[_seven(color)]
+    return {"color": color, "linestyle": dashes, "marker": marker}
+
+
+def _seven(color: str) -> int:
+    return COLORS.index(color) // 7 if color in COLORS else 0
 
 
 @contextmanager
@@ -80,6 +106,15 @@ def figure(width: float, height: float, **subplots: Any) -> Iterator[tuple[Any, 
     with matplotlib.rc_context(settings):
         drawn = require("matplotlib.figure", "evaluate").Figure(figsize=(width, height), layout="constrained")
         yield drawn, drawn.subplots(**subplots)
+
+
+def standalone(svg: str) -> str:
+    """An inline SVG of `to_svg` as a file of its own: black ink and a font, which the page would have given it."""
+    return svg.replace(
+        "<svg ",
+        '<svg xmlns="http://www.w3.org/2000/svg" style="color: #111; background: #fff; font-family: sans-serif" ',
+        1,
+    )
 
 
 def to_svg(drawn: Any, description: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .headline import points
-from .statistics import Estimate
+from .statistics import Estimate, estimate
 from .summary import Row, Summary
 
 
@@ -70,6 +70,53 @@ def results_table(summary: Summary, colors: Mapping[str, str] | None = None) -> 
             cells += _speed(row)[: len(columns) - len(cells)]
         rows.append(cells)
     return Table(columns, rows)
+
+
+def estimates_table(
+    values: Mapping[str, Mapping[str, Sequence[float]]], colors: Mapping[str, str], *, first: str = "method"
+) -> Table:
+    """Mean and standard deviation over seeds: a row for each label, a column for each title.
+
+    Args:
+        values: by label, then by title: the value of each seed. A title that ends in ↑ or ↓ says whether higher or
+            lower is better, and then the best mean of the column is marked. A label may lack titles.
+        colors: by label.
+        first: title of the first column.
+
+    >>> table = estimates_table({"erm": {"NLL ↓": [1.0, 3.0]}, "cutmix": {"NLL ↓": [1.5]}}, {})
+    >>> [(row[1].text, row[1].spread, row[1].top) for row in table.rows]
+    [('2.000', '± 1.414', False), ('1.500', '', True)]
+    """
+    titles = list(dict.fromkeys(title for row in values.values() for title in row))
+    rows = [[Cell(label, label, color=colors.get(label, ""))] for label in values]
+    for title in titles:
+        found = [estimate(row[title]) if row.get(title) else None for row in values.values()]
+        digits = 2 if "%" in title else _digits([value.mean for value in found if value is not None])
+        best = None
+        if title.endswith(("↑", "↓")):
+            choose = max if title.endswith("↑") else min
+            known = [round(value.mean, digits) for value in found if value is not None and not math.isnan(value.mean)]
+            best = choose(known, default=None)
+        for cells, value in zip(rows, found, strict=True):
+            cells.append(_estimated(value, digits, best))
+    return Table([first, *titles], rows)
+
+
+def _digits(values: Sequence[float]) -> int:
+    """Decimals that show about four digits of the largest."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=1.0)
+    return 3 if largest < 10 else 2 if largest < 100 else 1 if largest < 1000 else 0
+
+
+def _estimated(value: Estimate | None, digits: int, best: float | None) -> Cell:
+    if value is None or math.isnan(value.mean):
+        return Cell("–", "")
+    return Cell(
+        f"{value.mean:.{digits}f}".replace("-", "−"),
+        value.mean,
+        spread="" if math.isnan(value.std) else f"± {value.std:.{digits}f}",
+        top=best is not None and round(value.mean, digits) == best,
+    )
 
 
 def per_class_table(

@@ -2,3 +2,15 @@
 
 Each part is a module with one frozen dataclass, whose fields are its options.
 """
+
+from .accuracy import Accuracy
+from .attacks import Attacks
+from .part import Part
+
+__all__ = ["CHEAP", "PARTS", "Accuracy", "Attacks", "Part"]
+
+PARTS: tuple[type[Part], ...] = (Accuracy, Attacks)
+"""All parts, in the order of the page."""
+
+CHEAP: tuple[str, ...] = ("accuracy",)
+"""Those that take about a pass over the test set, which `multimix evaluate` runs unless told otherwise."""

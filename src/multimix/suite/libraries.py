@@ -1,0 +1,192 @@
+"""Classifiers of torchvision and timm as subjects: published weights or a file, on images of one's own."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import data, models
+from ..data.files import open_files
+from ..data.listing import class_folders, scan
+from ..extras import require
+from ..models.libraries import nearest
+from .part import Subject
+from .subjects import Candidate, data_digest, file_digest, verified
+
+__all__ = ["LIBRARIES", "library_candidate"]
+
+LIBRARIES = ("torchvision", "timm")
+BATCH = 64
+
+
+def library_candidate(
+    name: str,
+    *,
+    data: str | None,
+    root: Path | None,
+    weights: Path | None,
+    image_size: int | None,
+    batch_size: int | None,
+    device: str | None,
+    folder: Path,
+) -> Candidate:
+    """A classifier of torchvision or timm on a data set.
+
+    Args:
+        name: `torchvision:NAME` or `timm:NAME`.
+        data: a data set of `multimix.data.load`.
+        root: its folder. An image folder without training images will do: `root`/val, `root`/test or `root` itself
+            then holds one folder for each class.
+        weights: a state dictionary, as the library's own model or our `SplitModel` has it; default: the published
+            ones. Its last layer decides the number of classes, which must be that of the data.
+        image_size: default: that of the published weights, and of the images where weights come from a file.
+        batch_size: default 64.
+        device: default: the GPU if there is one.
+        folder: where the results are kept, in a folder of the model's name.
+
+    Raises:
+        ValueError: no data named, no such model, or another number of classes than the data have.
+        FileNotFoundError: no such folder or file.
+    """
+    if data is None:
+        raise ValueError(
+            f"{name} needs data to be evaluated on: --data imagefolder --data-root DIR, with images in DIR/val/CLASS/"
+        )
+    if weights is not None and not weights.is_file():
+        raise FileNotFoundError(f"{weights} is not a file: --weights takes the .safetensors or .pth file of {name}")
+    size = image_size or (_published_size(name) if weights is None else None)
+    train, test, class_names = _load(data, root, size)
+    if weights is None and (published := _published_classes(name)) != len(class_names):
+        raise ValueError(
+            f"the published weights of {name} are for {published} classes, but the data have {len(class_names)}: "
+            "evaluate it on data with its own classes, or give weights trained on these with --weights"
+        )
+
+    def load() -> Subject:
+        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = _build(name, weights, num_classes=len(class_names), image_size=test.image_size)
+        subject = Subject(
+            label=name,
+            seed=0,
+            model=model.to(where).eval(),
+            train=train,
+            test=test,
+            class_names=class_names,
+            image_size=test.image_size,
+            batch_size=batch_size or BATCH,
+            method=None,
+        )
+        return verified(subject)
+
+    source = "published" if weights is None else file_digest(weights)
+    parts = [name, source, str(test.image_size), data_digest(test, class_names)]
+    return Candidate(
+        label=name,
+        seed=0,
+        which=None,
+        method=None,
+        data=data,
+        model=name,
+        source=name if weights is None else f"{name} with {weights}",
+        folder=folder / name.replace(":", "-").replace("/", "-"),
+        identity=hashlib.blake2b(repr(parts).encode()).hexdigest()[:32],
+        load=load,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str, root: Path | None, size: int | None) -> tuple[data.Dataset | None, data.Dataset, Sequence[str]]:
+    """Training set, if there is one, test set and class names."""
+    if name == "imagefolder" and root is not None and root.is_dir() and not (root / "train").is_dir():
+        folder = next((root / split for split in ("test", "val") if (root / split).is_dir()), root)
+        names = class_folders(folder)
+        # The only split plays the part of the training set, which is the one that decides the image size.
+        splits, _ = open_files({"train": scan(folder, names)}, names, image_size=size, bad_images="error")
+        return None, splits["train"], names
+    found = data.load(name, root=root, image_size=size)  # type: ignore[arg-type]
+    return found.train, found.test, list(found.class_names)
+
+
+def _published_size(name: str) -> int | None:
+    library, _, rest = name.partition(":")
+    if library == "torchvision":
+        return int(_torchvision_weights(rest).transforms().crop_size[0])
+    return int(_timm_weights(rest).input_size[-1])
+
+
+def _published_classes(name: str) -> int:
+    library, _, rest = name.partition(":")
+    if library == "torchvision":
+        return len(_torchvision_weights(rest).meta["categories"])
+    return int(_timm_weights(rest).num_classes)
+
+
+def _torchvision_weights(name: str) -> Any:
+    library = require("torchvision", "train").models
+    known = library.list_models(module=library)
+    if name not in known:
+        raise ValueError(f"torchvision has no classifier {name!r}{nearest(name, known)}")
+    return library.get_model_weights(name).DEFAULT
+
+
+def _timm_weights(name: str) -> Any:
+    timm = require("timm", "train")
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+    return timm.get_pretrained_cfg(name)
+
+
+def _build(name: str, weights: Path | None, *, num_classes: int, image_size: int) -> models.SplitModel:
+    if weights is None:
+        return models.build(name, num_classes=num_classes, image_size=image_size, pretrained=True)
+    library, _, rest = name.partition(":")
+    state = _read(weights)
+    about = _torchvision_weights(rest).transforms() if library == "torchvision" else _timm_weights(rest)
+    mean, std = about.mean, about.std
+    if any(key.startswith("stages.0.") for key in state) and "classifier.weight" in state:
+        # Weights of our own runs, which hold the normalisation too.
+        split = models.build(
+            name, num_classes=num_classes, image_size=image_size, mean=mean, std=std, generator=torch.Generator()
+        )
+        _fill(split, state, name, weights)
+        return split
+    with torch.random.fork_rng():
+        if library == "torchvision":
+            model = require("torchvision", "train").models.get_model(rest, weights=None, num_classes=num_classes)
+        else:
+            model = require("timm", "train").create_model(rest, num_classes=num_classes)
+    _fill(model, state, name, weights)
+    return models.split(model, mean=mean, std=std, image_size=image_size)
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    """The state dictionary in a file."""
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = require("safetensors.torch", "train").load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise
+    except Exception as error:  # each format has exception types of its own
+        raise ValueError(f"{path} cannot be read as weights: {error}") from error
+    for key in ("state_dict", "model"):  # where trainers put it in their checkpoints
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dictionary: save model.state_dict()")
+    return state
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], name: str, weights: Path) -> None:
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{weights} does not fit {name} with as many classes as the data have: {reason}") from error

@@ -1,0 +1,172 @@
+"""What an evaluation leaves: `evaluation.html`, `evaluation.json`, `evaluation.csv` and `plots/`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..reports.headline import sentence
+from ..reports.page import fill, now
+from ..reports.sections import Section
+from ..reports.statistics import paired_difference
+from ..reports.style import method_colors, standalone
+from ..reports.summary import BASELINE
+from ..training.files import write_atomically, write_json
+from ..training.records import environment
+from .paper_numbers import beside_paper
+from .part import Part
+from .results import as_csv, as_json, by_label, headlines, kinds_of, overview
+from .running import Outcome, options_of
+
+__all__ = ["label_colors", "write_evaluation"]
+
+
+def write_evaluation(
+    outcomes: Sequence[Outcome], parts: Sequence[Part], out: Path, *, command: str, conditions: Mapping[str, str]
+) -> list[str]:
+    """Write the four of them; what a part cannot show is left out, and named.
+
+    Returns:
+        Why things were left out, one line each.
+
+    Raises:
+        OSError: a file cannot be written.
+        ImportError: matplotlib or Jinja2 is not installed; the JSON and CSV files are there by then.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    colors = label_colors(outcomes)
+    conditions = {**conditions, **_conditions(outcomes, parts), "Command": command}
+    write_json(out / "evaluation.json", {"conditions": conditions, "made": now(), "models": as_json(outcomes, parts)})
+    _write(out / "evaluation.csv", as_csv(outcomes, parts))
+    kinds = kinds_of(outcomes)
+    shown: dict[str | None, list[Section]] = {}
+    for which in kinds:
+        groups = by_label(outcomes, which=which)
+        shown[which] = [section for part in parts for section in _sections(part, groups, colors)]
+        _write_plots(shown[which], out / "plots" / (which or ""))
+    paper = _beside_paper(outcomes, parts, kinds[0])
+    first = [*([paper] if paper else []), *shown[kinds[0]]]
+    names = list(colors)
+    about = outcomes[0].candidate
+    page = fill(
+        title=f"{_count(len(names))} on {about.data}",
+        kicker=" · ".join(["multimix evaluate", _several(o.candidate.model for o in outcomes), _weights(kinds)]),
+        headline=_sentences(outcomes, parts, kinds[0]),
+        headline_note="In brackets: the mean difference from ERM in percentage points, over runs paired by seed, with "
+        "its 95 % t-interval. A method is called better or worse only when the interval leaves out zero."
+        if BASELINE in names and len(names) > 1
+        else "",
+        missing=[f"{o.candidate.name}, {part}: {why}" for o in outcomes for part, why in o.failures.items()],
+        results_title="Overview",
+        results=overview(outcomes, parts, colors),
+        results_note="Mean ± standard deviation over seeds. ↑: higher is better, ↓: lower is better; bold is the best "
+        "mean of a column, whatever the noise. Click a column to sort.",
+        sections=first,
+        folded_title="The same with the weights of the best epoch",
+        folded_sections=[section for which in kinds[1:] for section in shown[which] if not section.left_out],
+        conditions={**conditions, "Page made": now()},
+    )
+    _write(out / "evaluation.html", page)
+    return [f"{section.title}: {section.left_out}" for section in first if section.left_out]
+
+
+def label_colors(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """A colour for every label."""
+    labels = list(dict.fromkeys(outcome.candidate.label for outcome in outcomes))
+    return method_colors(labels, BASELINE if BASELINE in labels else None)
+
+
+def _sections(part: Part, groups: Mapping[str, Sequence[Outcome]], colors: Mapping[str, str]) -> list[Section]:
+    results = {
+        label: [outcome.results[part.name] for outcome in outcomes if part.name in outcome.results]
+        for label, outcomes in groups.items()
+    }
+    results = {label: found for label, found in results.items() if found}
+    if not results:
+        return []
+    try:
+        return part.section(results, {label: colors[label] for label in results})
+    except Exception as error:  # the page of the other parts does not suffer from it
+        return [Section(part.name, "", left_out=" ".join(str(error).split()) or type(error).__name__)]
+
+
+def _sentences(outcomes: Sequence[Outcome], parts: Sequence[Part], which: str | None) -> list[str]:
+    """For the first number of every part, how the methods differ from ERM."""
+    groups = by_label(outcomes, which=which)
+    if BASELINE not in groups or len(groups) < 2:
+        return []
+    found = []
+    for part in parts:
+        numbers = {label: headlines(group, [part]) for label, group in groups.items()}
+        for title, baseline in list(numbers[BASELINE].items())[:1]:
+            differences = {
+                label: difference._replace(mean=difference.mean / 100, half_width=difference.half_width / 100)
+                for label, of_label in numbers.items()
+                if label != BASELINE and title in of_label
+                if (difference := paired_difference(of_label[title], baseline)) is not None
+            }
+            if differences and "%" in title and title.endswith(("↑", "↓")):
+                name = title.rstrip(" ↑↓").removesuffix(", %")
+                text = sentence(name, differences, higher_is_better=title.endswith("↑"))
+                found.append(text[0].upper() + text[1:] if text.startswith(("no ", "for ")) else text)
+    return [text.replace(" ± ", "\u00a0±\u00a0") for text in found]
+
+
+def _beside_paper(outcomes: Sequence[Outcome], parts: Sequence[Part], which: str | None) -> Section | None:
+    groups = by_label(outcomes, which=which)
+    return beside_paper(
+        {label: headlines(group, parts) for label, group in groups.items()},
+        {label: group[0].candidate.method for label, group in groups.items()},
+        data=outcomes[0].candidate.data,
+        model=_several(o.candidate.model for o in outcomes),
+    )
+
+
+def _conditions(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> dict[str, str]:
+    machine = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"), 1)
+    found = {
+        "Network": _several(o.candidate.model for o in outcomes),
+        "Seeds": ", ".join(str(seed) for seed in sorted({o.candidate.seed for o in outcomes})),
+    }
+    for part in parts:
+        options = ", ".join(f"{name}={value}" for name, value in options_of(part).items())
+        found[f"Options of {part.name}"] = options or "none"
+    found["Versions"] = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    found["Hardware"] = f"{machine['hardware']['cpu']}, {machine['hardware']['device']}"
+    return found
+
+
+def _write_plots(sections: Sequence[Section], folder: Path) -> None:
+    for section in sections:
+        for panel in section.panels:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / f"{_slug(section.title)}-{_slug(panel.title)}.svg", standalone(panel.svg))
+
+
+def _slug(text: str) -> str:
+    """A title as part of a file name.
+
+    >>> _slug("PGD 4/255, error over steps")
+    'pgd-4-255-error-over-steps'
+    """
+    return re.sub(r"[^a-z0-9.=]+", "-", text.lower()).strip("-")
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _weights(kinds: Sequence[str | None]) -> str:
+    return " and ".join(f"{which} epoch" for which in kinds if which) or "weights as given"
+
+
+def _count(number: int) -> str:
+    return "One method" if number == 1 else f"{number} methods"
+
+
+def _several(values: Iterable[Any]) -> str:
+    return " / ".join(dict.fromkeys(str(value) for value in values))

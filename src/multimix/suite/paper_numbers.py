@@ -1,0 +1,87 @@
+"""The paper's published numbers beside the measured ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .. import published
+from ..reports.sections import Section
+from ..reports.statistics import estimate
+from ..reports.tables import Cell, Table
+from .results import Numbers
+
+__all__ = ["beside_paper"]
+
+MEASURED = {
+    "top-1, %": "accuracy",
+    "FGSM 8/255 error, %": "fgsm_error",
+    "PGD 4/255 error, %": "pgd_error",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
+    "intrusion distance": "intrusion",
+}
+"""The headline number, without its arrow, that measures each published quantity."""
+
+
+def beside_paper(
+    numbers: Mapping[str, Numbers], methods: Mapping[str, str | None], *, data: str, model: str
+) -> Section | None:
+    """A table of published and measured numbers for a data set; None if the paper has none.
+
+    Args:
+        numbers: headline numbers by label.
+        methods: the training method of each label.
+        data: data set of all labels.
+        model: their network, for the words; the paper's networks stand in the column titles.
+    """
+    paper = [n for n in published.numbers() if n.data == data and n.quantity in MEASURED.values()]
+    if not paper:
+        return None
+    measured = {
+        (methods[label], quantity): [value for value in seeds.values()]
+        for label, found in numbers.items()
+        for title, seeds in found.items()
+        if (quantity := MEASURED.get(title.rstrip(" ↑↓"))) is not None
+    }
+    columns: list[tuple[str, str | None]] = []
+    for quantity in dict.fromkeys(n.quantity for n in paper):
+        columns.append((quantity, None))
+        columns += [(quantity, name) for name in dict.fromkeys(n.model for n in paper if n.quantity == quantity)]
+    rows = []
+    for method in dict.fromkeys([*(n.method for n in paper), *(m for m in methods.values() if m)]):
+        cells = [Cell(method, method)]
+        for quantity, name in columns:
+            if name is None:
+                cells.append(_measured(measured.get((method, quantity))))
+            else:
+                number = next((n for n in paper if (n.quantity, n.model, n.method) == (quantity, name, method)), None)
+                cells.append(_published(number))
+        rows.append(cells)
+    titles = [
+        f"{published.QUANTITIES[quantity].title}\n" + ("measured here" if name is None else f"paper, {name}")
+        for quantity, name in columns
+    ]
+    conditions = "; ".join(
+        f"{published.QUANTITIES[q].title}: {published.QUANTITIES[q].condition}"
+        for q in dict.fromkeys(q for q, _ in columns)
+    )
+    return Section(
+        "Beside the paper's numbers",
+        f"“Measured here” is {model} on {data}, trained as the conditions below say; the other columns are published, "
+        "with the paper's own networks and schedules, so compare the order of methods within a column rather than "
+        f"numbers across columns. “Not measured” means that no run here has it. How the paper measured: {conditions}.",
+        table=Table(["method", *titles], rows),
+    )
+
+
+def _measured(values: list[float] | None) -> Cell:
+    if not values:
+        return Cell("not measured", "")
+    mean, std, n = estimate(values)
+    return Cell(f"{mean:.2f}".replace("-", "−"), mean, spread=f"± {std:.2f}" if n > 1 else "")
+
+
+def _published(number: published.Number | None) -> Cell:
+    if number is None:
+        return Cell("–", "")
+    return Cell(number.text, number.value, spread="" if number.std is None else f"± {number.std:g}")

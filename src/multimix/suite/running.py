@@ -1,0 +1,119 @@
+"""Run parts on classifiers, one after the other; a failure is noted and the others go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from .part import Part, Subject
+from .store import FileStore
+from .subjects import Candidate
+
+__all__ = ["Outcome", "Watch", "measure", "options_of", "run_parts"]
+
+_WHOLE = "whole"
+
+
+class Watch(Protocol):
+    """What is told how far the evaluation is."""
+
+    def begin(self, candidate: Candidate, part: Part) -> None: ...
+    def say(self, words: str) -> None: ...
+    def end(self, candidate: Candidate, part: Part, *, seconds: float | None, failure: str | None) -> None:
+        """`seconds` is None when the result was there already."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """The results of one classifier by the name of the part, and why others are missing."""
+
+    candidate: Candidate
+    results: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def measure(
+    candidate: Candidate,
+    part: Part,
+    *,
+    load: Callable[[], Subject] | None = None,
+    say: Callable[[str], None] = lambda words: None,
+) -> Mapping[str, Any]:
+    """The result of one part for one classifier; read back where it is kept.
+
+    Args:
+        load: instead of the candidate's own, where its subject is at hand.
+    """
+    store = _store(candidate, part)
+    return store.compute(_WHOLE, lambda: part.evaluate((load or candidate.load)(), store, say))
+
+
+def run_parts(
+    candidates: Sequence[Candidate], parts: Sequence[Part], watch: Watch, *, log: Path | None = None
+) -> list[Outcome]:
+    """Every part for every candidate, in order.
+
+    Args:
+        log: file for the tracebacks of failures; only made if there is one.
+    """
+    outcomes = []
+    for candidate in candidates:
+        outcome = Outcome(candidate)
+        outcomes.append(outcome)
+        load = _once(candidate.load)
+        for part in parts:
+            watch.begin(candidate, part)
+            kept, start, failure = _WHOLE in _store(candidate, part), time.monotonic(), None
+            try:
+                outcome.results[part.name] = measure(candidate, part, load=load, say=watch.say)
+            except Exception as error:  # whatever it is, the other parts do not suffer from it
+                failure = " ".join(str(error).split()) or type(error).__name__
+                outcome.failures[part.name] = failure
+                if log is not None:
+                    _append(log, candidate, part)
+            watch.end(candidate, part, seconds=None if kept else time.monotonic() - start, failure=failure)
+    return outcomes
+
+
+def options_of(part: Part) -> dict[str, Any]:
+    """The options of a part as plain JSON values."""
+    return {f.name: _plain(getattr(part, f.name)) for f in dataclasses.fields(part)}  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+def _store(candidate: Candidate, part: Part) -> FileStore:
+    return FileStore(candidate.folder / f"{part.name}.json", identity=candidate.identity, options=options_of(part))
+
+
+def _once(load: Callable[[], Subject]) -> Callable[[], Subject]:
+    """Load when first asked; a failure is raised again for every part instead of trying again."""
+    made: list[Subject | Exception] = []
+
+    def get() -> Subject:
+        if not made:
+            try:
+                made.append(load())
+            except Exception as error:
+                made.append(error)
+        if isinstance(made[0], Exception):
+            raise made[0]
+        return made[0]
+
+    return get
+
+
+def _append(log: Path, candidate: Candidate, part: Part) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"--- {candidate.name}: {part.name}\n{traceback.format_exc()}\n")

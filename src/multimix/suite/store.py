@@ -1,0 +1,89 @@
+"""Results of a part, kept in a file as they come."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..training.files import write_json
+
+__all__ = ["FileStore"]
+
+T = TypeVar("T")
+
+
+class FileStore:
+    """A `Store` in one JSON file, for one part of one classifier; written after every piece.
+
+    The file holds the pieces of every set of options that was ever asked for, so that going back to earlier options
+    costs nothing; they all go when the classifier changes, since nothing of them is true any more. A damaged file
+    counts as empty.
+
+    Args:
+        path: the file; its folder is made when there is something to write.
+        identity: what the results depend on besides the options: a digest of the weights and of the data.
+        options: the options of the part, plain JSON values.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "part.json"
+    >>> store = FileStore(path, identity="weights 1", options={"limit": 10})
+    >>> store.compute("sum", lambda: sum(range(10)))
+    45
+    >>> FileStore(path, identity="weights 1", options={"limit": 10}).compute("sum", lambda: 1 / 0)
+    45
+    >>> FileStore(path, identity="weights 2", options={"limit": 10}).compute("sum", lambda: -1)
+    -1
+    """
+
+    def __init__(self, path: Path, *, identity: str, options: Mapping[str, Any]) -> None:
+        self.path, self._identity = path, identity
+        self._options = json.dumps(options, sort_keys=True)
+        self._all = _read(path, identity)
+        self._pieces = self._all.setdefault(self._options, {})
+        self._writable = True
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._pieces
+
+    def compute(self, key: str, function: Callable[[], T]) -> T:
+        """What is kept under `key`; if nothing is, the value of `function`, a plain JSON value, which is then kept.
+
+        Raises:
+            TypeError: the value is not plain JSON.
+        """
+        if key not in self._pieces:
+            # Through JSON at once, so that a first evaluation and a continued one see the same values.
+            self._pieces[key] = _plain(key, function())
+            self._write()
+        value: T = self._pieces[key]
+        return value
+
+    def _write(self) -> None:
+        try:
+            if self._writable:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self.path, {"identity": self._identity, "by_options": self._all})
+        except OSError as error:
+            # What lies on a read-only or a full disk can be evaluated all the same.
+            self._writable = False
+            warnings.warn(f"results are not kept for later: {error}", stacklevel=3)
+
+
+def _plain(key: str, value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value))
+    except TypeError as error:
+        raise TypeError(f"the piece {key!r} must be a plain JSON value: {error}") from None
+
+
+def _read(path: Path, identity: str) -> dict[str, dict[str, Any]]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["identity"] == identity and all(isinstance(pieces, dict) for pieces in kept["by_options"].values()):
+            return kept["by_options"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    return {}

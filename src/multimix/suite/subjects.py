@@ -1,0 +1,186 @@
+"""What can be evaluated: finished runs, and classifiers of torchvision and timm on images of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from .. import data
+from ..evaluation.inference import evaluating
+from ..reports.evaluated import default_device, load_splits
+from ..reports.runs import Run, find_runs, group_runs
+from ..training import RunDirectory, load_run
+from .part import Subject
+
+__all__ = ["Candidate", "Which", "run_candidate", "run_candidates", "run_subject", "verified"]
+
+Which = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A classifier that will be evaluated; `load` makes it when something has to be computed."""
+
+    label: str
+    seed: int
+    which: Which | None
+    """Weights of the last or of the best epoch; None for a model trained elsewhere."""
+    method: str | None
+    data: str
+    """Name of the data set, as `multimix.data.load` knows it."""
+    model: str
+    source: str
+    """Run folder, or name of the library model."""
+    folder: Path
+    """Where the results are kept, one file for each part."""
+    identity: str
+    """Changes when weights or data change."""
+    load: Callable[[], Subject]
+
+    @property
+    def name(self) -> str:
+        """In messages.
+
+        >>> Candidate("erm", 3, "best", "erm", "digits", "smallnet", "", Path(), "", load=lambda: None).name
+        'erm, seed 3, best epoch'
+        """
+        if self.which is None:
+            return self.label
+        return f"{self.label}, seed {self.seed}" + (", best epoch" if self.which == "best" else "")
+
+
+def run_candidates(
+    paths: Iterable[Path], *, which: Sequence[Which], device: str | None = None, batch_size: int | None = None
+) -> list[Candidate]:
+    """The runs at or below `paths`, ERM first, and each with the weights of every epoch in `which`.
+
+    Args:
+        device: default: the GPU if there is one and the run did not ask for the CPU.
+        batch_size: default: the one that the run was trained with.
+
+    Raises:
+        FileNotFoundError: a path does not exist or holds no run, or a run has no weights.
+        ValueError: files are damaged, or the runs are on different data.
+    """
+    return [
+        run_candidate(run, group.label, which=epoch, device=device, batch_size=batch_size)
+        for group in group_runs(find_runs(paths))
+        for run in group.runs.values()
+        for epoch in which
+    ]
+
+
+def run_candidate(
+    run: Run, label: str, *, which: Which = "last", device: str | None = None, batch_size: int | None = None
+) -> Candidate:
+    """One run; arguments and errors as for `run_candidates`."""
+    return Candidate(
+        label=label,
+        seed=run.config.seed,
+        which=which,
+        method=run.config.method,
+        data=run.config.data,
+        model=run.config.model,
+        source=str(run.path),
+        folder=run.path / "evaluation" / which,
+        identity=file_digest(weights_file(run.path, which)),
+        load=lambda: run_subject(run, label, which=which, device=device, batch_size=batch_size),
+    )
+
+
+def run_subject(
+    run: Run, label: str, *, which: Which = "last", device: str | None = None, batch_size: int | None = None
+) -> Subject:
+    """The trained model of a run, and its data.
+
+    Raises:
+        FileNotFoundError: no weights, or no data.
+        ValueError: the files are damaged, or the data are not those that the run was trained on.
+    """
+    config, model = load_run(run.path, which=which, device=device or default_device(run.config))
+    splits = load_splits(config)
+    names, before = list(splits.class_names), list(run.data_info["class_names"])
+    if names != before:
+        raise ValueError(
+            f"{run.path} was trained on {_classes(before)}, but the data now have {_classes(names)}: restore the data"
+        )
+    subject = Subject(
+        label=label,
+        seed=config.seed,
+        model=model,
+        train=splits.train,
+        test=splits.test,
+        class_names=names,
+        image_size=splits.image_size,
+        batch_size=batch_size or config.batch_size,
+        method=config.method,
+        workers=config.workers,
+    )
+    return verified(subject)
+
+
+def verified(subject: Subject) -> Subject:
+    """The subject, after a look at how its model takes two of its test images.
+
+    Raises:
+        ValueError: it does not give finite logits for the classes of the data, or pixels are outside [0, 1].
+    """
+    # In memory: a loader of files would start its worker processes for two images.
+    loader = replace(subject, batch_size=2, workers=0).loader(subset=torch.arange(min(2, len(subject.test))))
+    images = next(iter(loader.batches(0))).images
+    low, high = images.min().item(), images.max().item()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"{subject.label}: test images have pixels from {low:.4g} to {high:.4g}: they must lie in [0, 1], "
+            "and the normalisation must be inside the model"
+        )
+    with evaluating(subject.model):
+        logits = subject.model(images)
+    if logits.shape != (len(images), len(subject.class_names)):
+        raise ValueError(
+            f"{subject.label} gives logits {tuple(logits.shape)} for {len(images)} images of "
+            f"{_classes(subject.class_names)}: it needs data with exactly the classes that it was trained on"
+        )
+    if not logits.isfinite().all():
+        raise ValueError(f"{subject.label} gives logits that are not finite: its weights are damaged, or diverged")
+    return subject
+
+
+def weights_file(path: Path, which: Which) -> Path:
+    """The file with the weights of a run.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    run = RunDirectory(path)
+    exported, checkpoint = run.weights(which), run.checkpoints / f"{which}.pt"
+    for file in (exported, checkpoint):
+        if file.is_file():
+            return file
+    raise FileNotFoundError(
+        f"{path} has no {which} weights yet: neither {exported.name} nor checkpoints/{checkpoint.name}. "
+        "Train it to the end of an epoch, or leave it out"
+    )
+
+
+def file_digest(path: Path) -> str:
+    """A digest of the contents of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def data_digest(dataset: data.Dataset, class_names: Sequence[str]) -> str:
+    """A digest of the labels and the class names of a data set."""
+    digest = hashlib.blake2b(repr(list(class_names)).encode())
+    digest.update(dataset.labels.cpu().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _classes(names: Sequence[Any]) -> str:
+    shown = ", ".join(map(str, names[:3]))
+    return f"{len(names)} classes ({shown}{', ...' if len(names) > 3 else ''})"

@@ -1,0 +1,99 @@
+"""The accuracy part against scikit-learn, and what the page makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score, top_k_accuracy_score
+
+from multimix import evaluation
+from multimix.reports.evaluated import load_splits
+from multimix.suite import Accuracy
+from multimix.suite.accuracy_page import sections
+from multimix.suite.running import measure
+from multimix.suite.subjects import run_candidates
+from multimix.training import load_run
+
+
+def test_everything_equals_scikit_learns(digits_run) -> None:  # type: ignore[no-untyped-def]
+    path = digits_run("run", seed=3)
+    config, model = load_run(path)
+    test = load_splits(config).test
+    with torch.no_grad():
+        p = model(test.images.float() / 255).double().softmax(1).numpy()  # type: ignore[union-attr]
+    y = test.labels.numpy()
+    (candidate,) = run_candidates([path], which=["last"])
+    found = measure(candidate, Accuracy())
+    assert found["accuracy"] == pytest.approx(accuracy_score(y, p.argmax(1)))
+    assert found["top5"] == pytest.approx(top_k_accuracy_score(y, p, k=5))
+    assert found["nll"] == pytest.approx(log_loss(y, p), rel=1e-5)
+    assert found["per_class_accuracy"] == pytest.approx(list(recall_score(y, p.argmax(1), average=None)))
+    matrix = np.zeros((10, 10), dtype=int)
+    for i, j, count in found["confusion"]:
+        matrix[i, j] = count
+    assert (matrix == confusion_matrix(y, p.argmax(1), labels=range(10))).all()
+    assert sum(found["reliability"]["counts"]) == found["examples"] == len(y)
+    assert found["confidence"] == pytest.approx(p.max(1).mean())
+
+
+def classwise_by_loop(p: torch.Tensor, y: torch.Tensor, bins: int) -> float:
+    errors = []
+    for k in range(p.shape[1]):
+        error = 0.0
+        for b in range(bins):
+            inside = [i for i in range(len(p)) if (b == 0 or p[i, k] > b / bins) and p[i, k] <= (b + 1) / bins]
+            if inside:
+                gap = sum(float(p[i, k]) for i in inside) - sum(int(y[i] == k) for i in inside)
+                error += abs(gap) / len(p)
+        errors.append(error)
+    return sum(errors) / len(errors)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_calibration_errors_equal_loops(seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    c, bins = 4, 7
+    n = bins * (9 + seed)
+    p = torch.randn(n, c, generator=g, dtype=torch.float64).mul(2).softmax(1)
+    y = torch.randint(c, (n,), generator=g)
+    assert evaluation.classwise_calibration_error(p, y, bins) == pytest.approx(classwise_by_loop(p, y, bins))
+    confidence, predicted = p.max(1)
+    parts = np.array_split(confidence.argsort().numpy(), bins)
+
+    gaps = [abs((predicted == y).double()[q].mean() - confidence[q].mean()) * len(q) for q in parts]
+    assert evaluation.adaptive_calibration_error(p, y, bins) == pytest.approx(float(sum(gaps)) / n)
+    one_bin = abs(confidence.mean() - (predicted == y).double().mean()).item()
+    assert evaluation.adaptive_calibration_error(p, y, 1) == pytest.approx(one_bin)
+    assert evaluation.adaptive_calibration_error(p, y, bins) >= one_bin - 1e-12
+
+
+def result(confusion: list[list[int]], classes: int) -> dict[str, object]:
+    totals = [sum(n for i, _, n in confusion if i == k) for k in range(classes)]
+    right = [sum(n for i, j, n in confusion if i == j == k) for k in range(classes)]
+    return {
+        "examples": sum(totals),
+        "class_names": [f"class {k}" for k in range(classes)],
+        "per_class_accuracy": [r / t if t else None for r, t in zip(right, totals, strict=True)],
+        "confusion": confusion,
+        **dict.fromkeys(("accuracy", "top5", "nll", "ece", "adaptive_ece", "classwise_ece", "confidence"), 0.5),
+        "reliability": {"confidences": [None, 0.7], "accuracies": [None, 0.5], "counts": [0, 20]},
+    }
+
+
+def test_many_classes_are_shown_by_their_most_frequent_confusions() -> None:
+    a = result([[0, 0, 5], [0, 1, 5], [1, 1, 9], [1, 2, 1], [2, 2, 10]], 30)
+    b = result([[0, 0, 10], [1, 1, 7], [1, 2, 3], [2, 2, 10]], 30)
+    *_, confused = sections({"a": [a, a], "b": [b]}, {"a": "#000000", "b": "#ffffff"})
+    assert confused.table is not None
+    assert [[cell.text for cell in row] for row in confused.table.rows] == [
+        ["class 0 → class 1", "50.0", "0.0"],
+        ["class 1 → class 2", "10.0", "30.0"],
+    ]
+
+
+def test_few_classes_are_shown_as_heat_maps_also_without_a_single_error() -> None:
+    perfect = result([[0, 0, 5], [1, 1, 5]], 2)
+    *_, confused = sections({"a": [perfect]}, {"a": "#000000"})
+    assert [panel.title for panel in confused.panels] == ["a"]
+    assert "<svg" in confused.panels[0].svg

@@ -1,0 +1,66 @@
+"""Results kept in files: after every piece, for every set of options, and only while they are true."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+
+from multimix.suite.store import FileStore
+
+
+def never() -> object:
+    raise AssertionError("computed although it is kept")
+
+
+def test_pieces_survive_an_interrupt_and_other_options_keep_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "part.json"
+
+    def work(store: FileStore, stop: int) -> list[int]:
+        def piece(k: int) -> int:
+            if k == stop:
+                raise KeyboardInterrupt
+            return k * k
+
+        return [store.compute(f"piece {k}", lambda k=k: piece(k)) for k in range(5)]
+
+    with pytest.raises(KeyboardInterrupt):
+        work(FileStore(path, identity="w", options={"limit": 1}), stop=3)
+    again = FileStore(path, identity="w", options={"limit": 1})
+    assert [again.compute(f"piece {k}", never) for k in range(3)] == [0, 1, 4]
+    assert "piece 3" not in again
+    assert work(again, stop=-1) == [0, 1, 4, 9, 16]
+    other = FileStore(path, identity="w", options={"limit": 2})
+    assert other.compute("piece 0", lambda: -1) == -1
+    assert FileStore(path, identity="w", options={"limit": 1}).compute("piece 4", never) == 16
+
+
+def test_other_weights_and_damaged_files_start_anew(tmp_path: Path) -> None:
+    path = tmp_path / "part.json"
+    FileStore(path, identity="old", options={}).compute("a", lambda: 1)
+    assert FileStore(path, identity="new", options={}).compute("a", lambda: 2) == 2
+    for text in ("{half", "[]", '{"identity": "new"}', '{"identity": "new", "by_options": {"{}": 3}}'):
+        path.write_text(text)
+        assert FileStore(path, identity="new", options={}).compute("a", lambda: 3) == 3
+        assert json.loads(path.read_text())["by_options"] == {"{}": {"a": 3}}
+
+
+def test_values_are_the_same_before_and_after_the_file(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "part.json", identity="w", options={})
+    first = store.compute("a", lambda: {"pair": (1, 2), 3: None})
+    assert first == {"pair": [1, 2], "3": None}
+    assert FileStore(tmp_path / "part.json", identity="w", options={}).compute("a", never) == first
+    with pytest.raises(TypeError, match="'b' must be a plain JSON value"):
+        store.compute("b", lambda: {1, 2})
+
+
+def test_what_cannot_be_written_is_computed_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = FileStore(tmp_path / "file" / "part.json", identity="w", options={})
+    with pytest.warns(UserWarning, match="not kept for later"):
+        assert store.compute("a", lambda: 1) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert store.compute("b", lambda: 2) == 2
