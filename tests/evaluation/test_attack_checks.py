@@ -54,6 +54,19 @@ def test_a_sound_model_passes_every_check() -> None:
     assert "agrees with the model on 100.0 %" in found["transfer"].sentence
 
 
+def test_batches_of_any_size_find_the_same() -> None:
+    whole, parts = check(net(), surrogate=net(10.0)), check(net(), surrogate=net(10.0), batch_size=7)
+    assert list(parts) == list(whole)
+    assert all(finding.passed for finding in parts.values())
+    for name in ("gradients", "eps = 0", "transfer"):
+        assert parts[name] == whole[name]
+    images, labels = data()
+    with pytest.raises(ValueError, match=r"labels must have shape \(100,\)"):
+        check_attack(net(), images, labels[:50], batch_size=7)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        check_attack(net(), images, labels, batch_size=0)
+
+
 def test_training_mode_is_seen_and_left() -> None:
     model = net()
     model[1].train()

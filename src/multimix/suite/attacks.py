@@ -188,6 +188,7 @@ class Attacks:
             steps=self.pgd_steps,
             surrogate=surrogate,
             generator=make_generator(self.seed, "checks"),
+            batch_size=subject.batch_size,
         )
         return [finding._asdict() for finding in findings]
 
