@@ -215,6 +215,15 @@ def test_an_interrupted_evaluation_continues_to_the_same_result(subject: Subject
     assert json.loads(json.dumps(result)) == json.loads(json.dumps(expected))
 
 
+def test_pieces_of_another_batch_size_are_not_mixed_in(subject: Subject) -> None:
+    part, store = Corruptions(limit=40, types=("contrast",)), Memory()
+    store.left = 2
+    with pytest.raises(KeyboardInterrupt):
+        part.evaluate(subject, store, nothing)
+    store.left = math.inf
+    assert part.evaluate(replace(subject, batch_size=15), store, nothing) == part.evaluate(subject, Memory(), nothing)
+
+
 def test_corruption_errors_are_those_of_a_loop(subject: Subject) -> None:
     result = Corruptions(limit=10, types=("contrast", "fog")).evaluate(subject, Memory(), nothing)
     chosen = choose(subject.test.labels, 10, seed=0)

@@ -81,7 +81,7 @@ def gradients(zero: float, slack: float) -> Finding:
 
 def eps_zero(same: bool, after: float, clean: float) -> Finding:
     """From whether the images stayed the same, and the error rates."""
-    if same and after == clean:
+    if same and abs(after - clean) < 1e-9:
         return Finding(
             "eps = 0", True, f"With eps = 0 the attack returns the images, and their error, {_percent(clean)}."
         )

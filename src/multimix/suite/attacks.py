@@ -97,7 +97,7 @@ class Attacks:
 
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
         shown = {name: error for name, error in result["error"].items() if name != "clean"}
-        return {f"{name} error, %": 100 * error for name, error in shown.items()}
+        return {f"{name} error, % ↓": 100 * error for name, error in shown.items()}
 
     def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
         return sections(results, colors)
@@ -160,7 +160,7 @@ class Attacks:
             for name, attack in attacks.items():
                 say(f"{prefix}{name}, batch {number + 1} of {len(batches)}")
                 job = functools.partial(self._wrong, subject, batches, number, name, attack)
-                wrong[name].append(store.compute(f"{prefix}{name} {number}", job))
+                wrong[name].append(store.compute(batches.key(prefix + name, number), job))
         return {
             name: [sum(counts) / len(indices) for counts in zip(*per_batch, strict=True)]
             for name, per_batch in wrong.items()

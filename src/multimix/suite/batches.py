@@ -47,10 +47,15 @@ class Batches:
         self._loader = subject.loader(subset=indices)
         self._iterator: Iterator[data.Batch] = iter(())
         self._next = -1
+        self._size = subject.batch_size
         self._current: data.Batch | None = None
 
     def __len__(self) -> int:
         return len(self._loader)
+
+    def key(self, name: str, number: int) -> str:
+        """Under which what `name` says of a batch is kept. Batches of another size hold other images."""
+        return f"{name}, batch {number} of size {self._size}"
 
     def __getitem__(self, number: int) -> data.Batch:
         if self._current is None or number != self._next - 1:

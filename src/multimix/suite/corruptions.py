@@ -50,7 +50,8 @@ class Corruptions:
         wrong = []
         for number in range(len(batches)):
             say(f"batch {number + 1} of {len(batches)}")
-            wrong.append(store.compute(f"batch {number}", functools.partial(self._wrong, subject, batches, number)))
+            job = functools.partial(self._wrong, subject, batches, number)
+            wrong.append(store.compute(batches.key("corruptions", number), job))
         total: dict[str, list[float]] = {
             name: [sum(counts) / len(chosen) for counts in zip(*(batch[name] for batch in wrong), strict=True)]
             for name in wrong[0]
@@ -66,7 +67,7 @@ class Corruptions:
         }
 
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
-        return {"corruption error, %": 100 * result["mean"]}
+        return {"corruption error, % ↓": 100 * result["mean"]}
 
     def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
         return sections(results, colors)
