@@ -9,6 +9,6 @@ Needs torch alone; `multimix.training`, `multimix.data` and `multimix.evaluation
 
 from . import functional, methods, models, random
 from ._version import __version__
-from .criteria import DenseMultiMix, MultiMix
+from .criteria import DenseMultiMix, Metrix, MMix, MultiMix
 
-__all__ = ["DenseMultiMix", "MultiMix", "__version__", "functional", "methods", "models", "random"]
+__all__ = ["DenseMultiMix", "MMix", "Metrix", "MultiMix", "__version__", "functional", "methods", "models", "random"]

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         rest,
         Options(config=default),
         prog=f"multimix domains {recipe}",
-        description="Train on all domains but one and test on that one, for every domain in turn, method and seed, then "
+        description="Train on all domains but one and test on that one, for every domain, method and seed, then "
         "print the accuracies and their average. The same command continues where it stopped.",
     )
     config = options.config
