@@ -160,7 +160,7 @@ def test_error_rates_are_those_of_a_loop(subject: Subject, attacked: dict[str, A
     assert attacked["fgsm_by_eps"][3] == [8, error(fgsm)]
     assert attacked["fgsm_by_eps"][0] == [0, error(images)]
     assert ATTACKS.headline(attacked) == {
-        f"{name} error, %": 100 * attacked["error"][name] for name in ("FGSM 8/255", "PGD 4/255", "PGD l2 0.5")
+        f"{name} error, % ↓": 100 * attacked["error"][name] for name in ("FGSM 8/255", "PGD 4/255", "PGD l2 0.5")
     }
 
 
@@ -238,7 +238,7 @@ def test_corruption_errors_are_those_of_a_loop(subject: Subject) -> None:
     assert list(result["error"]) == ["contrast", "fog"]
     assert result["mean"] == pytest.approx(fmean(result["error"]["contrast"] + result["error"]["fog"]))
     assert result["constants"] == "cifar"
-    assert Corruptions().headline(result) == {"corruption error, %": 100 * result["mean"]}
+    assert Corruptions().headline(result) == {"corruption error, % ↓": 100 * result["mean"]}
 
 
 @pytest.mark.parametrize(
@@ -270,9 +270,9 @@ def test_the_page_on_attacks(attacked: dict[str, Any]) -> None:
     errors, trust = Attacks().section({"erm": [low, high], "cutmix": [bad]}, COLORS)
     assert errors.table is not None
     assert trust.table is not None
-    column = list(errors.table.columns).index("PGD 4/255\nerror, %")
+    column = list(errors.table.columns).index("PGD 4/255\nerror, % ↓")
     cells = [row[column] for row in errors.table.rows]
-    assert [(cell.text, cell.spread, cell.top) for cell in cells] == [("55.0", "± 7.1", True), ("70.0", "", False)]
+    assert [(cell.text, cell.spread, cell.top) for cell in cells] == [("55.00", "± 7.07", True), ("70.00", "", False)]
     assert "40 of 50 test images, equally many of each class" in errors.caption
     assert "15.5 points" in errors.caption  # 196 * 0.5 / sqrt(40)
     assert len(errors.panels) == 3
@@ -301,7 +301,7 @@ def test_the_page_on_corruptions_and_the_mean_corruption_error() -> None:
     assert by_type.table is not None
     rows = {str(row[0].value): [cell.text for cell in row[1:]] for row in overview.table.rows}
     # mCE: the mean of 0.2/0.4 and 0.3/0.2, and of 0.2/0.4 and 0.2/0.2.
-    assert rows == {"erm": ["10.0", "30.0", "100.0"], "cutmix": ["10.0", "22.5", "87.5"]}
+    assert rows == {"erm": ["10.00", "30.00", "100.00"], "cutmix": ["10.00", "22.50", "87.50"]}
     assert [[cell.text for cell in row] for row in by_type.table.rows] == [
         ["fog", "40.0", "20.0"],
         ["snow", "20.0", "25.0"],
@@ -311,7 +311,7 @@ def test_the_page_on_corruptions_and_the_mean_corruption_error() -> None:
     assert [text for text in texts if text in ("40", "20")] == ["40"] * 5 + ["20"] * 5
     alone = Corruptions().section({"cutmix": results["cutmix"]}, COLORS)[0]
     assert alone.table is not None
-    assert list(alone.table.columns) == ["method", "clean\nerror, %", "corruption\nerror, %"]
+    assert list(alone.table.columns) == ["method", "clean\nerror, % ↓", "corruption\nerror, % ↓"]
     assert "mCE" not in alone.caption
     faultless = Corruptions().section({"erm": [run(0.0, 0.0, 0.2)]}, COLORS)[0]
     assert "mCE" not in faultless.caption

@@ -9,9 +9,8 @@ from typing import Any
 
 from ..extras import require
 from ..reports.sections import Panel, Section
-from ..reports.statistics import estimate
 from ..reports.style import figure, to_svg
-from ..reports.tables import Cell, Table
+from ..reports.tables import Cell, Table, estimates_table
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -55,24 +54,11 @@ def _errors(results: Results, colors: Mapping[str, str]) -> Section:
 
 def _table(results: Results, colors: Mapping[str, str]) -> Table:
     names = list(next(iter(results.values()))[0]["error"])
-    estimates = {
-        label: [estimate([100 * run["error"][name] for run in runs]) for name in names]
+    values = {
+        label: {f"{name}\nerror, % ↓": [100 * run["error"][name] for run in runs] for name in names}
         for label, runs in results.items()
     }
-    best = [min(round(row[k].mean, 1) for row in estimates.values()) for k in range(len(names))]
-    rows = []
-    for label, row in estimates.items():
-        cells = [
-            Cell(
-                f"{value.mean:.1f}",
-                value.mean,
-                spread="" if math.isnan(value.std) else f"± {value.std:.1f}",
-                top=round(value.mean, 1) == best[k],
-            )
-            for k, value in enumerate(row)
-        ]
-        rows.append([Cell(label, label, color=colors.get(label, "")), *cells])
-    return Table(["method", *(f"{name}\nerror, %" for name in names)], rows)
+    return estimates_table(values, colors)
 
 
 def _trust(results: Results) -> Section:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from ..reports.sections import Panel, Section
-from ..reports.statistics import Estimate, estimate
 from ..reports.style import figure, to_svg
 from ..reports.summary import BASELINE
-from ..reports.tables import Cell, Table
+from ..reports.tables import Cell, Table, estimates_table
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -64,25 +62,16 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
 
 
 def _overview(results: Results, colors: Mapping[str, str]) -> Table:
-    columns = {
-        "clean\nerror, %": {label: [100 * run["clean"] for run in runs] for label, runs in results.items()},
-        "corruption\nerror, %": {label: [100 * run["mean"] for run in runs] for label, runs in results.items()},
-    }
-    if baseline := _baseline(results):
-        columns["mCE, %"] = {
-            label: [100 * mean_corruption_error(run["error"], baseline) for run in runs]
-            for label, runs in results.items()
+    baseline = _baseline(results)
+    values = {}
+    for label, runs in results.items():
+        values[label] = {
+            "clean\nerror, % ↓": [100 * run["clean"] for run in runs],
+            "corruption\nerror, % ↓": [100 * run["mean"] for run in runs],
         }
-    estimates = {title: {label: estimate(values) for label, values in by.items()} for title, by in columns.items()}
-    best = {title: min(round(value.mean, 1) for value in by.values()) for title, by in estimates.items()}
-    rows = [
-        [
-            Cell(label, label, color=colors.get(label, "")),
-            *(_cell(by[label], top=round(by[label].mean, 1) == best[title]) for title, by in estimates.items()),
-        ]
-        for label in results
-    ]
-    return Table(["method", *columns], rows)
+        if baseline:
+            values[label]["mCE, % ↓"] = [100 * mean_corruption_error(run["error"], baseline) for run in runs]
+    return estimates_table(values, colors)
 
 
 def _baseline(results: Results) -> dict[str, list[float]] | None:
@@ -129,7 +118,3 @@ def _means(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 def _words(name: str) -> str:
     return {"jpeg_compression": "JPEG", "elastic_transform": "elastic"}.get(name, name.replace("_", " "))
-
-
-def _cell(value: Estimate, *, top: bool) -> Cell:
-    return Cell(f"{value.mean:.1f}", value.mean, spread="" if math.isnan(value.std) else f"± {value.std:.1f}", top=top)
