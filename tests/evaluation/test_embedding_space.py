@@ -1,4 +1,4 @@
-"""Alignment and uniformity against brute force over all pairs."""
+"""Alignment, uniformity, spread and rank against brute force and closed forms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multimix.evaluation import alignment, embedding_space, uniformity
+from multimix.evaluation import alignment, class_spread, effective_rank, embedding_space, uniformity
 
 
 def cloud(seed: int, n: int, d: int, c: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,3 +79,52 @@ def test_bounds_on_the_unit_sphere() -> None:
 def test_errors_name_what_was_received(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]
+
+
+@given(st.integers(0, 10**6), st.integers(8, 30), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_class_spread_by_loops(seed: int, n: int, normalize: bool) -> None:
+    z, labels = cloud(seed, n, 3, 4)
+    rows = z.double().tolist()
+    if normalize:
+        rows = [[x / math.hypot(*row) for x in row] for row in rows]
+    groups = [[row for row, label in zip(rows, labels.tolist(), strict=True) if label == k] for k in range(4)]
+
+    def mean(points: list[list[float]]) -> list[float]:
+        return [sum(column) / len(points) for column in zip(*points, strict=True)]
+
+    within = sum(math.dist(row, mean(group)) ** 2 for group in groups for row in group) / n
+    between = sum(len(group) * math.dist(mean(group), mean(rows)) ** 2 for group in groups) / n
+    found = class_spread(z, labels, normalize=normalize)
+    assert found.within == pytest.approx(within, rel=1e-6)
+    assert found.between == pytest.approx(between, rel=1e-6)
+    assert found.ratio == pytest.approx(within / between, rel=1e-6)
+    assert found.within + found.between == pytest.approx(
+        sum(math.dist(row, mean(rows)) ** 2 for row in rows) / n, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_effective_rank_of_equal_singular_values_is_their_number(rank: int) -> None:
+    # Columns of a Hadamard-like orthogonal matrix without the constant one are centred and equally long.
+    q = torch.linalg.qr(torch.cat([torch.ones(20, 1), torch.randn(20, rank)], 1).double()).Q[:, 1:]
+    z = 5 * torch.nn.functional.pad(q, (0, 4)) + 7
+    assert effective_rank(z) == pytest.approx(rank, rel=1e-9)
+
+
+def test_effective_rank_is_the_exponential_of_an_entropy() -> None:
+    z = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    # Singular values 3 sqrt(2) and sqrt(2), in shares 3/4 and 1/4.
+    expected = math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert effective_rank(z) == pytest.approx(expected, rel=1e-9)
+
+
+def test_spread_and_rank_need_something_to_compare() -> None:
+    with pytest.raises(ValueError, match="at least 2 classes, got 1"):
+        class_spread(torch.rand(3, 2), torch.zeros(3))
+    with pytest.raises(ValueError, match=r"labels must have shape \(3,\)"):
+        class_spread(torch.rand(3, 2), torch.zeros(2))
+    with pytest.raises(ValueError, match="at least 2 different embeddings, got 5 that are all equal"):
+        effective_rank(torch.full((5, 3), 0.1))
+    with pytest.raises(ValueError, match="at least 2 different embeddings, got 1"):
+        effective_rank(torch.rand(1, 3))

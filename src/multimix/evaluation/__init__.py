@@ -20,31 +20,51 @@ from .calibration import (
 )
 from .classification import accuracy, confusion_matrix, negative_log_likelihood, per_class_accuracy
 from .corruptions import CORRUPTIONS, corrupt
-from .embedding_space import alignment, uniformity
+from .embedding_space import ClassSpread, alignment, class_spread, effective_rank, uniformity
 from .inference import embeddings, predict
+from .intrusion import intrusion_distance, intrusion_distances
+from .mixed_embeddings import MixedEmbeddings, mixed_embeddings, mixings
+from .ood import energy, entropy, max_logit, max_softmax, ood_metrics, roc_curve
+from .ood_detectors import fit_detector, odin
 from .surrogate import distil
 
 __all__ = [
     "CORRUPTIONS",
+    "ClassSpread",
     "Finding",
+    "MixedEmbeddings",
     "Reliability",
     "accuracy",
     "adaptive_calibration_error",
     "alignment",
     "autoattack",
     "check_attack",
-    "corrupt",
-    "distil",
-    "embeddings",
+    "class_spread",
     "classwise_calibration_error",
     "confusion_matrix",
+    "corrupt",
+    "distil",
+    "effective_rank",
+    "embeddings",
+    "energy",
+    "entropy",
     "expected_calibration_error",
     "fgsm",
+    "fit_detector",
+    "intrusion_distance",
+    "intrusion_distances",
+    "max_logit",
+    "max_softmax",
+    "mixed_embeddings",
+    "mixings",
     "negative_log_likelihood",
+    "odin",
+    "ood_metrics",
     "per_class_accuracy",
     "pgd",
     "pgd_iterates",
     "predict",
     "reliability",
+    "roc_curve",
     "uniformity",
 ]

@@ -1,4 +1,4 @@
-"""The geometry of the embedding space: alignment and uniformity (section 4.4 of the paper).
+"""The geometry of the embedding space: alignment and uniformity (section 4.4 of the paper), spread and rank.
 
 The paper's values cannot come from normalised embeddings with alpha = 2 and t = 2 (on the unit sphere the
 uniformity is never below -4.04 there), so normalisation and both exponents are options.
@@ -7,6 +7,7 @@ uniformity is never below -4.04 there), so normalisation and both exponents are 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,10 +33,7 @@ def alignment(embeddings: Tensor, labels: Tensor, normalize: bool = False, alpha
     25.0
     """
     z = _prepare(embeddings, normalize)
-    if labels.shape != embeddings.shape[:1]:
-        raise ValueError(
-            f"labels must have shape ({len(z)},) to fit embeddings {tuple(embeddings.shape)}, got {tuple(labels.shape)}"
-        )
+    _check_labels(embeddings, labels)
     if not alpha > 0:
         raise ValueError(f"alpha must be positive, got {alpha}")
     classes = sorted(set(labels.tolist()))
@@ -83,8 +81,84 @@ def uniformity(embeddings: Tensor, normalize: bool = False, t: float = 2) -> flo
     return torch.stack(logs).logsumexp(0).item() - math.log(len(z) * (len(z) - 1))
 
 
+class ClassSpread(NamedTuple):
+    """How tight the classes are and how far apart; all of them squared distances, so that they add up.
+
+    `within + between` is the mean squared distance of an example to the mean of all.
+    """
+
+    within: float
+    """Compactness: mean squared distance of an example to the mean of its class; lower is tighter."""
+    between: float
+    """Separation: mean over examples of the squared distance of its class's mean to the mean of all."""
+
+    @property
+    def ratio(self) -> float:
+        """within / between; lower is better separated, and it does not depend on the scale of the embeddings."""
+        return self.within / self.between if self.between else math.inf
+
+
+def class_spread(embeddings: Tensor, labels: Tensor, normalize: bool = False) -> ClassSpread:
+    """Class compactness and separation: the traces of Fisher's within- and between-class covariance.
+
+    Args:
+        embeddings: (N, d).
+        labels: (N,) class indices.
+        normalize: project every embedding on the unit sphere first.
+
+    Raises:
+        ValueError: shapes that do not fit, or fewer than two classes.
+
+    >>> class_spread(torch.tensor([[0.0], [2.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1]))
+    ClassSpread(within=1.0, between=25.0)
+    """
+    z = _prepare(embeddings, normalize)
+    _check_labels(embeddings, labels)
+    classes, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError(f"separation compares classes: labels need at least 2 classes, got {len(classes)}")
+    means = z.new_zeros(len(classes), z.shape[1]).index_add_(0, inverse, z) / counts[:, None]
+    within = (z - means[inverse]).square().sum(1).mean()
+    between = (means[inverse] - z.mean(0)).square().sum(1).mean()
+    return ClassSpread(within.item(), between.item())
+
+
+def effective_rank(embeddings: Tensor, normalize: bool = False) -> float:
+    """exp of the entropy of p_k = sigma_k / sum_i sigma_i, sigma the singular values of the centred embeddings.
+
+    Roy and Vetterli, "The effective rank", EUSIPCO 2007; they do not centre, which here keeps the common mean from
+    counting as a dimension. Between 1 and min(N - 1, d): the number of dimensions that the embeddings fill.
+
+    Args:
+        embeddings: (N, d) with N >= 2.
+        normalize: project every embedding on the unit sphere first.
+
+    Raises:
+        ValueError: fewer than two embeddings, or all of them equal.
+
+    >>> round(effective_rank(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])), 6)
+    2.0
+    """
+    z = _prepare(embeddings, normalize)
+    centred = z - z.mean(0)
+    sigma = torch.linalg.svdvals(centred)
+    # What centring leaves of equal rows is rounding error.
+    if len(z) < 2 or sigma[0] <= 1e-12 * max(1.0, z.norm().item()):
+        raise ValueError(f"effective rank needs at least 2 different embeddings, got {len(z)} that are all equal")
+    p = sigma / sigma.sum()
+    return (-torch.xlogy(p, p).sum()).exp().item()
+
+
 def _prepare(embeddings: Tensor, normalize: bool) -> Tensor:
     if embeddings.ndim != 2 or len(embeddings) == 0:
         raise ValueError(f"embeddings must have shape (N, d) with N >= 1, got {tuple(embeddings.shape)}")
     z = embeddings.detach().double()
     return torch.nn.functional.normalize(z, dim=1) if normalize else z
+
+
+def _check_labels(embeddings: Tensor, labels: Tensor) -> None:
+    if labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"labels must have shape ({len(embeddings)},) to fit embeddings {tuple(embeddings.shape)}, "
+            f"got {tuple(labels.shape)}"
+        )

@@ -1,0 +1,165 @@
+"""Intrusion distance against float64 loops over all pairs, and mixed embeddings of every kind of method."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import multimix.evaluation as ev
+from multimix import methods
+from multimix.evaluation import intrusion
+from multimix.models import SplitModel
+
+
+def example(seed: int, n: int = 12, bank: int = 30, d: int = 3, c: int = 6) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    shares = torch.rand(n, c, generator=g) ** 4
+    labels = torch.cat([torch.arange(c), torch.randint(c, (bank - c,), generator=g)])
+    return (
+        torch.randn(n, d, generator=g),
+        shares / shares.sum(1, keepdim=True),
+        torch.randn(bank, d, generator=g),
+        labels,
+    )
+
+
+def by_loops(
+    mixed: Tensor, shares: Tensor, z: Tensor, labels: Tensor, threshold: float, normalize: bool
+) -> list[float]:
+    rows = []
+    for point, weights in zip(mixed.double().tolist(), shares.tolist(), strict=True):
+        best = math.inf
+        for other, label in zip(z.double().tolist(), labels.tolist(), strict=True):
+            if weights[label] > threshold:
+                continue
+            p, q = ([x / math.hypot(*v) for x in v] if normalize else v for v in (point, other))
+            best = min(best, sum((a - b) ** 2 for a, b in zip(p, q, strict=True)))
+        rows.append(best)
+    return rows
+
+
+@given(st.integers(0, 10**6), st.sampled_from([None, 0.05, 0.4, 0.9]), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_nearest_embedding_of_a_class_that_is_not_mixed(seed: int, threshold: float | None, normalize: bool) -> None:
+    mixed, shares, z, labels = example(seed)
+    limit = 1 / 6 if threshold is None else threshold
+    shares = shares.double()
+    expected = by_loops(mixed, shares, z, labels, limit, normalize)
+    if math.inf in expected:
+        with pytest.raises(ValueError, match="no class is left"):
+            ev.intrusion_distances(mixed, shares, z, labels, threshold=threshold, normalize=normalize)
+        return
+    found = ev.intrusion_distances(mixed, shares, z, labels, threshold=threshold, normalize=normalize)
+    assert found.tolist() == pytest.approx(expected, rel=1e-9)
+    mean = ev.intrusion_distance(mixed, shares, z, labels, threshold=threshold, normalize=normalize)
+    assert mean == pytest.approx(sum(expected) / len(expected), rel=1e-9)
+
+
+def test_chunks_do_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = example(1)
+    whole = ev.intrusion_distances(*arguments)
+    monkeypatch.setattr(intrusion, "_ENTRIES", 64)
+    assert torch.equal(ev.intrusion_distances(*arguments), whole)
+
+
+def test_the_default_threshold_leaves_a_class_for_any_mixture() -> None:
+    even = torch.full((1, 3), 1 / 3)
+    for shares in (even, torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.34, 0.35, 0.31]])):
+        assert math.isfinite(ev.intrusion_distance(torch.zeros(1, 2), shares, torch.ones(3, 2), torch.arange(3)))
+
+
+def test_a_mixture_of_all_classes_is_refused_at_threshold_0() -> None:
+    shares = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]])
+    with pytest.raises(ValueError, match=r"1 of 2 mixed embeddings .*\(3 classes\) .* above 0, .* raise the threshold"):
+        ev.intrusion_distance(torch.zeros(2, 2), shares, torch.ones(3, 2), torch.arange(3), threshold=0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mixed": torch.zeros(2, 5)}, "same dimension, got 5 and 2"),
+        ({"mixed": torch.zeros(0, 2)}, r"mixed must have shape \(N, d\)"),
+        ({"targets": torch.zeros(3, 3)}, r"targets must have shape \(2, c\)"),
+        ({"labels": torch.tensor([0, 1])}, r"labels must have shape \(3,\), got \(2,\)"),
+        ({"labels": torch.tensor([0, 1, 3])}, "class indices below c = 3, .* got 0 to 3"),
+        ({"threshold": 1.0}, r"threshold must lie in \[0, 1\), got 1.0"),
+    ],
+)
+def test_what_does_not_fit(changed: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {
+        "mixed": torch.zeros(2, 2),
+        "targets": torch.eye(3)[:2],
+        "embeddings": torch.ones(3, 2),
+        "labels": torch.arange(3),
+    }
+    with pytest.raises(ValueError, match=message):
+        ev.intrusion_distance(**{**arguments, **changed})  # type: ignore[arg-type]
+
+
+def net() -> SplitModel:
+    torch.manual_seed(0)
+    stages = [nn.Conv2d(3, 8, 3, padding=1), nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1))]
+    return SplitModel(stages, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(8, 5)).eval()
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    return torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(10) % 5
+
+
+@pytest.mark.parametrize("name", ["input-mixup", "cutmix", "manifold-mixup(layers=(1, 2))"])
+def test_mixers_go_through_the_rest_of_the_network(name: str) -> None:
+    model, (images, targets), method = net(), batch(), methods.parse(name)
+    found = ev.mixed_embeddings(method, model, images, targets, torch.Generator().manual_seed(4))
+    features, layer, soft = method.mixed(model, images, targets, torch.Generator().manual_seed(4))
+    expected = model.features(features, start=layer).mean((2, 3))
+    torch.testing.assert_close(found.embeddings, expected.detach())
+    torch.testing.assert_close(found.targets, soft)
+    assert not found.embeddings.requires_grad
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["multimix-alone(n=40)", "multimix-alone(n=40, m=3)", "multimix-alone(n=inf)", "multimix-alone(n=40, layer=2)"],
+)
+def test_multimix_combines_clean_embeddings(name: str) -> None:
+    model, (images, _) = net(), batch()
+    # With a class for each example the mixed targets are Lambda itself.
+    model.classifier = nn.Linear(8, 10)
+    found = ev.mixed_embeddings(methods.parse(name), model, images, torch.arange(10))
+    torch.testing.assert_close(found.embeddings, found.targets @ model.embed(images).detach(), rtol=1e-4, atol=1e-5)
+    assert len(found.embeddings) == (10 if "inf" in name else 40)
+    if "m=3" in name:
+        assert ((found.targets > 0).sum(1) == 3).all()
+
+
+def test_dense_multimix_averages_its_mixed_features() -> None:
+    model, (images, targets) = net(), batch()
+    found = ev.mixed_embeddings(methods.DenseMultiMix(n=2000, alpha=1.0), model, images, targets)
+    torch.testing.assert_close(found.targets.sum(1), torch.ones(2000))
+    # E of M-hat is not even over examples, but a convex combination stays in the box of the features.
+    positions = model.features(images).detach().flatten(2)
+    low, high = positions.amin((0, 2)), positions.amax((0, 2))
+    assert ((found.embeddings >= low - 1e-5) & (found.embeddings <= high + 1e-5)).all()
+    uniform = methods.DenseMultiMix(n=20000, alpha=1.0, attention="uniform")
+    mean = ev.mixed_embeddings(uniform, model, images, targets).embeddings.mean(0)
+    torch.testing.assert_close(mean, model.embed(images).mean(0).detach(), rtol=0.02, atol=0.005)
+
+
+def test_dense_multimix_needs_embeddings_that_are_means() -> None:
+    model, (images, targets) = net(), batch()
+    model.pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match="mean over positions, got Sequential"):
+        ev.mixed_embeddings(methods.DenseMultiMix(), model, images, targets)
+
+
+def test_what_a_method_mixes_with() -> None:
+    assert list(ev.mixings(methods.parse("dense-multimix"))) == ["DenseMultiMix", "InputMixup"]
+    assert list(ev.mixings(methods.parse("dense-loss(cutmix)"))) == ["CutMix"]
+    assert ev.mixings(methods.parse("erm")) == {}
+    with pytest.raises(ValueError, match="Erm has no mixed embeddings"):
+        ev.mixed_embeddings(methods.Erm(), net(), *batch())
