@@ -14,8 +14,9 @@ class MMix(nn.Module):
 
     With unit embeddings z_i of one view, the weights are the similarities above the threshold:
     a_ij = s_ij [s_ij >= threshold] / sum_k s_ik [s_ik >= threshold], s_ij = z_i' z_j, and z~_i = sum_j a_ij z_j, made
-    unit again. A similar example is part of z~_i, and so a hard negative. Nothing is drawn. NT-Xent of the 2b embeddings
-    is the mean over i of -log(exp(z~_i' z~_p(i) / tau) / sum_k!=i exp(z~_i' z~_k / tau)), p(i) being the other view of i.
+    unit again. A similar example is part of z~_i, and so a hard negative. Nothing is drawn. NT-Xent of the 2b
+    embeddings is the mean over i of -log(exp(z~_i' z~_p(i) / tau) / sum_k!=i exp(z~_i' z~_k / tau)), p(i) being the
+    other view of i.
 
     Args:
         temperature: tau.

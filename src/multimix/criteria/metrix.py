@@ -19,8 +19,8 @@ class Metrix(nn.Module):
 
     For each anchor a, pairs of a positive p and a negative n (or of the anchor itself and a negative) are mixed,
     v = lambda z_p + (1 - lambda) z_n with lambda ~ Beta(alpha, alpha). Its label is y = lambda: it adds
-    lambda rho+(s(a, v)) to the sum over positives in the loss and (1 - lambda) rho-(s(a, v)) to that over negatives. All
-    pairs of the mini-batch are mixed; lambda is drawn for each pair and shared by the anchors. The similarities to v
+    lambda rho+(s(a, v)) to the sum over positives of the loss and (1 - lambda) rho-(s(a, v)) to that over negatives.
+    All pairs of the mini-batch are mixed; lambda is drawn for each and shared by the anchors. The similarities to v
     follow from those to p and n, so no mixed embedding is ever held: the memory is that of anchors x b x b numbers,
     whatever the size of the embeddings.
 
