@@ -1,7 +1,10 @@
 """A small model whose stages can be told apart, and a batch of images that carry their own number."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from tests.methods.style_files import decoder_weights, encoder_weights
 from torch import Tensor, nn
 
 from multimix.models import SplitModel
@@ -24,6 +27,15 @@ def images() -> Tensor:
 @pytest.fixture
 def labels() -> Tensor:
     return torch.tensor([0, 1, 2, 3, 4, 0, 1])
+
+
+@pytest.fixture(scope="session")
+def style_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Encoder and decoder of style transfer, small and random."""
+    directory = tmp_path_factory.mktemp("adain")
+    torch.save(encoder_weights(), directory / "vgg_normalised.pth")
+    torch.save(decoder_weights(), directory / "decoder.pth")
+    return directory / "vgg_normalised.pth", directory / "decoder.pth"
 
 
 def numbered(b: int, size: int = 16) -> Tensor:

@@ -114,7 +114,7 @@ def _load(path: Path | str, layout: str, role: str) -> nn.Sequential:
         raise ValueError(
             f"the {role} weights {path} are damaged or hold more than tensors and were not read"
         ) from error
-    network = nn.Sequential()
+    network, channels = nn.Sequential(), None
     for step in layout:
         if step == "M":
             network.append(nn.MaxPool2d(2, ceil_mode=True))
@@ -123,7 +123,14 @@ def _load(path: Path | str, layout: str, role: str) -> nn.Sequential:
         else:
             if step != "c":
                 network.append(nn.ReflectionPad2d(1))
-            network.append(_convolution(weights, len(network), 1 if step == "c" else 3, f"{role} weights {path}"))
+            convolution = _convolution(weights, len(network), 1 if step == "c" else 3, f"{role} weights {path}")
+            if channels not in (None, convolution.in_channels):
+                raise ValueError(
+                    f"{role} weights {path}: {len(network)}.weight takes {convolution.in_channels} channels, but the "
+                    f"layer before gives {channels}"
+                )
+            channels = convolution.out_channels
+            network.append(convolution)
             if step == "3":
                 network.append(nn.ReLU())
     return network.requires_grad_(False).eval()
@@ -138,6 +145,7 @@ def _convolution(weights: object, position: int, size: int, where: str) -> nn.Co
             f"{where}: no {size}x{size} convolution as {names[0]} and {names[1]}; expected a state dictionary of the "
             "layout of vgg_normalised.pth or decoder.pth of AdaIN style transfer"
         )
-    convolution = nn.Conv2d(weight.shape[1], weight.shape[0], size)
+    # Without random initial weights, which would be drawn from the global generator.
+    convolution = nn.Conv2d(weight.shape[1], weight.shape[0], size, device="meta")
     convolution.weight, convolution.bias = nn.Parameter(weight.float()), nn.Parameter(bias.float())
     return convolution

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .adain import adain
-from .cutmix import _interval
-from .pairs import Pairing, check_positive, host, probabilities
+from .cutmix import CutMix
+from .pairs import check_positive, host, probabilities
 from .style_distance import load_distances
 from .stylemix import StyleMethod, draw_beta
 
@@ -59,7 +59,7 @@ class StyleCutMix(StyleMethod):
         resolution: int = 224,
     ) -> None:
         super().__init__(encoder, decoder, content_weight, resolution)
-        self.alpha = check_positive("alpha", alpha)
+        self.cutmix = CutMix(alpha)
         self.gamma_alpha = check_positive("gamma_alpha", gamma_alpha)
         self.delta = check_positive("delta", delta)
         self.distances = distances
@@ -74,27 +74,24 @@ class StyleCutMix(StyleMethod):
     ) -> tuple[Tensor, Tensor]:
         soft = probabilities(images, targets, num_classes)
         generator = host(generator)
-        pairing = Pairing.draw(images.shape[0], self.alpha, generator, images.device)
-        style = draw_beta(self.alpha, generator)
-        gamma = self._gamma(soft, soft[pairing.partner], generator)
+        # Its box and partners; the pixels are exchanged below.
+        _, partner, box = self.cutmix.paste(images, generator)
+        style = draw_beta(self.cutmix.alpha, generator)
+        gamma = self._gamma(soft, soft[partner], generator)
         networks = self.networks(images.device)
         first = networks.encode(images, self.resolution)
-        second, partners = first[pairing.partner], images[pairing.partner]
-        height, width = images.shape[-2:]
-        top, bottom = _interval(height, pairing.lam, generator)
-        left, right = _interval(width, pairing.lam, generator)
+        second, partners = first[partner], images[partner]
 
         share = gamma.to(images.dtype).view(-1, 1, 1, 1)
         styled = torch.lerp(networks.decode(adain(first, second), images), images, share)
         mixed = torch.lerp(styled, images, style)
         styled = torch.lerp(networks.decode(adain(second, first), images), partners, share)
-        pasted = torch.lerp(partners, styled, style)
-        mixed[..., top:bottom, left:right] = pasted[..., top:bottom, left:right]
+        mixed[box.pixels] = torch.lerp(partners, styled, style)[box.pixels]
 
-        kept = 1 - (bottom - top) * (right - left) / (height * width)
+        kept = 1 - box.share(images)
         style_share = gamma * kept + (1 - gamma) * style
         weight = self.content_weight * kept + (1 - self.content_weight) * style_share
-        return mixed, torch.lerp(soft[pairing.partner], soft, weight.view(-1, 1))
+        return mixed, torch.lerp(soft[partner], soft, weight.view(-1, 1))
 
     def _gamma(self, soft: Tensor, partner: Tensor, generator: torch.Generator) -> Tensor:
         """(b,), the share of its own style that an exchanged image keeps; equal for all unless there are distances."""
