@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,25 +69,35 @@ def _text(cell: Cell) -> Any:
     return require("rich.text", "train").Text(f"{cell.text} {cell.spread}".strip(), style=style)
 
 
-def split_paths(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Paths and options of a command whose options all take one value, in any order.
+def split_paths(
+    argv: Sequence[str], *, flags: Collection[str] = (), lists: Collection[str] = ()
+) -> tuple[list[Path], list[str]]:
+    """Paths and options of a command, in any order.
+
+    Args:
+        flags: options that take no value.
+        lists: options that take all the values up to the next option. All others take one.
 
     >>> paths, options = split_paths(["runs/a", "--which", "best", "runs/b"])
     >>> [str(path) for path in paths]
     ['runs/a', 'runs/b']
     >>> options
     ['--which', 'best']
+    >>> split_paths(["--fast", "a", "--eps", "1", "2"], flags=["--fast"], lists=["--eps"])[1]
+    ['--fast', '--eps', '1', '2']
     """
     paths: list[Path] = []
     options: list[str] = []
-    takes_value = False
+    expected = 0.0  # how many more values the last option takes
     for token in argv:
-        if token.startswith("-"):
+        # A negative number is a value.
+        if token.startswith("-") and not token[1:2].isdigit():
             options.append(token)
-            takes_value = "=" not in token
-        elif takes_value:
+            name = token.replace("_", "-")
+            expected = 0 if "=" in token or name in flags else math.inf if name in lists else 1
+        elif expected:
             options.append(token)
-            takes_value = False
+            expected -= 1
         else:
             paths.append(Path(token))
     return paths, options

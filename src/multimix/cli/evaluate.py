@@ -19,7 +19,7 @@ from ..suite.running import Outcome, run_parts
 from ..suite.subjects import Candidate, Which, run_candidates
 from .console import show_table, split_paths
 from .evaluation_board import EvaluationBoard
-from .options import parse
+from .options import flags_and_lists, parse
 
 LOG = "evaluation-log.txt"
 
@@ -66,10 +66,12 @@ Options: Any = dataclasses.make_dataclass(
 
 def main(argv: list[str]) -> None:
     """Measure what is not there yet, then print the overview and write the page."""
-    paths, rest = split_paths(argv)
+    default = Options()
+    flags, lists = flags_and_lists(default)
+    paths, rest = split_paths(argv, flags=flags, lists=lists)
     options = parse(
         rest,
-        Options(),
+        default,
         prog="multimix evaluate RUN...",
         description="Evaluates runs (run folders, or folders that hold runs) and torchvision:NAME or timm:NAME with "
         f"--data and --data-root. Parts: {', '.join(part.name for part in PARTS)}. Every result is kept beside its run "

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ..extras import require
 
-__all__ = ["parse"]
+__all__ = ["flags_and_lists", "parse"]
 
 T = TypeVar("T")
 
@@ -57,6 +57,30 @@ def parse(argv: Sequence[str], default: T, *, prog: str, description: str | None
         raise ValueError(_unknown(unknown, list(_flags(default, prefixes)), prog))
     parsed: T = value
     return parsed
+
+
+def flags_and_lists(default: Any) -> tuple[set[str], set[str]]:
+    """The options, with prefixes, that take no value, and those that take several.
+
+    >>> @dataclasses.dataclass
+    ... class Attacks:
+    ...     restart: bool = True
+    ...     curve_eps: tuple[float, ...] = (1.0, 2.0)
+    >>> flags, lists = flags_and_lists(dataclasses.make_dataclass("Options", [("attacks", Attacks)])(Attacks()))
+    >>> sorted(flags), sorted(lists)
+    (['--attacks.no-restart', '--attacks.restart', '--help', '-h'], ['--attacks.curve-eps'])
+    """
+    flags, lists = {"-h", "--help"}, set()
+    for flag in _flags(default, prefixes=True):
+        value = default
+        for name in flag[2:].replace("-", "_").split("."):
+            value = getattr(value, name)
+        if isinstance(value, bool):
+            group, dot, name = flag[2:].rpartition(".")
+            flags |= {flag, f"--{group}{dot}no-{name}"}
+        elif isinstance(value, tuple):
+            lists.add(flag)
+    return flags, lists
 
 
 def _flags(default: Any, prefixes: bool, group: str = "") -> Iterator[str]:

@@ -5,11 +5,12 @@ Each part is a module with one frozen dataclass, whose fields are its options.
 
 from .accuracy import Accuracy
 from .attacks import Attacks
+from .corruptions import Corruptions
 from .part import Part
 
-__all__ = ["CHEAP", "PARTS", "Accuracy", "Attacks", "Part"]
+__all__ = ["CHEAP", "PARTS", "Accuracy", "Attacks", "Corruptions", "Part"]
 
-PARTS: tuple[type[Part], ...] = (Accuracy, Attacks)
+PARTS: tuple[type[Part], ...] = (Accuracy, Attacks, Corruptions)
 """All parts, in the order of the page."""
 
 CHEAP: tuple[str, ...] = ("accuracy",)

@@ -82,7 +82,10 @@ class Part(Protocol):
         ...
 
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """The numbers of one subject that stand in the overview table and the CSV file: column title -> value."""
+        """The numbers of one subject that stand in the overview table and the CSV file: column title -> value.
+
+        A title ends in ↑ or ↓ where higher or lower is better ("PGD error, % ↓").
+        """
         ...
 
     def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:

@@ -1,0 +1,275 @@
+"""`multimix evaluate`: what it leaves, what it reads back, and what goes on when something fails."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from multimix import cli, data
+from multimix.cli import evaluate as command
+from multimix.cli.evaluation_board import EvaluationBoard
+from multimix.reports.sections import Section
+from multimix.suite import Accuracy, results
+from multimix.suite.page import _beside_paper, label_colors
+from multimix.suite.part import Store, Subject
+from multimix.suite.running import Outcome, run_parts
+from multimix.suite.subjects import run_candidates
+from multimix.training import load_run
+
+
+def error_of(capsys: pytest.CaptureFixture[str], arguments: Sequence[object], code: int = 2) -> str:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["evaluate", *map(str, arguments)])
+    error = capsys.readouterr().err
+    assert stop.value.code == code, error
+    return error
+
+
+def test_a_table_a_page_json_csv_and_plots(digits_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    runs = [digits_run(f"runs/{m}{s}", method=m, seed=s) for m in ("erm", "cutmix") for s in range(2)]
+    out = tmp_path / "out"
+    cli.main(["evaluate", str(runs[0].parent), "--which", "both", "--out", str(out)])
+    shown = capsys.readouterr().out
+    models = json.loads((out / "evaluation.json").read_text())["models"]
+    assert [(m["label"], m["seed"], m["which"]) for m in models[:3]] == [
+        ("erm", 0, "last"), ("erm", 0, "best"), ("erm", 1, "last")
+    ]  # fmt: skip
+    rows = list(csv.DictReader((out / "evaluation.csv").open()))
+    assert [row["source"] for row in rows] == [m["source"] for m in models]
+    for row, model in zip(rows, models, strict=True):
+        assert float(row["top-1, %"]) == 100 * model["parts"]["accuracy"]["result"]["accuracy"]
+        kept = json.loads((Path(model["source"]) / "evaluation" / model["which"] / "accuracy.json").read_text())
+        assert kept["by_options"]['{"bins": 15}']["whole"] == model["parts"]["accuracy"]["result"]
+    erm = torch.tensor([float(row["top-1, %"]) for row in rows if row["label"] == "erm" and row["which"] == "last"])
+    page = (out / "evaluation.html").read_text()
+    for text in (shown, page):
+        assert f"{erm.mean():.2f}" in text
+        assert f"± {erm.std():.2f}" in text
+        assert "erm, best epoch" in text
+    assert "The same with the weights of the best epoch" in page
+    assert "Beside the paper" not in page
+    plot = (out / "plots" / "last" / "does-confidence-mean-accuracy-erm.svg").read_text()
+    assert 'xmlns="http://www.w3.org/2000/svg"' in plot
+
+
+def test_nothing_is_computed_twice(digits_run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    run = digits_run("run")
+    cli.main(["evaluate", str(run)])
+    before = json.loads((run / "evaluation.json").read_text())["models"]
+    monkeypatch.setattr(Accuracy, "evaluate", lambda *_: pytest.fail("evaluated again"))
+    cli.main(["evaluate", str(run)])
+    assert json.loads((run / "evaluation.json").read_text())["models"] == before
+    monkeypatch.undo()
+    shutil.copy(digits_run("other", seed=1) / "model.safetensors", run)
+    cli.main(["evaluate", str(run)])
+    assert json.loads((run / "evaluation.json").read_text())["models"] != before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fragile:
+    """Counts its pieces, and breaks for one seed."""
+
+    name: ClassVar[str] = "fragile"
+
+    broken: int = -1
+    """The seed."""
+
+    def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
+        pieces = []
+        for k in range(3):
+            say(f"piece {k}")
+            if k == 2 and subject.seed == self.broken:
+                raise RuntimeError("no memory\nleft")
+            pieces.append(store.compute(f"piece {k}", lambda k=k: k))  # type: ignore[misc]
+        return {"sum": sum(pieces)}
+
+    def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
+        return {"pieces ↑": float(result["sum"])}
+
+    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+        raise RuntimeError("cannot draw")
+
+
+class Silent:
+    def begin(self, *_: object) -> None: ...
+    def say(self, *_: object) -> None: ...
+    def end(self, *_: object, **__: object) -> None: ...
+
+
+def with_parts(monkeypatch: pytest.MonkeyPatch, *parts: Any) -> None:
+    monkeypatch.setattr(command, "chosen_parts", lambda options: list(parts))
+
+
+def test_one_failure_is_named_and_the_others_go_on(
+    digits_run,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runs = [digits_run(f"runs/{seed}", seed=seed) for seed in range(3)]
+    with_parts(monkeypatch, Fragile(broken=1), Accuracy())
+    error = error_of(capsys, [runs[0].parent], code=1)
+    assert "erm, seed 1, fragile: failed: no memory left" in error
+    assert "1 of 6 evaluations failed" in error
+    assert "not on the page: fragile: cannot draw" in error
+    log = (tmp_path / "runs" / "evaluation-log.txt").read_text()
+    assert "erm, seed 1: fragile\nTraceback" in log
+    models = json.loads((tmp_path / "runs" / "evaluation.json").read_text())["models"]
+    assert [sorted(m["parts"]) for m in models] == [["accuracy", "fragile"], ["accuracy"], ["accuracy", "fragile"]]
+    rows = list(csv.DictReader((tmp_path / "runs" / "evaluation.csv").open()))
+    assert [row["pieces"] for row in rows] == ["3.0", "", "3.0"]
+    page = (tmp_path / "runs" / "evaluation.html").read_text()
+    assert "erm, seed 1, fragile: no memory left" in page
+    kept = json.loads((runs[1] / "evaluation" / "last" / "fragile.json").read_text())["by_options"]
+    assert kept == {'{"broken": 1}': {"piece 0": 0, "piece 1": 1}}
+
+
+def test_ctrl_c_keeps_everything_and_says_how_to_continue(
+    digits_run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],  # type: ignore[no-untyped-def]
+) -> None:
+    runs = [digits_run(f"runs/{seed}", seed=seed) for seed in range(2)]
+    with_parts(monkeypatch, Accuracy(), Fragile())
+
+    def stop(board: EvaluationBoard, words: str) -> None:
+        if words == "piece 1":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(EvaluationBoard, "say", stop)
+    error = error_of(capsys, [runs[0].parent], code=130)
+    assert f"Continue with: multimix evaluate {runs[0].parent}" in error
+    assert "whole" in (runs[0] / "evaluation" / "last" / "accuracy.json").read_text()
+    assert '"piece 0": 0' in (runs[0] / "evaluation" / "last" / "fragile.json").read_text()
+    assert not (runs[1] / "evaluation").exists()
+
+
+def test_mistakes_are_one_line_before_anything_is_evaluated(
+    digits_run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],  # type: ignore[no-untyped-def]
+) -> None:
+    run = digits_run("run")
+    empty = digits_run("empty", seed=1, weights=False)
+    for arguments, message in (
+        ([], "which runs?"),
+        ([tmp_path / "nothing"], "is not a folder"),
+        ([run, "--wich", "best"], "unknown option --wich: did you mean --which?"),
+        ([run, "--which", "worst"], "worst"),
+        ([run, "--parts", "acuracy"], "unknown part 'acuracy': did you mean accuracy?"),
+        ([run, "--parts", ","], "--parts is empty"),
+        ([run, "--accuracy.bins", "0"], "bins must be at least 1, got 0"),
+        ([run, "--accuracy.bin", "3"], "did you mean --accuracy.bins?"),
+        ([run, empty], "has no last weights yet"),
+        (["timm:resnet10t"], "needs data to be evaluated on"),
+        (["timm:resnet10", "--data", "digits"], "timm has no model 'resnet10': did you mean"),
+        (["torchvision:resnet18", "--data", "digits"], "are for 1000 classes, but the data have 10"),
+        (["timm:resnet18", "--data", "imagefolder", "--data-root", tmp_path / "no"], "no does not exist"),
+        (["timm:resnet18", "--data", "digits", "--weights", tmp_path / "no.pth"], "is not a file"),
+    ):
+        error = error_of(capsys, arguments)
+        assert message in error, arguments
+        assert error.count("\n") == 1
+    assert not (run / "evaluation").exists()
+
+
+def test_other_data_and_damaged_models_are_refused(digits_run, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    run = digits_run("classes")
+    config = json.loads((run / "config.json").read_text())
+    config["data_info"]["class_names"][9] = "nine"
+    (run / "config.json").write_text(json.dumps(config))
+    assert "trained on 10 classes (0, 1, 2, ...), but the data now have" in error_of(capsys, [run])
+    run = digits_run("diverged")
+    _, model = load_run(run)
+    save_file({k: v * float("nan") for k, v in model.state_dict().items()}, run / "model.safetensors")
+    assert "logits that are not finite" in error_of(capsys, [run])
+
+
+def test_a_library_model_with_weights_of_ones_own_on_a_folder_of_classes(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for label in ("cat", "dog"):
+        for k in range(3):
+            (tmp_path / "images" / label).mkdir(parents=True, exist_ok=True)
+            pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8, generator=generator).numpy()
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{k}.png")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = timm.create_model("resnet10t", num_classes=2)
+    save_file(net.state_dict(), tmp_path / "weights.safetensors")
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "weights.pth")
+    options = ["--data", "imagefolder", "--data-root", str(tmp_path / "images")]
+    accuracies = []
+    for name in ("weights.safetensors", "weights.pth"):
+        out = tmp_path / name.replace(".", "-")
+        cli.main(["evaluate", "timm:resnet10t", *options, "--weights", str(tmp_path / name), "--out", str(out)])
+        (found,) = json.loads((out / "evaluation.json").read_text())["models"]
+        accuracies.append(found["parts"]["accuracy"]["result"])
+        assert (out / "evaluation" / "timm-resnet10t" / "accuracy.json").is_file()
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (net.pretrained_cfg["mean"], net.pretrained_cfg["std"]))
+    files = sorted((tmp_path / "images").rglob("*.png"))
+    images = torch.stack([torch.from_numpy(np.asarray(Image.open(f)).copy()).permute(2, 0, 1) / 255 for f in files])
+    with torch.no_grad():
+        predicted = net.eval()((images - mean) / std).argmax(1)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    assert accuracies[0] == accuracies[1]
+    assert accuracies[0]["accuracy"] == pytest.approx((predicted == labels).double().mean().item())
+
+
+def test_paper_numbers_stand_beside_measured_ones(digits_run) -> None:  # type: ignore[no-untyped-def]
+    found = []
+    for method, accuracy in (("erm", 0.7), ("multimix", 0.8)):
+        (candidate,) = run_candidates([digits_run(method, method=method)], which=["last"])
+        candidate = dataclasses.replace(candidate, data="cifar100", model="preactresnet18")
+        values = {"accuracy": accuracy, "top5": 0.9, "nll": 1.0, "ece": 0.1}
+        found.append(Outcome(candidate, {"accuracy": values}))
+    section = _beside_paper(found, [Accuracy()], "last")
+    assert section is not None
+    assert section.table is not None
+    rows = {row[0].text: [cell.text for cell in row] for row in section.table.rows}
+    assert section.table.columns[1:3] == [
+        "top-1 accuracy, %\nmeasured here",
+        "top-1 accuracy, %\npaper, preactresnet18",
+    ]
+    assert rows["erm"][1:3] == ["70.00", "76.69"]
+    assert rows["multimix"][1:3] == ["80.00", "81.82"]
+    assert rows["alignmixup"][1] == "not measured"
+
+
+def test_the_board_estimates_from_what_it_has_timed(digits_run) -> None:  # type: ignore[no-untyped-def]
+    paths = [digits_run(f"{seed}", seed=seed) for seed in range(4)]
+    candidates = run_candidates(paths, which=["last"])
+    part = Accuracy()
+    board = EvaluationBoard(candidates, [part], file=io.StringIO())
+    assert board.remaining() is None
+    for candidate, seconds in zip(candidates[:3], (10.0, 20.0, None), strict=True):
+        board.begin(candidate, part)
+        board.end(candidate, part, seconds=seconds, failure=None)
+    assert board.remaining() == 15.0
+    assert "2/4  erm, seed 1: accuracy: 20s; about 30s left" in board.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_pixels_outside_the_unit_interval_are_refused(digits_run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    (candidate,) = run_candidates([digits_run("run")], which=["last"])
+    original = data.Loader.batches
+
+    def scaled(self: data.Loader, *args: int) -> Any:
+        return (batch._replace(images=batch.images * 255) for batch in original(self, *args))
+
+    monkeypatch.setattr(data.Loader, "batches", scaled)
+    (outcome,) = run_parts([candidate], [Accuracy()], Silent())
+    assert "they must lie in [0, 1]" in outcome.failures["accuracy"]
+    assert results.overview([outcome], [Accuracy()], label_colors([outcome])).columns == ["method"]
