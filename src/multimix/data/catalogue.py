@@ -143,5 +143,6 @@ def _open(source: Source, image_size: int | None, bad_images: BadImages) -> tupl
     if image_size is None:
         return {**arrays}, ()
     return {
-        split: ArrayDataset(found.images, found.labels, image_size=image_size) for split, found in arrays.items()
+        split: ArrayDataset(found.images, found.labels, extras=found.extras, image_size=image_size)
+        for split, found in arrays.items()
     }, ()

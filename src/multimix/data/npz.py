@@ -24,8 +24,9 @@ def npz(path: Path) -> Source:
 
     Images are uint8, (N, size, size), (N, size, size, 1 or 3) or (N, 1 or 3, size, size); grey ones become RGB.
     Labels are integers (N,) or (N, 1). Without `class_names`, classes are named by their number. The keys can
-    also be `train_x` and `train_y`, or `x_train` and `y_train`. Where only one of val and test is there, it is
-    the test set.
+    also be `train_x` and `train_y`, or `x_train` and `y_train`. Further numeric arrays with one row for each image,
+    such as `train_soft_targets`, become the split's `extras`, named without the split. Where only one of val and test
+    is there, it is the test set.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -63,10 +64,21 @@ def _split(path: Path, arrays: dict[str, Any], split: str) -> ArrayDataset | Non
             try:
                 labels = torch.from_numpy(arrays[label_key])
                 labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-                return ArrayDataset(_rgb(torch.from_numpy(arrays[image_key])), labels)
+                extras = _extras(arrays, split, but=(image_key, label_key), count=len(labels))
+                return ArrayDataset(_rgb(torch.from_numpy(arrays[image_key])), labels, extras=extras)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{image_key} and {label_key} of {path}: {error}") from error
     return None
+
+
+def _extras(arrays: dict[str, Any], split: str, *, but: tuple[str, str], count: int) -> dict[str, Tensor]:
+    """The further arrays of a split: numbers, one row for each of its images."""
+    names = {key: key.removeprefix(f"{split}_") for key in arrays if key.startswith(f"{split}_") and key not in but}
+    return {
+        name: torch.from_numpy(arrays[key])
+        for key, name in names.items()
+        if arrays[key].dtype.kind in "buif" and arrays[key].shape[:1] == (count,)
+    }
 
 
 def _rgb(images: Tensor) -> Tensor:

@@ -15,10 +15,13 @@ from .input_mixup import InputMixup
 from .manifold_mixup import ManifoldMixup
 from .multimix import DenseMultiMix, MultiMix
 from .names import parse, spelled, split_list
+from .opttransmix import OptTransMix
 from .pairs import InputMethod
 from .saliencymix import SaliencyMix
+from .soft_targets import SoftTargets
 from .stylecutmix import StyleCutMix
 from .stylemix import StyleMix
+from .supermix import SuperMix
 from .tokenmix import TokenMix
 from .transmix import TransMix
 from .zeta_mixup import ZetaMixup
@@ -43,9 +46,12 @@ __all__ = [
     "Mixed",
     "Mixer",
     "MultiMix",
+    "OptTransMix",
     "SaliencyMix",
+    "SoftTargets",
     "StyleCutMix",
     "StyleMix",
+    "SuperMix",
     "TokenMix",
     "TransMix",
     "ZetaMixup",

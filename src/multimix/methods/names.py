@@ -24,9 +24,12 @@ from .fmix import FMix
 from .input_mixup import InputMixup
 from .manifold_mixup import ManifoldMixup
 from .multimix import DenseMultiMix, MultiMix
+from .opttransmix import OptTransMix
 from .saliencymix import SaliencyMix
+from .soft_targets import SoftTargets
 from .stylecutmix import StyleCutMix
 from .stylemix import StyleMix
+from .supermix import SuperMix
 from .tokenmix import TokenMix
 from .transmix import TransMix
 from .zeta_mixup import ZetaMixup
@@ -60,6 +63,7 @@ NAMES: dict[str, Callable[..., Method]] = {
     "augmix": AugMix,
     "cutmix": CutMix,
     "fmix": FMix,
+    "opttransmix": OptTransMix,
     "saliencymix": SaliencyMix,
     "zeta-mixup": ZetaMixup,
     "multimix": _multimix,
@@ -70,6 +74,8 @@ NAMES: dict[str, Callable[..., Method]] = {
     "alignmixup-alone": AlignMixup,
     "transmix": TransMix,
     "tokenmix": TokenMix,
+    "supermix": SuperMix,
+    "soft-targets": SoftTargets,
     "automix": AutoMix,
     "automix-barycenter": BarycenterAutoMix,
     "stylemix": StyleMix,

@@ -1,0 +1,55 @@
+"""Training on targets that a data set brings with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .base import Method, MethodOutput
+
+if TYPE_CHECKING:
+    from ..models import SplitModel
+
+
+class SoftTargets(Method):
+    """Any method, with the data set's own soft targets (b, c) in place of the labels.
+
+    For sets of images that were mixed in advance (`multimix.methods.supermix.build_set`) or labelled by a teacher:
+    arrays `train_images`, `train_labels` and `train_soft_targets` in an `.npz` file.
+
+    Args:
+        method: what to train with, on these targets.
+
+    >>> from multimix.methods import Erm
+    >>> SoftTargets(Erm()).needs
+    ('soft_targets',)
+    """
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        if not isinstance(method, Method):
+            raise TypeError(f"method must be a method, such as Erm(), got {type(method).__name__}")
+        self.method = method
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(dict.fromkeys(("soft_targets", *self.method.needs)))
+
+    def setup(self, model: SplitModel) -> None:
+        self.method.setup(model)
+
+    def forward(
+        self,
+        model: SplitModel,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        **extras: Tensor,
+    ) -> MethodOutput:
+        wanted = {name: extras[name] for name in self.method.needs}
+        return self.method(model, images, extras["soft_targets"], generator, **wanted)
+
+    def after_step(self, model: SplitModel) -> None:
+        self.method.after_step(model)
