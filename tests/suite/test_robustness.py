@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from multimix import evaluation
 from multimix.data import ArrayDataset
 from multimix.evaluation import corrupt
-from multimix.models import build
+from multimix.models import SplitModel, build
 from multimix.random import make_generator
 from multimix.suite.attacks import Attacks
 from multimix.suite.batches import Batches, balanced_order, choose
@@ -173,6 +173,14 @@ def test_checks_transfer_from_a_surrogate_where_there_are_other_images(
     assert "transfer" not in [check["name"] for check in alone["checks"]]
     fewer = replace(quick, curve_limit=20).evaluate(replace(subject, train=None), Memory(), nothing)
     assert "transfer" in [check["name"] for check in fewer["checks"]]
+
+
+def test_a_failed_check_is_a_warning_that_names_the_model(subject: Subject) -> None:
+    net = subject.model
+    model = SplitModel(net.stages, net.pool, torch.nn.Sequential(net.classifier, torch.nn.Softmax(dim=1))).eval()
+    part = Attacks(limit=4, curve_limit=10, pgd_steps=1, curve_eps=(1,), curve_steps=(1,))
+    with pytest.warns(UserWarning, match="erm, seed 0: The outputs are non-negative and sum to 1"):
+        part.evaluate(replace(subject, model=model), Memory(), nothing)
 
 
 def test_autoattack_is_refused_before_anything_is_attacked(subject: Subject) -> None:

@@ -73,8 +73,10 @@ def check_attack(
     def error(attack: Callable[[Tensor, Tensor], Tensor]) -> float:
         return sum(wrong(attack(x, y), y).item() for x, y in batches) / len(images)
 
-    def attack(radius: float, stride: float, of: Classifier = model) -> Callable[[Tensor, Tensor], Tensor]:
-        return lambda x, y: pgd(of, x, y, radius, stride, steps, generator=draws)
+    def attack(
+        radius: float, stride: float, of: Classifier = model, count: int = steps
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda x, y: pgd(of, x, y, radius, stride, count, generator=draws)
 
     clean = error(lambda x, y: x)
     per_batch = [
@@ -86,8 +88,8 @@ def check_attack(
     zero = sum(int((input_gradient(model, x, y).flatten(1) == 0).all(dim=1).sum()) for x, y in batches) / len(images)
     still = torch.cat([attack(0.0, step_size)(x, y) for x, y in batches])
     at_zero = (_all_logits(model, still, batch_size).argmax(dim=1) != labels).double().mean().item()
-    # Wide enough to cross the whole range of pixels within the steps.
-    freely = error(attack(1.0, max(step_size, 2.5 / max(steps, 1))))
+    # Enough steps, and long enough, to cross the whole range of pixels, however few the attack itself has.
+    freely = error(attack(1.0, max(step_size, 0.125), count=max(steps, 20)))
     found = [
         *findings.mode(model),
         findings.are_logits(logits),

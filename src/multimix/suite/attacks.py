@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -83,6 +84,9 @@ class Attacks:
         curves = self._count(subject, store, say, "curve ", few, self._curves(subject))
         say("checks of the attacks")
         checks = store.compute("checks", lambda: self._checks(subject, few))
+        for check in checks:
+            if not check["passed"]:
+                warnings.warn(f"{subject.label}, seed {subject.seed}: {check['sentence']}", stacklevel=2)
         return {
             "examples": len(chosen),
             "test_examples": len(labels),
