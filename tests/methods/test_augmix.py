@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
 from multimix.functional import sample_weights
-from multimix.methods import AugMix, _augmentations
-from multimix.methods._augmentations import COLOUR, GEOMETRIC, TONAL, apply, augment_in_chains
+from multimix.methods import AugMix, augmentations
+from multimix.methods.augmentations import COLOUR, GEOMETRIC, TONAL, apply, augment_in_chains
 from multimix.methods.augmix import jensen_shannon
 
 REFERENCE = v2.AugMix()
@@ -58,7 +58,7 @@ def test_chains_are_the_operations_in_order_one_image_at_a_time(depth, all_ops: 
 
     tagged = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(_augmentations, "apply", note)
+        patch.setattr(augmentations, "apply", note)
         augment_in_chains(tagged, seeded(5), severity=4, depth=depth, all_ops=all_ops)
     images = torch.randint(256, (n, 3, 12, 12), generator=seeded(6), dtype=torch.uint8)
     kept = images.clone()
@@ -80,7 +80,7 @@ def test_operations_levels_signs_and_depths_are_uniform(monkeypatch) -> None:
         counts[name, level, sign] += len(images)
         return images + 1
 
-    monkeypatch.setattr(_augmentations, "apply", note)
+    monkeypatch.setattr(augmentations, "apply", note)
     blank = torch.zeros(n, 1, 1, 1, dtype=torch.uint8)
     depth = augment_in_chains(blank, seeded(1), severity=3, depth=None, all_ops=False).flatten()
     assert stats.chisquare(np.bincount(depth.numpy())[1:]).pvalue > 1e-3

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ..functional import sample_weights
 from ..functional._checks import check_count
-from ._augmentations import augment_in_chains
+from .augmentations import augment_in_chains
 from .base import Method, MethodOutput
 from .pairs import check_positive, host, probabilities
 
