@@ -198,3 +198,14 @@ def test_opposite_embeddings_and_low_precision() -> None:
 def test_mistakes(error, message, call) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_coin_decides_which_pairs_are_mixed() -> None:
+    z, kinds = embeddings(), set()
+    for seed in range(12):
+        generator = seeded(seed)
+        kind = "positive-negative" if mm.random.uniform(generator) < 0.5 else "anchor-negative"
+        kinds.add(kind)
+        expected = mm.Metrix(MultiSimilarity(), pairs=kind)(z, LABELS, generator)
+        assert torch.equal(mm.Metrix(MultiSimilarity())(z, LABELS, seeded(seed)), expected)
+    assert len(kinds) == 2

@@ -178,3 +178,35 @@ def test_bad_calls(model, images, labels):
     model.classifier = nn.Sequential(nn.Linear(6, 5))
     with pytest.raises(ValueError, match=r"one nn\.Linear, to give each domain its own, got Sequential"):
         Daml().setup(model)
+
+
+def test_learns_what_the_domains_share():
+    """The class is the brighter half; the domain is the bright channel. Tested on a mixture of channels never seen."""
+
+    def batch(count, seed, channel):
+        g = seeded(seed)
+        images = 0.3 * torch.rand(count, 3, 8, 8, generator=g)
+        labels = torch.randint(2, (count,), generator=g)
+        rows = torch.arange(count)
+        images[rows, channel[rows], :4] += 0.6 * (labels == 0)[:, None, None]
+        images[rows, channel[rows], 4:] += 0.6 * (labels == 1)[:, None, None]
+        return images, labels
+
+    stages = [nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2))]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = SplitModel(stages, nn.Flatten(), nn.Linear(32, 2))
+    method = Daml()
+    method.setup(net)
+    optimizer = torch.optim.SGD([*net.parameters(), *method.parameters()], lr=0.1, momentum=0.9)
+    domain = torch.arange(30) % 3
+    before = method.weight.clone()
+    for step in range(80):
+        images, labels = batch(30, step, domain)
+        optimizer.zero_grad()
+        method(net, images, labels, seeded(step), domain=domain).loss.backward()
+        optimizer.step()
+    images, labels = batch(200, 999, domain[:1].expand(200))
+    images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    assert (net(images).argmax(1) == labels).float().mean() > 0.95
+    assert not torch.equal(method.weight, before)
