@@ -13,8 +13,8 @@ __all__ = ["Source", "image_folder"]
 
 
 class Source(NamedTuple):
-    """The splits that are there, of "train", "val" and "test" (for domain folders: the domains, the held-out one last), and
-    the names of the classes."""
+    """The splits that are there, of "train", "val" and "test" (for domain folders: the domains, the held-out one last),
+    and the names of the classes."""
 
     splits: Mapping[str, ArrayDataset | Listing]
     class_names: tuple[str, ...]
