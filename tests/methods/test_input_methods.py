@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from tests.methods.conftest import numbered, seeded
 
-from multimix.methods import CutMix, Either, Erm, InputMixup
+from multimix.methods import CutMix, Either, Erm, FMix, InputMixup
 
-METHODS = [InputMixup(), InputMixup(alpha=0.2), CutMix(), CutMix(alpha=0.3), Either(CutMix(), InputMixup(), p=0.5)]
+METHODS = [
+    InputMixup(), InputMixup(alpha=0.2), CutMix(), CutMix(alpha=0.3), Either(CutMix(), InputMixup(), p=0.5), FMix(),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)

@@ -9,16 +9,21 @@ from torch import nn
 
 import multimix as mm
 from multimix.methods import (
+    AugMix,
     CutMix,
     DenseLoss,
     DenseMultiMix,
     Either,
     Erm,
+    FMix,
     InputMixup,
     ManifoldMixup,
     Method,
     MethodOutput,
     MultiMix,
+    OptTransMix,
+    SaliencyMix,
+    ZetaMixup,
 )
 from multimix.models import SplitModel
 
@@ -28,6 +33,7 @@ ALL = [
     MultiMix(math.inf), DenseMultiMix(math.inf), Either(MultiMix(20), InputMixup()),
     InputMixup((0.5, 2.0), n=9, m=4), ManifoldMixup(1.0, 2, n=9, m=4), ManifoldMixup(n=3, m=64),
     DenseLoss(CutMix()), DenseLoss(ManifoldMixup(n=9, m=4), attention="cam", normalize="global"),
+    FMix(), SaliencyMix(), SaliencyMix(per_image=False), ZetaMixup(), AugMix(), OptTransMix(), DenseLoss(FMix()),
 ]  # fmt: skip
 
 

@@ -55,12 +55,13 @@ def apply(images: Tensor, name: str, level: int, sign: int) -> Tensor:
     >>> apply(image, "TranslateX", 9, 1)[0, 0, 0]  # a third of the width, filled with black
     tensor([0, 0, 1, 2], dtype=torch.uint8)
     """
-    f = require("torchvision.transforms.v2.functional", "methods")
+    v2 = require("torchvision.transforms.v2", "methods")
+    f = v2.functional
     height, width = images.shape[-2:]
     # In float32 as torchvision has them: truncation to 8 bits shows the last digit.
     slope, tone, angle = (sign * float(torch.linspace(0, most, BINS)[level]) for most in (0.3, 0.9, 30))
     shear = math.degrees(math.atan(slope))
-    still = {"angle": 0.0, "scale": 1.0, "interpolation": f.InterpolationMode.BILINEAR}
+    still = {"angle": 0.0, "scale": 1.0, "interpolation": v2.InterpolationMode.BILINEAR}
     result: Tensor
     match name:
         case "ShearX":
@@ -72,7 +73,7 @@ def apply(images: Tensor, name: str, level: int, sign: int) -> Tensor:
         case "TranslateY":
             result = f.affine(images, translate=[0, height * level // 27 * sign], shear=[0.0, 0.0], **still)
         case "Rotate":
-            result = f.rotate(images, angle, interpolation=f.InterpolationMode.BILINEAR)
+            result = f.rotate(images, angle, interpolation=v2.InterpolationMode.BILINEAR)
         case "Posterize":
             result = f.posterize(images, round(4 - 4 * level / (BINS - 1)))
         case "Solarize":

@@ -28,7 +28,7 @@ class OptTransMix(InputMethod):
         reg: entropic regularisation, relative to the squared longer side; it blurs by sqrt(reg / 2) of that side. At
             least 1/650.
         iterations: of the barycenter's algorithm.
-        debiased: barycenters of Sinkhorn divergences, which are not blurred; half as much work again.
+        debiased: barycenters of Sinkhorn divergences, which are not blurred; about a third more work.
 
     >>> images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
     >>> mixed, soft = OptTransMix().mix(images, labels, 3, torch.Generator().manual_seed(0))
