@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -20,7 +19,8 @@ class SaliencyMix(InputMethod):
     image's and is clipped at the border. Targets are mixed by the share of pixels that each image keeps. The
     authors apply it with probability 0.5 (`Either(SaliencyMix(), Erm(), p=0.5)`).
 
-    The saliency is computed on the CPU, in threads, so images on another device are copied there.
+    The saliency is computed on the CPU, in as many threads as PyTorch uses (`torch.set_num_threads`); images on another
+    device are copied there.
 
     Args:
         alpha: default 1.0, as in the authors' code.
@@ -91,7 +91,7 @@ def saliency_peaks(images: Tensor) -> Tensor:
         image = bytes_BHWC[index, ..., 0] if grey else bytes_BHWC[index]
         return int(cv2.saliency.StaticSaliencyFineGrained_create().computeSaliency(image)[1].argmax())
 
-    with ThreadPoolExecutor(min(len(bytes_BHWC), os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(len(bytes_BHWC), torch.get_num_threads())) as pool:
         flat = torch.tensor(list(pool.map(peak, range(len(bytes_BHWC)))))
     width = images.shape[-1]
     return torch.stack((flat // width, flat % width), 1)
