@@ -135,3 +135,15 @@ def test_features_without_positions() -> None:
     model = SplitModel([nn.Sequential(nn.Flatten(), nn.Linear(12, 6))], nn.Identity(), nn.Linear(6, 3))
     with pytest.raises(ValueError, match="features have none"):
         AlignMixup()(model, torch.rand(2, 3, 2, 2), torch.arange(2))
+
+
+def test_under_autocast(model, images, labels) -> None:
+    method = AlignMixup()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = method.mixed(model, images, labels, seeded(0))
+        loss = method(model, images, labels, seeded(0)).loss
+    full = method.mixed(model, images, labels, seeded(0))
+    assert loss.isfinite()
+    assert mixed.targets.dtype == torch.float32
+    assert torch.allclose(mixed.targets, full.targets, atol=0.1)
+    assert torch.allclose(mixed.targets.sum(1), torch.ones(7), atol=1e-5)

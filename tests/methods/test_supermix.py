@@ -269,3 +269,15 @@ def test_paths_of_sets(tmp_path, splits) -> None:
     (tmp_path / "set.npz").touch()
     with pytest.raises(FileExistsError, match="is there already"):
         build_set(splits, method, tmp_path / "set.npz", count=3)
+
+
+def test_under_autocast(model, images, labels) -> None:
+    method = SuperMix(model, width=4, max_iter=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = method.mixed(model, images, labels, seeded(0))
+        loss = method(model, images, labels, seeded(0)).loss
+    full = method.mixed(model, images, labels, seeded(0))
+    assert loss.isfinite()
+    assert mixed.targets.dtype == torch.float32
+    assert torch.allclose(mixed.targets, full.targets, atol=0.1)
+    assert torch.allclose(mixed.targets.sum(1), torch.ones(7), atol=1e-5)

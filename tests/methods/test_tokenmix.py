@@ -149,3 +149,15 @@ def test_it_says_that_it_has_no_teacher() -> None:
 def test_bad_input(call, error, message) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_under_autocast(model, images, labels) -> None:
+    method = TokenMix(model, grid=4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = method.mixed(model, images, labels, seeded(0))
+        loss = method(model, images, labels, seeded(0)).loss
+    full = method.mixed(model, images, labels, seeded(0))
+    assert loss.isfinite()
+    assert mixed.targets.dtype == torch.float32
+    assert torch.allclose(mixed.targets, full.targets, atol=0.1)
+    assert torch.allclose(mixed.targets.sum(1), torch.ones(7), atol=1e-5)

@@ -104,3 +104,12 @@ def test_patches_that_do_not_tile_the_image() -> None:
 def test_a_model_without_class_token(model, images, labels) -> None:
     with pytest.raises(ValueError, match="no class token"):
         TransMix()(model, images, labels)
+
+
+def test_under_autocast(vit, pictures, labels) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = TransMix().mixed(vit, pictures, labels, seeded(0))
+    full = TransMix().mixed(vit, pictures, labels, seeded(0))
+    assert mixed.targets.dtype == torch.float32
+    assert torch.allclose(mixed.targets, full.targets, atol=0.02)
+    assert torch.allclose(mixed.targets.sum(1), torch.ones(7), atol=1e-5)

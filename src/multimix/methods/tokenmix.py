@@ -100,7 +100,7 @@ class TokenMix(InputMethod):
             return mixed, torch.lerp(soft, soft[partner], area)
         maps = activation_maps(_check(self.teacher.on(images.device)), images, soft, (rows, columns))
         replaced = blocks.flatten().to(maps.device, maps.dtype, non_blocking=True)
-        own, other = maps @ (1 - replaced), maps[partner] @ replaced
+        own, other = (maps * (1 - replaced)).sum(1), (maps[partner] * replaced).sum(1)
         if self.normalize:
             total = own + other
             own, other = own / total, other / total

@@ -71,4 +71,4 @@ def attention_share(attention: Tensor, pasted: Tensor) -> Tensor:
     grid = token_grid(attention.shape[1], *pasted.shape)
     inside = F.adaptive_avg_pool2d(pasted[None], grid).flatten().to(attention.dtype)
     total = attention.sum(1).clamp(min=torch.finfo(attention.dtype).tiny)
-    return attention @ inside / total
+    return (attention * inside).sum(1) / total

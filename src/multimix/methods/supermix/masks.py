@@ -40,7 +40,8 @@ def optimise_masks(
     p = sigmoid(v) / sum_K sigmoid(v), where v is on a coarse grid and upsampled. v starts at zero and moves by Newton
     steps towards a loss of zero, v -= loss G / <g, G>, where G is the gradient g smoothed by a Gaussian.
     A mixture has reached its goal when the teacher ranks the classes of the goal above all others, and is then left
-    as it is. All mixtures are optimised at once; those that have arrived leave the batch.
+    as it is. All mixtures are optimised at once; those that have arrived leave the batch. Under autocast prefer
+    bfloat16: without loss scaling, gradients in float16 may vanish.
 
     Args:
         teacher: pixels in [0, 1] to logits (b, c), frozen and in evaluation mode.
@@ -96,5 +97,7 @@ def _smoothed(x: Tensor, sigma: float) -> Tensor:
     taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype) / sigma) ** 2)
     taps = taps / taps.sum()
     maps = x.flatten(0, 1)[:, None]
-    maps = F.conv2d(maps, taps[None, None, :, None], padding=(reach, 0))
-    return F.conv2d(maps, taps[None, None, None], padding=(0, reach))[:, 0].unflatten(0, x.shape[:2])
+    with torch.autocast(x.device.type, enabled=False):
+        maps = F.conv2d(maps, taps[None, None, :, None], padding=(reach, 0))
+        maps = F.conv2d(maps, taps[None, None, None], padding=(0, reach))
+    return maps[:, 0].unflatten(0, x.shape[:2])
