@@ -95,7 +95,7 @@ class TestReportCommand:
 def test_the_same_command_changes_nothing_when_all_is_done(
     comparison: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("multimix.cli.compare.run_jobs", None)  # training anything would fail
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", None)  # training anything would fail
     before = {path: path.stat().st_mtime_ns for path in comparison.glob("*/seed*/*") if "evaluation" not in path.name}
     command = json.loads((comparison / "compare.json").read_text())["command"].split()
     cli.main(

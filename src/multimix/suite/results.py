@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,9 +53,18 @@ def overview(outcomes: Sequence[Outcome], parts: Sequence[Part], colors: Mapping
     for which in kinds:
         for label, group in by_label(outcomes, which=which).items():
             name = f"{label}, best epoch" if which == "best" and len(kinds) > 1 and group[0].candidate.which else label
-            rows[name] = {title: list(seeds.values()) for title, seeds in headlines(group, parts).items()}
+            rows[name] = {_wrapped(title): list(seeds.values()) for title, seeds in headlines(group, parts).items()}
             row_colors[name] = colors.get(label, "")
     return estimates_table(rows, row_colors)
+
+
+def _wrapped(title: str) -> str:
+    """A column title in short lines, its unit and arrow kept together.
+
+    >>> _wrapped("FGSM 8/255 error, % ↓").splitlines()
+    ['FGSM 8/255', 'error, % ↓']
+    """
+    return textwrap.fill(title.replace(", % ", ",\xa0%\xa0"), 14, break_long_words=False).replace("\xa0", " ")
 
 
 def as_json(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> list[dict[str, Any]]:
