@@ -9,6 +9,7 @@ from torch import nn
 
 import multimix as mm
 from multimix.methods import (
+    AlignMixup,
     AugMix,
     CutMix,
     DenseLoss,
@@ -34,6 +35,7 @@ ALL = [
     InputMixup((0.5, 2.0), n=9, m=4), ManifoldMixup(1.0, 2, n=9, m=4), ManifoldMixup(n=3, m=64),
     DenseLoss(CutMix()), DenseLoss(ManifoldMixup(n=9, m=4), attention="cam", normalize="global"),
     FMix(), SaliencyMix(), SaliencyMix(per_image=False), ZetaMixup(), AugMix(), OptTransMix(), DenseLoss(FMix()),
+    AlignMixup(), DenseLoss(AlignMixup(), attention="cam"),
 ]  # fmt: skip
 
 
