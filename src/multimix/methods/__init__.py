@@ -17,6 +17,7 @@ from .multimix import DenseMultiMix, MultiMix
 from .names import parse, spelled, split_list
 from .opttransmix import OptTransMix
 from .pairs import InputMethod
+from .puzzlemix import PuzzleMix
 from .saliencymix import SaliencyMix
 from .soft_targets import SoftTargets
 from .stylecutmix import StyleCutMix
@@ -47,6 +48,7 @@ __all__ = [
     "Mixer",
     "MultiMix",
     "OptTransMix",
+    "PuzzleMix",
     "SaliencyMix",
     "SoftTargets",
     "StyleCutMix",

@@ -25,6 +25,7 @@ from .input_mixup import InputMixup
 from .manifold_mixup import ManifoldMixup
 from .multimix import DenseMultiMix, MultiMix
 from .opttransmix import OptTransMix
+from .puzzlemix import PuzzleMix
 from .saliencymix import SaliencyMix
 from .soft_targets import SoftTargets
 from .stylecutmix import StyleCutMix
@@ -64,6 +65,7 @@ NAMES: dict[str, Callable[..., Method]] = {
     "cutmix": CutMix,
     "fmix": FMix,
     "opttransmix": OptTransMix,
+    "puzzlemix": PuzzleMix,
     "saliencymix": SaliencyMix,
     "zeta-mixup": ZetaMixup,
     "multimix": _multimix,

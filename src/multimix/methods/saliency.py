@@ -1,0 +1,69 @@
+"""Saliency from the gradient of the loss in the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ..models import SplitModel
+
+
+class CleanPass(NamedTuple):
+    """What a pass of the clean mini-batch leaves for mixing and for the loss."""
+
+    saliency: Tensor
+    """(b, h, w), detached."""
+    loss: Tensor
+    """Mean cross entropy of the clean mini-batch."""
+    logits: Tensor
+    """(b, c)."""
+
+
+def input_saliency(model: SplitModel, images: Tensor, targets: Tensor) -> Tensor:
+    """sqrt(mean over channels of squared d loss / d pixel), (b, h, w), in units of loss per pixel value.
+
+    The loss is the cross entropy of each image, as PuzzleMix and Co-Mixup have it. The pass runs in evaluation mode,
+    so that it neither updates nor uses batch statistics, and leaves no gradient on any parameter; the modes of all
+    modules are as before afterwards.
+
+    Args:
+        images: (b, channels, h, w) in [0, 1].
+        targets: (b,) class indices or (b, c) probabilities.
+
+    >>> from multimix.models import SplitModel
+    >>> net = SplitModel([nn.Flatten()], nn.Identity(), nn.Linear(12, 3))
+    >>> input_saliency(net, torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])).shape
+    torch.Size([4, 2, 2])
+    """
+    with _evaluation_mode(model):
+        return clean_pass(model, images, targets, keep_graph=False).saliency
+
+
+def clean_pass(model: SplitModel, images: Tensor, targets: Tensor, *, keep_graph: bool = True) -> CleanPass:
+    """The saliency of the clean mini-batch, in the model's present mode, with the loss it was computed from; with
+    `keep_graph` that loss can still be differentiated in the parameters, so that one forward pass serves both."""
+    probe = images.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(probe)
+        # The sum, not the mean, over images: the scale of their gradients must not depend on b in low precision.
+        total = nn.functional.cross_entropy(logits, targets, reduction="sum")
+        (gradient,) = torch.autograd.grad(total, probe, retain_graph=keep_graph)
+    saliency = gradient.float().square().mean(1).sqrt()
+    return CleanPass(saliency, total / images.shape[0], logits)
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        # Not model.train(): modules that were frozen in evaluation mode must stay so.
+        for module in training:
+            module.training = True
