@@ -10,13 +10,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["default_generator", "derive_seed", "draw_seed", "eager", "fork", "make_generator", "uniform"]
+__all__ = [
+    "default_generator",
+    "derive_seed",
+    "draw_seed",
+    "eager",
+    "fork",
+    "initialising",
+    "make_generator",
+    "uniform",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,6 +103,19 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
     """A seed for a generator elsewhere, as a CPU scalar tensor (int64), which a compiled region can take in."""
     generator = generator if generator is not None else default_generator("cpu")
     return torch.randint(2**63 - 1, (), generator=generator, device=generator.device).cpu()
+
+
+@contextmanager
+def initialising(generator: torch.Generator) -> Iterator[None]:
+    """Layers made here are on the CPU and take their initial weights from `generator` (on the CPU).
+
+    PyTorch draws initial weights from the global CPU generator: it is lent a seed, then put back. `torch.manual_seed`
+    would also seed the accelerators, for good.
+    """
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def uniform(generator: torch.Generator | None) -> float:

@@ -9,7 +9,7 @@ from tests.methods.conftest import seeded
 from torch import nn
 from torch.nn import functional as F
 
-from multimix.methods import AutoMix
+from multimix.methods import AutoMix, BarycenterAutoMix
 from multimix.methods.mix_block import MixBlock, feature_map
 from multimix.methods.momentum import MomentumEncoder
 from multimix.methods.pairs import Pairing
@@ -227,3 +227,19 @@ def test_errors_in_use(model, images, labels) -> None:
         AutoMix()(model, images, labels)
     with pytest.raises(ValueError, match="layer must be between 1 and 2, got 3"):
         AutoMix(layer=3).setup(model)
+
+
+@pytest.mark.parametrize("make", [lambda: AutoMix(layer=1), lambda: BarycenterAutoMix(width=8)])
+def test_initial_weights_follow_the_seed_and_leave_the_global_generator_alone(model, make) -> None:
+    def weights(seed: int) -> list[torch.Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            method = make()
+            method.setup(model)
+            assert torch.equal(torch.get_rng_state(), before)
+        return [p.detach() for p in method.parameters() if p.requires_grad]
+
+    first, again, other = weights(1), weights(1), weights(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(first, other, strict=True))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import random
 from ..functional._checks import check_choice, check_count
 from .base import Method, MethodOutput
 from .mix_block import MixBlock, feature_map
@@ -87,7 +88,8 @@ class AutoMix(Method):
 
     def setup(self, model: SplitModel) -> None:
         channels = feature_channels(model, self._layer_of(model))
-        block = MixBlock(channels, lam_embedding=self.lam_embedding, upsampling=self.upsampling)
+        with random.initialising(random.make_generator(torch.initial_seed(), "automix")):
+            block = MixBlock(channels, lam_embedding=self.lam_embedding, upsampling=self.upsampling)
         like = next(model.parameters())
         self.block = block.to(like.device, like.dtype)
         self.encoder = MomentumEncoder(model, start=self.momentum, end=self.final_momentum, steps=self.momentum_steps)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import random
 from ..functional._checks import check_count
 from .base import Method, MethodOutput
 from .pairs import Pairing, check_positive, host, probabilities
@@ -99,7 +100,9 @@ class BarycenterAutoMix(Method):
 
     def setup(self, model: SplitModel) -> None:
         like = next(model.parameters())
-        self.generator = BarycenterNetwork(image_channels(model), self.width).to(like.device, like.dtype)
+        with random.initialising(random.make_generator(torch.initial_seed(), "automix-barycenter")):
+            network = BarycenterNetwork(image_channels(model), self.width)
+        self.generator = network.to(like.device, like.dtype)
 
     def forward(
         self,

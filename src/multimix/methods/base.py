@@ -56,7 +56,11 @@ class Method(nn.Module):
     """Names of further per-example tensors that the data set must provide as keyword arguments."""
 
     def setup(self, model: SplitModel) -> None:
-        """Called once with the model, on its device, before the optimiser is made."""
+        """Called once with the model, on its device, before the optimiser is made.
+
+        Initial weights follow `torch.initial_seed()`, which is the same on every rank of a run, and leave the global
+        generator alone: `with random.initialising(random.make_generator(torch.initial_seed(), "name")): ...`
+        """
 
     def forward(
         self,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 
@@ -79,7 +78,7 @@ def build(
         channels = 3 if mean is None else len(mean)
     elif mean is not None and len(mean) != channels:
         raise ValueError(f"mean has {len(mean)} values for images of {channels} channels: give one per channel")
-    with _seeded(generator):
+    with random.initialising(random.fork(generator, "cpu")):
         model = _make(name, num_classes, image_size, channels, mean, std, pretrained)
     return model.train()
 
@@ -138,16 +137,3 @@ def _hint(name: str) -> str:
     if find_spec("timm") and require("timm", "train").is_model(bare):
         return f": did you mean timm:{bare}?"
     return nearest(name, NAMES)
-
-
-@contextmanager
-def _seeded(generator: torch.Generator | None) -> Iterator[None]:
-    """Layers are initialised from the global CPU generator: lend it a seed from `generator`, then put it back.
-
-    `torch.manual_seed` would also seed the accelerators, for good.
-    """
-    source = random.fork(generator, "cpu")
-    seed = int(torch.randint(2**63 - 1, (), generator=source, device="cpu"))
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
-        yield
