@@ -130,6 +130,7 @@ def _conditions(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> dict[str,
     machine = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"), 1)
     found = {
         "Network": _several(o.candidate.model for o in outcomes),
+        "Training": _several(o.candidate.training for o in outcomes),
         "Seeds": ", ".join(str(seed) for seed in sorted({o.candidate.seed for o in outcomes})),
     }
     for part in parts:

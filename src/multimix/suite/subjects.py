@@ -41,6 +41,8 @@ class Candidate:
     identity: str
     """Changes when weights or data change."""
     load: Callable[[], Subject]
+    training: str = "trained elsewhere"
+    """The conditions of its training in a few words."""
 
     @property
     def name(self) -> str:
@@ -90,6 +92,7 @@ def run_candidate(
         folder=run.path / "evaluation" / which,
         identity=file_digest(weights_file(run.path, which)),
         load=lambda: run_subject(run, label, which=which, device=device, batch_size=batch_size),
+        training=_training(run),
     )
 
 
@@ -179,6 +182,14 @@ def data_digest(dataset: data.Dataset, class_names: Sequence[str]) -> str:
     digest = hashlib.blake2b(repr(list(class_names)).encode())
     digest.update(dataset.labels.cpu().numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def _training(run: Run) -> str:
+    config = run.config
+    images = f"{run.data_info['train_examples']:,} images, {config.epochs} epochs, batches of {config.batch_size}"
+    return (
+        f"{images}, {config.optimizer}, learning rate {config.lr:g} ({config.schedule}), augmentation {config.augment}"
+    )
 
 
 def _classes(names: Sequence[Any]) -> str:
