@@ -30,7 +30,7 @@ def browser() -> Iterator[object]:
 def pages(comparison: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The page of a comparison, and that of an evaluation of the same runs."""
     out = tmp_path_factory.mktemp("evaluation")
-    cli.main(["evaluate", str(comparison), "--which", "both", "--out", str(out)])
+    cli.main(["evaluate", str(comparison), "--parts", "accuracy", "--which", "both", "--out", str(out)])
     return {"comparison": comparison / "report.html", "evaluation": out / "evaluation.html"}
 
 

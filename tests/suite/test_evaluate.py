@@ -42,7 +42,7 @@ def error_of(capsys: pytest.CaptureFixture[str], arguments: Sequence[object], co
 def test_a_table_a_page_json_csv_and_plots(digits_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     runs = [digits_run(f"runs/{m}{s}", method=m, seed=s) for m in ("erm", "cutmix") for s in range(2)]
     out = tmp_path / "out"
-    cli.main(["evaluate", str(runs[0].parent), "--which", "both", "--out", str(out)])
+    cli.main(["evaluate", str(runs[0].parent), "--parts", "accuracy", "--which", "both", "--out", str(out)])
     shown = capsys.readouterr().out
     models = json.loads((out / "evaluation.json").read_text())["models"]
     assert [(m["label"], m["seed"], m["which"]) for m in models[:3]] == [
@@ -68,14 +68,14 @@ def test_a_table_a_page_json_csv_and_plots(digits_run, tmp_path: Path, capsys: p
 
 def test_nothing_is_computed_twice(digits_run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     run = digits_run("run")
-    cli.main(["evaluate", str(run)])
+    cli.main(["evaluate", str(run), "--parts", "accuracy"])
     before = json.loads((run / "evaluation.json").read_text())["models"]
     monkeypatch.setattr(Accuracy, "evaluate", lambda *_: pytest.fail("evaluated again"))
-    cli.main(["evaluate", str(run)])
+    cli.main(["evaluate", str(run), "--parts", "accuracy"])
     assert json.loads((run / "evaluation.json").read_text())["models"] == before
     monkeypatch.undo()
     shutil.copy(digits_run("other", seed=1) / "model.safetensors", run)
-    cli.main(["evaluate", str(run)])
+    cli.main(["evaluate", str(run), "--parts", "accuracy"])
     assert json.loads((run / "evaluation.json").read_text())["models"] != before
 
 
@@ -192,11 +192,13 @@ def test_other_data_and_damaged_models_are_refused(digits_run, capsys: pytest.Ca
     config = json.loads((run / "config.json").read_text())
     config["data_info"]["class_names"][9] = "nine"
     (run / "config.json").write_text(json.dumps(config))
-    assert "trained on 10 classes (0, 1, 2, ...), but the data now have" in error_of(capsys, [run])
+    assert "trained on 10 classes (0, 1, 2, ...), but the data now have" in error_of(
+        capsys, [run, "--parts", "accuracy"]
+    )
     run = digits_run("diverged")
     _, model = load_run(run)
     save_file({k: v * float("nan") for k, v in model.state_dict().items()}, run / "model.safetensors")
-    assert "logits that are not finite" in error_of(capsys, [run])
+    assert "logits that are not finite" in error_of(capsys, [run, "--parts", "accuracy"])
 
 
 def test_a_library_model_with_weights_of_ones_own_on_a_folder_of_classes(tmp_path: Path) -> None:
@@ -215,7 +217,19 @@ def test_a_library_model_with_weights_of_ones_own_on_a_folder_of_classes(tmp_pat
     accuracies = []
     for name in ("weights.safetensors", "weights.pth"):
         out = tmp_path / name.replace(".", "-")
-        cli.main(["evaluate", "timm:resnet10t", *options, "--weights", str(tmp_path / name), "--out", str(out)])
+        cli.main(
+            [
+                "evaluate",
+                "timm:resnet10t",
+                "--parts",
+                "accuracy",
+                *options,
+                "--weights",
+                str(tmp_path / name),
+                "--out",
+                str(out),
+            ]
+        )
         (found,) = json.loads((out / "evaluation.json").read_text())["models"]
         accuracies.append(found["parts"]["accuracy"]["result"])
         assert (out / "evaluation" / "timm-resnet10t" / "accuracy.json").is_file()
