@@ -1,0 +1,40 @@
+"""Embeddings in the plane, as in the paper's Figure 3."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from ..extras import require
+from ..random import draw_seed
+
+
+def umap(
+    embeddings: Tensor, *, neighbors: int = 15, min_dist: float = 0.1, generator: torch.Generator | None = None
+) -> Tensor:
+    """The UMAP projection (McInnes et al., 2018) of embeddings (N, d) to the plane: (N, 2), float32, on the CPU.
+
+    Args:
+        embeddings: (N, d).
+        neighbors: size of the neighbourhoods whose shape is kept; below N.
+        min_dist: how closely points may be packed.
+        generator: the same one gives the same picture; the global RNG is left alone.
+
+    Raises:
+        ValueError: not more embeddings than `neighbors`, or `neighbors` below 2.
+        ImportError: umap-learn is not installed.
+    """
+    if embeddings.ndim != 2 or not 2 <= neighbors < len(embeddings):
+        raise ValueError(
+            f"UMAP needs embeddings (N, d) and 2 <= neighbors < N, got {tuple(embeddings.shape)} and {neighbors}"
+        )
+    seed = int(draw_seed(generator)) % 2**32
+    # One thread: with more its result depends on their order.
+    projection = require("umap", "evaluate").UMAP(n_neighbors=neighbors, min_dist=min_dist, random_state=seed, n_jobs=1)
+    with warnings.catch_warnings():
+        # It finds the spectral start of separate clusters unusual, which trained classes are.
+        warnings.filterwarnings("ignore", module="umap|sklearn")
+        points = projection.fit_transform(embeddings.detach().cpu().float().numpy())
+    return torch.from_numpy(points).float()

@@ -1,0 +1,187 @@
+"""The embedding space: alignment and uniformity (section 4.4), spread and rank, and its picture (Figure 3)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import evaluation
+from ..evaluation.projection import umap
+from ..extras import require
+from ..random import make_generator
+from ..reports.charts import scatter_panel
+from ..reports.sections import Panel, Section
+from ..reports.style import CLASS_COLORS
+from ..reports.tables import estimates_table
+from .part import Store, Subject
+
+SPACES = {"normalized": "embeddings on the unit sphere", "raw": "embeddings as they are"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """Geometry of the test images just before the classifier."""
+
+    name: ClassVar[str] = "embedding"
+
+    t: tuple[float, ...] = (2.0,)
+    """Of the uniformity, one column each."""
+    alpha: float = 2.0
+    """Of the alignment."""
+    umap: bool = True
+    """Draw the UMAP projection; takes about half a minute for the first classifier."""
+    classes: int = 10
+    """Random classes in the UMAP pictures, the same for every method."""
+    per_class: int = 100
+    """Test images of each of them."""
+    neighbors: int = 15
+    """Of UMAP."""
+    seed: int = 0
+    """Of the choice of classes and images, and of UMAP."""
+
+    def __post_init__(self) -> None:
+        if not self.t or min(self.t) <= 0 or not self.alpha > 0:
+            raise ValueError(f"t and alpha must be positive, got t={self.t}, alpha={self.alpha}")
+        if not 1 <= self.classes <= len(CLASS_COLORS) or self.per_class < 1:
+            raise ValueError(
+                f"classes must be 1 to {len(CLASS_COLORS)}, which colours can tell apart, and per_class at least 1, "
+                f"got {self.classes} and {self.per_class}"
+            )
+
+    def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
+        """The measures of all test embeddings, normalised and raw, and the points of the picture."""
+        say(f"embedding {len(subject.test)} test images")
+        z, labels = evaluation.embeddings(subject.model, subject.loader())
+        measured = {}
+        for space in SPACES:
+            say(f"measuring {SPACES[space]}")
+            measured[space] = store.compute(space, functools.partial(self._measure, z, labels, space == "normalized"))
+        found: dict[str, Any] = {"examples": len(z), "dimension": z.shape[1], "t": list(self.t), "spaces": measured}
+        if self.umap:
+            chosen, groups = sample(labels.cpu(), self.classes, self.per_class, self.seed)
+            say(f"projecting {len(chosen)} embeddings by UMAP")
+            generator = make_generator(self.seed, "umap")
+            found["umap"] = {
+                "points": store.compute(
+                    "umap",
+                    lambda: umap(z[chosen.to(z.device)], neighbors=self.neighbors, generator=generator).tolist(),
+                ),
+                "groups": groups.tolist(),
+                "names": [subject.class_names[int(k)] for k in labels.cpu()[chosen].unique()],
+            }
+        return found
+
+    def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
+        space = result["spaces"]["normalized"]
+        return {
+            "alignment ↓": space["alignment"],
+            "uniformity ↓": space["uniformity"][0],
+            "effective rank": space["effective_rank"],
+        }
+
+    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+        made = [_table_section(space, results, colors) for space in SPACES]
+        return made + _picture_section(results)
+
+    def _measure(self, z: Tensor, labels: Tensor, normalize: bool) -> dict[str, Any]:
+        spread = evaluation.class_spread(z, labels, normalize)
+        return {
+            "alignment": evaluation.alignment(z, labels, normalize, self.alpha),
+            "uniformity": [evaluation.uniformity(z, normalize, t) for t in self.t],
+            "within": spread.within,
+            "between": spread.between,
+            "ratio": spread.ratio,
+            "effective_rank": evaluation.effective_rank(z, normalize),
+        }
+
+
+def sample(labels: Tensor, classes: int, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Up to `per_class` random examples of each of up to `classes` random classes: indices (N,) and, for each, the
+    position of its class among the chosen ones.
+
+    >>> indices, groups = sample(torch.tensor([0, 0, 3, 3, 5]), classes=2, per_class=1, seed=0)
+    >>> len(indices), groups.tolist()
+    (2, [0, 1])
+    """
+    generator = make_generator(seed, "embedding", "sample")
+    present = labels.unique()
+    picked = present[torch.randperm(len(present), generator=generator)[:classes]].sort().values
+    parts = []
+    for label in picked.tolist():
+        members = (labels == label).nonzero().flatten()
+        parts.append(members[torch.randperm(len(members), generator=generator)[:per_class]].sort().values)
+    groups = [torch.full((len(part),), position) for position, part in enumerate(parts)]
+    return torch.cat(parts), torch.cat(groups)
+
+
+def _table_section(
+    space: str, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]
+) -> Section:
+    first = next(iter(results.values()))[0]
+
+    def row(run: Mapping[str, Any]) -> dict[str, float]:
+        found = run["spaces"][space]
+        uniformity = zip(run["t"], found["uniformity"], strict=True)
+        return {
+            "alignment ↓": found["alignment"],
+            **{f"uniformity\nt = {t:g} ↓": value for t, value in uniformity},
+            "within\nclasses": found["within"],
+            "between\nclasses": found["between"],
+            "within ÷\nbetween ↓": found["ratio"],
+            "effective\nrank": found["effective_rank"],
+        }
+
+    rows = {label: [row(run) for run in runs] for label, runs in results.items()}
+    values = {label: {key: [run[key] for run in runs] for key in runs[0]} for label, runs in rows.items()}
+    scale = (
+        "All methods have the same scale here, so that their numbers compare."
+        if space == "normalized"
+        else "The scale of raw embeddings differs from model to model: only the ratio and the rank compare freely."
+    )
+    return Section(
+        f"Embedding space: {SPACES[space]}",
+        f"Of all {first['examples']:,} test images, in {first['dimension']} dimensions. Alignment is the mean distance "
+        "between images of a class, to the power alpha; uniformity the log of the mean Gaussian potential of all "
+        "pairs; within and between classes are mean squared distances to and of the class means; the effective rank is "
+        f"the number of dimensions that the embeddings fill. {scale}",
+        table=estimates_table(values, colors),
+    )
+
+
+def _picture_section(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Section]:
+    drawn = {label: runs[0]["umap"] for label, runs in results.items() if "umap" in runs[0]}
+    if not drawn:
+        return []
+    np = require("numpy", "train")
+    names = next(iter(drawn.values()))["names"]
+    short = names if all(len(name) <= 3 for name in names) else ()
+    panels = [
+        Panel(
+            label,
+            scatter_panel(
+                np.asarray(one["points"]),
+                one["groups"],
+                CLASS_COLORS[: len(one["names"])],
+                short_names=short,
+                label=label,
+            ),
+        )
+        for label, one in drawn.items()
+    ]
+    count = len(next(iter(drawn.values()))["groups"])
+    return [
+        Section(
+            "Embedding space: UMAP",
+            f"The same {count:,} test images of {len(names)} random classes for every method, one seed each, projected "
+            "to the plane by UMAP, as in the paper's Figure 3. Look for classes that are tight and apart. Directions, "
+            "sizes of clusters and distances between far ones mean nothing; trust the tables above.",
+            panels,
+            layout="small",
+            legend=dict(zip(names, CLASS_COLORS, strict=False)),
+        )
+    ]

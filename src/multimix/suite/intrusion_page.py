@@ -1,0 +1,83 @@
+"""What the page shows of manifold intrusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..reports.sections import Panel, Section
+from ..reports.style import INK, figure, to_svg
+from ..reports.tables import estimates_table
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
+    """A table of all mixings, and the histograms of every label's own ones."""
+    first = next(iter(results.values()))[0]
+    clean = next(iter(first["mixings"]))
+    rows, row_colors, panels = {}, {}, []
+    for label, runs in results.items():
+        for name in runs[0]["mixings"]:
+            row = f"{label}: {name}"
+            rows[row] = {
+                "normalised ↑": [run["mixings"][name]["normalized"]["mean"] for run in runs],
+                "normalised,\n÷ clean ↑": [
+                    run["mixings"][name]["normalized"]["mean"] / run["mixings"][clean]["normalized"]["mean"]
+                    for run in runs
+                ],
+                "raw": [run["mixings"][name]["raw"]["mean"] for run in runs],
+                "raw,\n÷ clean ↑": [
+                    run["mixings"][name]["raw"]["mean"] / run["mixings"][clean]["raw"]["mean"] for run in runs
+                ],
+            }
+            row_colors[row] = colors.get(label, "")
+        for name in runs[0]["own"]:
+            measured = runs[0]["mixings"]
+            svg = histogram_chart(
+                measured[name]["normalized"], measured[clean]["normalized"], colors[label], label=f"{label}, {name}"
+            )
+            panels.append(Panel(f"{label}: {name}", svg))
+    without = [label for label, runs in results.items() if not runs[0]["own"]]
+    no_mixing = (
+        f" {', '.join(without)} mixes nothing that could be asked for, so that no distance of its own is defined."
+        if without
+        else ""
+    )
+    made = [
+        Section(
+            "Manifold intrusion",
+            "Mean squared distance of mixed embeddings to the nearest clean embedding of a class that is not mixed in "
+            f"them, with and without projection on the unit sphere, against a bank of {first['bank']:,} "
+            f"{first['source']} images. A class counts as mixed when its weight is above {first['threshold']:.3g}. "
+            "Larger is better: mixed embeddings stay away from other classes. Clean images are the measure: where a "
+            f"mixing is below 1 beside them, it is nearer to other classes than real images are.{no_mixing}",
+            table=estimates_table(rows, row_colors, first="method and mixing"),
+        )
+    ]
+    if panels:
+        made.append(
+            Section(
+                "Distances of mixed embeddings",
+                "Squared distances on the unit sphere, one seed each: those of mixed embeddings filled in colour, of "
+                "clean images as a line; the last bin holds all larger. Look at the mass near 0, which is intrusion.",
+                panels,
+                layout="small",
+            )
+        )
+    return made
+
+
+def histogram_chart(mixed: Mapping[str, Any], clean: Mapping[str, Any], color: str, *, label: str) -> str:
+    """Density of the distances of mixed embeddings, filled, and of clean ones, as a line."""
+    with figure(2.7, 2.1) as (drawn, axes):
+        for found, style in ((mixed, {"fill": True, "color": color, "alpha": 0.55}), (clean, {"color": INK})):
+            bins, width = len(found["shares"]), found["high"] / len(found["shares"])
+            axes.stairs([share / width for share in found["shares"]], [width * k for k in range(bins + 1)], **style)
+        axes.set_xlim(left=0)
+        axes.set_yticks([])
+        axes.xaxis.get_major_locator().set_params(nbins=4)
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("squared distance")
+        return to_svg(drawn, f"intrusion distances of {label}")

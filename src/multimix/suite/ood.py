@@ -1,0 +1,179 @@
+"""Out-of-distribution detection: how well scores tell test images from images of other sets."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import data, evaluation
+from ..data.ood_sets import NOISES, ood_set
+from ..evaluation.inference import evaluating
+from ..evaluation.ood import METRICS
+from ..evaluation.ood_detectors import FITTED_DETECTORS
+from ..random import make_generator
+from ..reports.sections import Section
+from .ood_page import sections
+from .part import Store, Subject
+
+LOGIT_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "max-softmax": evaluation.max_softmax,
+    "energy": evaluation.energy,
+    "entropy": evaluation.entropy,
+    "max-logit": evaluation.max_logit,
+}
+DETECTORS = (*LOGIT_SCORES, "odin", *FITTED_DETECTORS)
+BINS, GRID = 40, 101
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ood:
+    """Out-of-distribution detection against any sets of images."""
+
+    name: ClassVar[str] = "ood"
+
+    sets: tuple[str, ...] = NOISES
+    """gaussian-noise, uniform-noise, or NAME=FOLDER; svhn, dtd, cifar10, cifar100, tinyimagenet-crop and
+    tinyimagenet-resize know their layouts, any other name stands for a folder of images."""
+    detectors: tuple[str, ...] = tuple(LOGIT_SCORES)
+    """max-softmax, energy, entropy, max-logit, odin, mahalanobis, knn, vim or react; the first is shown in detail."""
+    limit: int | None = 10_000
+    """Images of each set, chosen at random; None takes all."""
+    fit_limit: int = 10_000
+    """Training images that mahalanobis, knn, vim and react are fitted to."""
+    download: bool = False
+    """Fetch SVHN, DTD and CIFAR where they are missing."""
+    seed: int = 0
+    """Of noise, crops and choices."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.detectors if name not in DETECTORS]
+        if unknown or not self.detectors:
+            raise ValueError(f"detectors must be some of {', '.join(DETECTORS)}, got {', '.join(unknown) or 'none'}")
+        names = [set_name(spec) for spec in self.sets]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"sets must be one or more with different names, got {', '.join(names) or 'none'}")
+        if self.fit_limit < 1 or (self.limit is not None and self.limit < 1):
+            raise ValueError(f"limits must be at least 1, got limit={self.limit}, fit_limit={self.fit_limit}")
+
+    def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
+        """By set: the number of images and, by detector, `ood_metrics`; histogram and ROC curve of the first one.
+
+        Raises:
+            FileNotFoundError, ValueError: a set that cannot be read; those before it are kept.
+        """
+        scores_of = self._scorer(subject, say)
+        inside = functools.cache(lambda: scores_of(subject.test, "test images"))
+
+        def measure(spec: str) -> dict[str, Any]:
+            outliers = _load(spec, subject.image_size, _channels(subject), self.limit, self.download, self.seed)
+            outside = scores_of(outliers, f"{len(outliers)} images of {set_name(spec)}")
+            first = self.detectors[0]
+            return {
+                "images": len(outliers),
+                "metrics": {name: evaluation.ood_metrics(inside()[name], outside[name]) for name in self.detectors},
+                "histogram": _histogram(inside()[first], outside[first]),
+                "roc": _roc(inside()[first], outside[first]),
+            }
+
+        found = {set_name(spec): store.compute(spec, functools.partial(measure, spec)) for spec in self.sets}
+        return {
+            "test_images": len(subject.test),
+            "sets": found,
+            "mean": {
+                name: {key: fmean(one["metrics"][name][key] for one in found.values()) for key in METRICS}
+                for name in self.detectors
+            },
+        }
+
+    def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
+        first = next(iter(result["mean"].values()))
+        return {"OOD AuROC, % ↑": 100 * first["auroc"], "OOD FPR95, % ↓": 100 * first["fpr95"]}
+
+    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+        return sections(results, colors)
+
+    def _scorer(self, subject: Subject, say: Callable[[str], None]) -> Callable[[data.Dataset, str], dict[str, Tensor]]:
+        """The scores by detector of a data set; detectors are fitted when they are first asked for."""
+        model = subject.model
+
+        @functools.cache
+        def fitted() -> dict[str, Callable[[Tensor], Tensor]]:
+            names = [name for name in self.detectors if name in FITTED_DETECTORS]
+            if not names:
+                return {}
+            if subject.train is None:
+                raise ValueError(
+                    f"{', '.join(names)} are fitted to training images, and those of {subject.label} are not at hand: "
+                    f"choose detectors among {', '.join((*LOGIT_SCORES, 'odin'))}"
+                )
+            say(f"fitting {', '.join(names)}")
+            order = torch.randperm(len(subject.train), generator=make_generator(self.seed, "ood", "fit"))
+            loader = subject.loader(subject.train, order[: self.fit_limit].sort().values)
+            z, labels = evaluation.embeddings(model, loader)
+            return {name: evaluation.fit_detector(name, model, z, labels) for name in names}
+
+        def scores(dataset: data.Dataset, what: str) -> dict[str, Tensor]:
+            fits = fitted()
+            say(f"scoring {what}")
+            z, _ = evaluation.embeddings(model, subject.loader(dataset))
+            with evaluating(model):
+                logits = torch.cat([model.classifier(part) for part in z.split(4096)])
+                found = {name: score(logits) for name, score in LOGIT_SCORES.items() if name in self.detectors}
+                found |= {name: torch.cat([score(part) for part in z.split(4096)]) for name, score in fits.items()}
+            if "odin" in self.detectors:
+                say(f"perturbing {what} for ODIN")
+                found["odin"] = evaluation.odin(model, subject.loader(dataset))
+            return found
+
+        return scores
+
+
+def set_name(spec: str) -> str:
+    """The name of an out-of-distribution set.
+
+    >>> set_name("lsun=~/data/LSUN_resize")
+    'lsun'
+    """
+    return spec.partition("=")[0].strip()
+
+
+# The classifiers of a page look at the same images, so they are decoded once.
+@functools.lru_cache(maxsize=8)
+def _load(spec: str, size: int, channels: int, limit: int | None, download: bool, seed: int) -> data.Dataset:
+    generator = make_generator(seed, "ood", set_name(spec))
+    return ood_set(spec, image_size=size, channels=channels, limit=limit, download=download, generator=generator)
+
+
+def _channels(subject: Subject) -> int:
+    return subject.test.images.shape[1] if isinstance(subject.test, data.ArrayDataset) else 3
+
+
+def _histogram(inside: Tensor, outside: Tensor) -> dict[str, Any]:
+    """Shares of both in bins that leave out no more than the outermost half per cent on either side."""
+    a, b = (x.double().cpu() for x in (inside, outside))
+    q = torch.tensor([0.005, 0.995], dtype=torch.float64)
+    low = min(float(torch.quantile(x, q[0])) for x in (a, b))
+    high = max(float(torch.quantile(x, q[1])) for x in (a, b))
+    high = high if high > low else low + 1e-6
+
+    def shares(x: Tensor) -> list[float]:
+        return (torch.histc(x.clamp(low, high), BINS, low, high) / len(x)).tolist()
+
+    return {"low": low, "high": high, "inside": shares(a), "outside": shares(b)}
+
+
+def _roc(inside: Tensor, outside: Tensor) -> list[float]:
+    """TPR at FPR 0, 0.01, ..., 1, on straight lines between the points of the curve."""
+    grid = torch.linspace(0, 1, GRID, dtype=torch.float64)
+    fpr, tpr = evaluation.roc_curve(inside, outside)
+    right = torch.searchsorted(fpr, grid, right=True).clamp(1, len(fpr) - 1)
+    left = right - 1
+    width = (fpr[right] - fpr[left]).clamp(min=1e-12)
+    share = ((grid - fpr[left]) / width).clamp(0, 1)
+    return torch.lerp(tpr[left], tpr[right], share).tolist()

@@ -1,0 +1,177 @@
+"""The parts on out-of-distribution detection, the embedding space and intrusion, on an untrained network."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import multimix.evaluation as ev
+from multimix.data import ArrayDataset
+from multimix.evaluation.projection import umap
+from multimix.models import build
+from multimix.suite.embedding import Embedding, sample
+from multimix.suite.intrusion import Intrusion
+from multimix.suite.ood import Ood, _histogram, _roc
+from multimix.suite.part import Subject
+
+T = TypeVar("T")
+COLORS = {"multimix": "#56b4e9", "erm": "#8a8a8a"}
+
+
+class Memory:
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def compute(self, key: str, function: Callable[[], T]) -> T:
+        if key not in self.kept:
+            self.kept[key] = json.loads(json.dumps(function()))
+        value: T = self.kept[key]
+        return value
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    g = torch.Generator().manual_seed(0)
+    images, labels = torch.randint(0, 256, (300, 1, 8, 8), generator=g).byte(), torch.arange(300) % 4
+    return Subject(
+        label="multimix", seed=0, model=build("smallnet", num_classes=4, image_size=8, channels=1, generator=g).eval(),
+        train=ArrayDataset(images[100:], labels[100:]), test=ArrayDataset(images[:100], labels[:100]),
+        class_names=("a", "b", "c", "d"), image_size=8, batch_size=32, method="multimix(n=60)",
+    )  # fmt: skip
+
+
+def quiet(words: str) -> None: ...
+
+
+def test_ood_equals_its_definition_for_every_detector(subject: Subject, tmp_path: Path) -> None:
+    for k in range(12):
+        Image.fromarray(np.full((10, 10, 3), 20 * k, np.uint8)).save(tmp_path / f"{k}.png")
+    names = ("energy", "max-softmax", "odin", "mahalanobis", "knn", "vim", "react")
+    part = Ood(sets=("uniform-noise", f"plain={tmp_path}"), detectors=names, limit=50)
+    store, state = Memory(), torch.get_rng_state()
+    result = part.evaluate(subject, store, quiet)
+    assert torch.equal(state, torch.get_rng_state())
+    assert {name: one["images"] for name, one in result["sets"].items()} == {"uniform-noise": 50, "plain": 12}
+    inside = ev.energy(ev.predict(subject.model, subject.loader())[0])
+    plain = torch.stack([torch.full((1, 8, 8), 20 * k) for k in range(12)]).byte()
+    outside = ev.energy(ev.predict(subject.model, subject.loader(ArrayDataset(plain, torch.zeros(12).long())))[0])
+    assert result["sets"]["plain"]["metrics"]["energy"] == pytest.approx(ev.ood_metrics(inside, outside), abs=1e-6)
+    mean = np.mean([one["metrics"]["knn"]["auroc"] for one in result["sets"].values()])
+    assert result["mean"]["knn"]["auroc"] == pytest.approx(mean)
+    assert part.headline(result)["OOD AuROC, % ↑"] == pytest.approx(100 * result["mean"]["energy"]["auroc"])
+    # Sections: mean, detectors, one for each set with ROC curves and a histogram for each label.
+    made = part.section({"multimix": [result]}, COLORS)
+    assert [section.title for section in made][2:] == ["Test images against uniform-noise", "Test images against plain"]
+    assert [len(section.panels) for section in made] == [0, 0, 2, 2]
+
+
+def test_a_missing_set_does_not_cost_the_ones_before_it(subject: Subject, tmp_path: Path) -> None:
+    store = Memory()
+    part = Ood(sets=("gaussian-noise", f"lost={tmp_path / 'lost'}"), limit=20)
+    with pytest.raises(FileNotFoundError, match="lost does not exist"):
+        part.evaluate(subject, store, quiet)
+    assert list(store.kept) == ["gaussian-noise"]
+
+
+def test_options_of_ood_that_make_no_sense(subject: Subject) -> None:
+    with pytest.raises(ValueError, match=r"detectors must be some of max-softmax, .*, got svm"):
+        Ood(detectors=("svm",))
+    with pytest.raises(ValueError, match="different names, got x, x"):
+        Ood(sets=("x=a", "x=b"))
+    with pytest.raises(ValueError, match="fitted to training images, and those of multimix are not at hand"):
+        Ood(detectors=("knn",)).evaluate(replace(subject, train=None), Memory(), quiet)
+
+
+def test_histograms_hold_everything_and_roc_curves_pass_through_their_points() -> None:
+    g = torch.Generator().manual_seed(0)
+    inside, outside = torch.randn(500, generator=g) + 1, torch.randn(400, generator=g)
+    histogram = _histogram(inside, outside)
+    assert sum(histogram["inside"]) == pytest.approx(1)
+    assert sum(histogram["outside"]) == pytest.approx(1)
+    assert sum(_histogram(torch.ones(5), torch.ones(5))["inside"]) == pytest.approx(1)
+    curve = _roc(inside, outside)
+    assert sum(curve) / len(curve) == pytest.approx(ev.ood_metrics(inside, outside)["auroc"], abs=0.01)
+    for k in (5, 50, 80):  # with 400 outliers every per cent of FPR is a threshold
+        threshold = outside.sort(descending=True).values[4 * k]
+        assert (inside > threshold).float().mean() <= curve[k] + 1e-6
+
+
+def test_the_sample_is_balanced_and_the_same_for_all() -> None:
+    labels = torch.arange(200) % 20
+    indices, groups = sample(labels, classes=5, per_class=4, seed=0)
+    assert groups.bincount().tolist() == [4] * 5
+    assert len(labels[indices].unique()) == 5
+    assert all((labels[indices][groups == k] == labels[indices][groups == k][0]).all() for k in range(5))
+    assert torch.equal(indices, sample(labels, 5, 4, 0)[0])
+    assert not torch.equal(indices, sample(labels, 5, 4, 1)[0])
+
+
+def test_embedding_space_of_the_test_images(subject: Subject) -> None:
+    part = Embedding(t=(2.0, 0.5), umap=False)
+    result = part.evaluate(subject, Memory(), quiet)
+    z, labels = ev.embeddings(subject.model, subject.loader())
+    raw, normalized = result["spaces"]["raw"], result["spaces"]["normalized"]
+    assert raw["alignment"] == pytest.approx(ev.alignment(z, labels))
+    assert normalized["uniformity"] == pytest.approx([ev.uniformity(z, True, 2.0), ev.uniformity(z, True, 0.5)])
+    assert normalized["effective_rank"] == pytest.approx(ev.effective_rank(z, normalize=True))
+    assert len(part.section({"multimix": [result]}, COLORS)) == 2
+
+
+@pytest.mark.slow
+def test_umap_separates_clusters_and_leaves_global_randomness_alone(subject: Subject) -> None:
+    labels = torch.arange(90) % 3
+    z = torch.randn(90, 5, generator=torch.Generator().manual_seed(0)) + 20 * torch.eye(5)[labels]
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    first, again = (umap(z, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert (states[1] == np.random.get_state()[1]).all()  # noqa: NPY002
+    assert states[2] == random.getstate()
+    nearest = torch.cdist(first, first).fill_diagonal_(float("inf")).argmin(1)
+    assert (labels[nearest] == labels).all()
+    part = Embedding(classes=3, per_class=20)
+    result = part.evaluate(subject, Memory(), quiet)
+    assert np.shape(result["umap"]["points"]) == (60, 2)
+    assert part.section({"multimix": [result]}, COLORS)[-1].panels[0].title == "multimix"
+
+
+def test_umap_needs_more_points_than_neighbours() -> None:
+    with pytest.raises(ValueError, match=r"2 <= neighbors < N, got \(10, 3\) and 15"):
+        umap(torch.rand(10, 3))
+
+
+def test_intrusion_of_a_runs_own_mixing_and_others(subject: Subject) -> None:
+    part = Intrusion(batches=2, batch_size=16, bank=1000, mixers=("cutmix",))
+    result = part.evaluate(subject, Memory(), quiet)
+    assert result["own"] == ["MultiMix", "InputMixup"]
+    assert list(result["mixings"]) == ["clean images", "MultiMix", "InputMixup", "cutmix: CutMix"]
+    assert [one["raw"]["count"] for one in result["mixings"].values()] == [32, 120, 32, 32]
+    assert (result["bank"], result["source"], result["threshold"]) == (200, "training", 0.25)
+    # Clean images against the whole bank, by brute force.
+    z, y = ev.embeddings(subject.model, subject.loader(subject.train))
+    distances = torch.cdist(z.double(), z.double()).masked_fill(y[:, None] == y, torch.inf).amin(1).square().cpu()
+    every = Intrusion(batches=1, batch_size=200).evaluate(subject, Memory(), quiet)["mixings"]["clean images"]["raw"]
+    assert every["mean"] == pytest.approx(distances.mean().item(), rel=1e-4)
+    assert sum(every["shares"]) == pytest.approx(1)
+    again = Intrusion(batches=2, batch_size=16, bank=1000, mixers=("cutmix",)).evaluate(subject, Memory(), quiet)
+    assert again == result
+    assert part.headline(result)["intrusion distance ↑"] == result["mixings"]["MultiMix"]["normalized"]["mean"]
+
+
+def test_a_method_without_mixing_says_so(subject: Subject) -> None:
+    part = Intrusion(batches=1, batch_size=16)
+    result = part.evaluate(replace(subject, method="erm"), Memory(), quiet)
+    assert part.headline(result) == {}
+    (table,) = part.section({"erm": [result]}, COLORS)
+    assert "erm mixes nothing that could be asked for" in table.caption
+    with pytest.raises(ValueError, match="mixers must be methods that mix images or embeddings, got 'erm'"):
+        Intrusion(mixers=("erm",))
