@@ -213,7 +213,7 @@ def test_a_library_model_with_weights_of_ones_own_on_a_folder_of_classes(tmp_pat
         net = timm.create_model("resnet10t", num_classes=2)
     save_file(net.state_dict(), tmp_path / "weights.safetensors")
     torch.save({"state_dict": net.state_dict()}, tmp_path / "weights.pth")
-    options = ["--data", "imagefolder", "--data-root", str(tmp_path / "images")]
+    options = ["--parts", "accuracy", "--data", "imagefolder", "--data-root", str(tmp_path / "images")]
     accuracies = []
     for name in ("weights.safetensors", "weights.pth"):
         out = tmp_path / name.replace(".", "-")
