@@ -5,6 +5,7 @@ from .augmix import AugMix
 from .automix import AutoMix
 from .barycenter import BarycenterAutoMix
 from .base import Method, MethodOutput, Mixed, Mixer
+from .comixup import CoMixup
 from .cutmix import CutMix
 from .daml import Daml
 from .dense_loss import DenseLoss
@@ -32,6 +33,7 @@ __all__ = [
     "AugMix",
     "AutoMix",
     "BarycenterAutoMix",
+    "CoMixup",
     "CutMix",
     "Daml",
     "DenseLoss",

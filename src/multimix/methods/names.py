@@ -15,6 +15,7 @@ from .augmix import AugMix
 from .automix import AutoMix
 from .barycenter import BarycenterAutoMix
 from .base import Method
+from .comixup import CoMixup
 from .cutmix import CutMix
 from .daml import Daml
 from .dense_loss import DenseLoss
@@ -66,6 +67,7 @@ NAMES: dict[str, Callable[..., Method]] = {
     "fmix": FMix,
     "opttransmix": OptTransMix,
     "puzzlemix": PuzzleMix,
+    "comixup": CoMixup,
     "saliencymix": SaliencyMix,
     "zeta-mixup": ZetaMixup,
     "multimix": _multimix,

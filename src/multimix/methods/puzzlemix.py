@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..functional._checks import check_count
-from .base import MethodOutput, Mixed, Mixer
+from .base import Mixed
 from .graph_cut import labelling
-from .pairs import Pairing, check_positive, host, probabilities
-from .saliency import clean_pass, input_saliency
+from .pairs import Pairing, check_positive, host
+from .saliency import SaliencyMixer
 from .transport import block_transport, move_blocks
 
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
-
-class PuzzleMix(Mixer):
+class PuzzleMix(SaliencyMixer):
     """Keep of two images what is salient, in smooth regions, and move salient blocks to where they are kept.
 
     A mask with values 0, 1 / (n_labels - 1), .., 1 on a grid of blocks minimises the saliency that is lost, plus a
@@ -63,53 +59,24 @@ class PuzzleMix(Mixer):
         blocks: tuple[int, ...] = (2, 4, 8, 16),
         clean_lam: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(clean_lam)
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma must be in [0, 1], for which the energy is convex, got {gamma!r}")
-        if min(beta, eta, t_eps, clean_lam) < 0:
-            raise ValueError(f"beta, eta, t_eps, clean_lam must be at least 0, got {(beta, eta, t_eps, clean_lam)}")
+        if min(beta, eta, t_eps) < 0:
+            raise ValueError(f"beta, eta, t_eps must be at least 0, got {(beta, eta, t_eps)}")
         if check_count("n_labels", n_labels) < 2:
             raise ValueError(f"n_labels must be at least 2, got {n_labels}")
         if not blocks:
             raise ValueError("blocks must name at least one grid, such as (4,), got none")
         self.alpha = check_positive("alpha", alpha)
-        self.beta, self.gamma, self.eta, self.t_eps, self.clean_lam = beta, gamma, eta, t_eps, clean_lam
+        self.beta, self.gamma, self.eta, self.t_eps = beta, gamma, eta, t_eps
         self.neigh_size, self.n_labels = check_count("neigh_size", neigh_size), n_labels
         self.transport = transport
         self.t_size = None if t_size is None else check_count("t_size", t_size)
         self.blocks = tuple(check_count("blocks", blocks_per_side) for blocks_per_side in blocks)
 
-    def mixed(
-        self,
-        model: SplitModel,
-        images: Tensor,
-        targets: Tensor,
-        generator: torch.Generator | None = None,
-        **extras: Tensor,
-    ) -> Mixed:
-        soft = probabilities(images, targets, model.num_classes)
-        return self._mix(images, soft, input_saliency(model, images, targets), generator)
-
-    def forward(
-        self,
-        model: SplitModel,
-        images: Tensor,
-        targets: Tensor,
-        generator: torch.Generator | None = None,
-        **extras: Tensor,
-    ) -> MethodOutput:
-        if not self.clean_lam:
-            return super().forward(model, images, targets, generator, **extras)
-        soft = probabilities(images, targets, model.num_classes)
-        clean = clean_pass(model, images, targets)
-        mixed = self._mix(images, soft, clean.saliency, generator)
-        loss = nn.functional.cross_entropy(model(mixed.features), mixed.targets)
-        return MethodOutput(loss + self.clean_lam * clean.loss, clean.logits)
-
     @torch.no_grad()
-    def _mix(self, images: Tensor, soft: Tensor, saliency: Tensor, generator: torch.Generator | None) -> Mixed:
-        if images.ndim != 4:
-            raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
+    def mix_salient(self, images: Tensor, soft: Tensor, saliency: Tensor, generator: torch.Generator | None) -> Mixed:
         b, _, height, width = images.shape
         fitting = [blocks for blocks in self.blocks if blocks <= min(height, width)]
         if not fitting:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .base import MethodOutput, Mixed, Mixer
+from .pairs import probabilities
+
 if TYPE_CHECKING:
     from ..models import SplitModel
 
@@ -67,3 +70,57 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
         # Not model.train(): modules that were frozen in evaluation mode must stay so.
         for module in training:
             module.training = True
+
+
+class SaliencyMixer(Mixer):
+    """Base of the methods that mix images by their saliency: they define `mix_salient`.
+
+    Args:
+        clean_lam: weight of the clean images' cross entropy. At 0 the saliency is computed in evaluation mode, so that
+            batch statistics are updated by the mixed images only; above 0 one training pass of the clean images gives
+            the saliency and their loss.
+    """
+
+    def __init__(self, clean_lam: float) -> None:
+        super().__init__()
+        if not clean_lam >= 0:
+            raise ValueError(f"clean_lam must be at least 0, got {clean_lam!r}")
+        self.clean_lam = clean_lam
+
+    def mix_salient(self, images: Tensor, soft: Tensor, saliency: Tensor, generator: torch.Generator | None) -> Mixed:
+        """The mixed mini-batch, from images (b, channels, h, w), probabilities (b, c) and saliency (b, h, w)."""
+        raise NotImplementedError(f"{type(self).__name__} must define mix_salient")
+
+    def mixed(
+        self,
+        model: SplitModel,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        **extras: Tensor,
+    ) -> Mixed:
+        _check(images)
+        soft = probabilities(images, targets, model.num_classes)
+        return self.mix_salient(images, soft, input_saliency(model, images, targets), generator)
+
+    def forward(
+        self,
+        model: SplitModel,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        **extras: Tensor,
+    ) -> MethodOutput:
+        if not self.clean_lam:
+            return super().forward(model, images, targets, generator, **extras)
+        _check(images)
+        soft = probabilities(images, targets, model.num_classes)
+        clean = clean_pass(model, images, targets)
+        mixed = self.mix_salient(images, soft, clean.saliency, generator)
+        loss = nn.functional.cross_entropy(model(mixed.features), mixed.targets)
+        return MethodOutput(loss + self.clean_lam * clean.loss, clean.logits)
+
+
+def _check(images: Tensor) -> None:
+    if images.ndim != 4:
+        raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
