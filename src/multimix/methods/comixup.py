@@ -36,8 +36,8 @@ class CoMixup(SaliencyMixer):
         part_size: images mixed jointly.
         blocks: blocks per side of the image, at most 5.
         iterations: rounds over the outputs.
-        clean_lam: weight of the clean images' cross entropy, which also gives the saliency; at 0 that runs in evaluation
-            mode.
+        clean_lam: weight of the clean cross entropy, which also gives the saliency; at 0 that is computed in
+            evaluation mode.
 
     Defaults are those of the authors' code.
 
