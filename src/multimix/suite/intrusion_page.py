@@ -21,13 +21,13 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
         for name in runs[0]["mixings"]:
             row = f"{label}: {name}"
             rows[row] = {
-                "normalised ↑": [run["mixings"][name]["normalized"]["mean"] for run in runs],
-                "normalised,\n÷ clean ↑": [
+                "normalised": [run["mixings"][name]["normalized"]["mean"] for run in runs],
+                "normalised,\n÷ clean": [
                     run["mixings"][name]["normalized"]["mean"] / run["mixings"][clean]["normalized"]["mean"]
                     for run in runs
                 ],
                 "raw": [run["mixings"][name]["raw"]["mean"] for run in runs],
-                "raw,\n÷ clean ↑": [
+                "raw,\n÷ clean": [
                     run["mixings"][name]["raw"]["mean"] / run["mixings"][clean]["raw"]["mean"] for run in runs
                 ],
             }
