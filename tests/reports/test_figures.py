@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.spatial import Delaunay
 
 from multimix import functional as F
-from multimix.reports import hull, pictures, style
+from multimix.reports import hull, overlays, pictures, style
 from multimix.reports.charts import difference_chart, reliability_panel
 from multimix.reports.runs import read_run
 from multimix.reports.statistics import Difference
@@ -100,14 +100,14 @@ class TestPictures:
             index = int((splits.test.labels == label).nonzero()[0])
             pixels = splits.test.images[index].float() / 255  # type: ignore[union-attr]
             image, overlay = (_decode(uri) for uri in (picture.image, picture.overlay))
-            assert image.shape == overlay.shape == (pictures.SIDE, pictures.SIDE, 3)
+            assert image.shape == overlay.shape == (overlays.SIDE, overlays.SIDE, 3)
             corner = image[5, 5] / 255 - pixels[:, 0, 0].numpy()
             assert np.abs(corner).max() < 0.01
             with torch.no_grad():
                 features = model.features(pixels[None])
             a = F.attention_map(features.flatten(2).mT)[0].view(features.shape[2:])
             row, column = divmod(int(a.argmax()), a.shape[1])
-            cell = pictures.SIDE // a.shape[0]
+            cell = overlays.SIDE // a.shape[0]
             heat = overlay.sum(2) - 0.3 * image.sum(2)
             at = heat[row * cell + cell // 2, column * cell + cell // 2]
             assert at >= 0.9 * heat.max()

@@ -10,6 +10,7 @@ Models map pixels in [0, 1] to logits; the normalisation is inside the model.
 
 from .attack_checks import Finding, check_attack
 from .attacks import fgsm, pgd, pgd_iterates
+from .attention import ATTENTIONS, attention_maps
 from .autoattack import autoattack
 from .calibration import (
     Reliability,
@@ -26,17 +27,21 @@ from .intrusion import intrusion_distance, intrusion_distances
 from .mixed_embeddings import MixedEmbeddings, mixed_embeddings, mixings
 from .ood import energy, entropy, max_logit, max_softmax, ood_metrics, roc_curve
 from .ood_detectors import fit_detector, odin
+from .pointing import PointingGame, pointing_game
 from .surrogate import distil
 
 __all__ = [
+    "ATTENTIONS",
     "CORRUPTIONS",
     "ClassSpread",
     "Finding",
     "MixedEmbeddings",
+    "PointingGame",
     "Reliability",
     "accuracy",
     "adaptive_calibration_error",
     "alignment",
+    "attention_maps",
     "autoattack",
     "check_attack",
     "class_spread",
@@ -63,6 +68,7 @@ __all__ = [
     "per_class_accuracy",
     "pgd",
     "pgd_iterates",
+    "pointing_game",
     "predict",
     "reliability",
     "roc_curve",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +10,14 @@ import torch
 from torch import Tensor
 
 from .. import methods
-from ..criteria.classifiers import class_weights
-from ..criteria.dense import as_tokens
 from ..evaluation import alignment, embeddings, uniformity
+from ..evaluation.attention import attention_maps
 from ..extras import require
 from ..random import make_generator
 from ..training import load_run
 from .evaluated import default_device, load_splits, make_test_loader
+from .overlays import data_uri, enlarge, one_of_each, overlay
 from .runs import Group, Run
-
-SIDE = 144
-"""Pixels of an attention picture."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +46,17 @@ def attention_pictures(run: Run, *, count: int = 10) -> list[AttentionPicture]:
         raise ValueError(f"attention maps need a run of Dense MultiMix, got {run.config.method}")
     config, model = load_run(run.path, device=default_device(run.config))
     splits = load_splits(config)
-    chosen = _one_of_each(splits.test.labels, count)
+    chosen = one_of_each(splits.test.labels, count)
     batches = list(make_test_loader(config, splits, next(model.parameters()).device, subset=chosen).batches(0))
+    criterion = dense.criterion
+    kind = "uniform" if criterion.attention == "uniform" else f"{criterion.attention}-{criterion.nonlinearity}"
     pictures = []
     with torch.inference_mode():
         for batch in batches:
-            features = model.dense(model.features(batch.images))
-            weight = class_weights(model.classifier) if dense.criterion.attention == "cam" else None
-            a = dense.criterion.attend_to(as_tokens(features), batch.targets, weight)
-            shape = features.shape[2:] if features.ndim == 4 else _square(a.shape[1])
-            for image, label, row in zip(batch.images.cpu(), batch.targets.tolist(), a.cpu(), strict=True):
+            maps = attention_maps(model, model.features(batch.images), batch.targets, [kind])[kind].cpu()
+            for image, label, a in zip(batch.images.cpu(), batch.targets.tolist(), maps, strict=True):
                 pictures.append(
-                    AttentionPicture(splits.class_names[label], _enlarge(image), _overlay(image, row.view(shape)))
+                    AttentionPicture(splits.class_names[label], data_uri(enlarge(image)), data_uri(overlay(image, a)))
                 )
     return pictures
 
@@ -126,40 +120,3 @@ def representatives(groups: Sequence[Group]) -> dict[str, Run]:
     """One run of every group: of the smallest seed that all have, else each one's first."""
     common = set.intersection(*(set(group.runs) for group in groups))
     return {group.label: group.runs[min(common or group.runs)] for group in groups}
-
-
-def _one_of_each(labels: Tensor, count: int) -> Tensor:
-    """The indices of the first example of each of `count` classes, spread over all classes."""
-    present = labels.unique()
-    picked = present[torch.linspace(0, len(present) - 1, min(count, len(present))).round().long()]
-    return torch.stack([(labels == label).nonzero()[0, 0] for label in picked])
-
-
-def _square(positions: int) -> tuple[int, int]:
-    side = round(positions**0.5)
-    return (side, side) if side * side == positions else (1, positions)
-
-
-def _enlarge(image: Tensor) -> str:
-    """An image (channels, h, w) in [0, 1], its pixels left visible."""
-    return _png(_resize(image.expand(3, -1, -1), "nearest-exact"))
-
-
-def _overlay(image: Tensor, attention: Tensor) -> str:
-    """The image in grey under the attention map (h', w') in colour; the strongest position is the brightest."""
-    colormap = require("matplotlib", "evaluate").colormaps["inferno"]
-    heat = _resize((attention / attention.max().clamp(min=1e-12))[None], "bilinear")[0]
-    colored = torch.from_numpy(colormap(heat.numpy())[..., :3].copy()).float().movedim(-1, 0)
-    grey = _resize(image.mean(dim=0, keepdim=True), "nearest-exact").expand(3, -1, -1)
-    return _png(0.3 * grey + 0.7 * colored)
-
-
-def _resize(image: Tensor, mode: str) -> Tensor:
-    return torch.nn.functional.interpolate(image[None], size=(SIDE, SIDE), mode=mode)[0]
-
-
-def _png(image: Tensor) -> str:
-    pixels = image.clamp(0, 1).mul(255).round().byte().movedim(0, -1).contiguous().numpy()
-    buffer = io.BytesIO()
-    require("PIL.Image", "train").fromarray(pixels).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,223 @@
+"""Bounding boxes in the layouts of Pascal VOC and COCO."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from .listing import EXTENSIONS, require_folder
+from .pictures import UnreadableImageError, side
+
+__all__ = ["BoxedImage", "BoxedImages", "NamedBox", "read_boxes"]
+
+_LAYOUTS = (
+    "Annotations/*.xml beside JPEGImages/ (Pascal VOC; ImageSets/Main/SPLIT.txt names the images of a split), or "
+    "annotations/instances_SPLIT.json beside SPLIT/ (COCO)"
+)
+
+
+class NamedBox(NamedTuple):
+    """The box of an object: class name, and edges in pixels; the first pixel covers 0 to 1."""
+
+    name: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class BoxedImage:
+    """An image file and its boxes, all of which have an area inside the image."""
+
+    path: Path
+    height: int
+    width: int
+    boxes: tuple[NamedBox, ...]
+
+
+@dataclass(frozen=True)
+class BoxedImages:
+    """What `read_boxes` found."""
+
+    images: tuple[BoxedImage, ...]
+    """Those with boxes."""
+    without_boxes: int
+    """Further images, without a single box."""
+    skipped: tuple[str, ...]
+    """Boxes and images that were left out as damaged, each with the reason."""
+
+
+def read_boxes(folder: Path, split: str | None = None) -> BoxedImages:
+    """The images and boxes of a detection set.
+
+    In Pascal VOC, whose pixels count from 1 and belong to the box up to both ends, a box covers xmin - 1 to xmax.
+    Boxes are cut to their image; those that have no area then are left out, and so are images that are missing,
+    unreadable or of another size than annotated. Objects marked as difficult or as a crowd are kept.
+
+    Args:
+        folder: holds the set, or VOCdevkit/VOC*/.
+        split: as the files of the set name it ("test", "val2017"); default: one that is called test or val...,
+            or else all images. "all" takes all.
+
+    Raises:
+        FileNotFoundError: no such folder, or none of the two layouts in it.
+        ValueError: an unknown split, an unreadable annotation file, or no image with a box.
+    """
+    folder = folder.expanduser()
+    require_folder(folder, f"a detection set: {_LAYOUTS}")
+    for root in (folder, *sorted(folder.glob("VOC*")), *sorted(folder.glob("VOCdevkit/VOC*"))):
+        if (root / "Annotations").is_dir() and any((root / "Annotations").glob("*.xml")):
+            records = _voc(root, split)
+            break
+    else:
+        if not any((folder / "annotations").glob("instances_*.json")):
+            raise FileNotFoundError(f"{folder} holds no boxes: expected {_LAYOUTS}")
+        records = _coco(folder, split)
+    return _checked(records, folder)
+
+
+class _Record(NamedTuple):
+    """An image as annotated."""
+
+    path: Path
+    size: tuple[Any, Any]
+    """Width and height; None or 0 where they are not annotated."""
+    boxes: list[NamedBox]
+    trouble: list[str]
+
+
+def _checked(records: Iterable[_Record], folder: Path) -> BoxedImages:
+    images, skipped, without = [], [], 0
+    for path, size, boxes, trouble in records:
+        skipped += trouble
+        try:
+            width, height = side(path)
+        except UnreadableImageError:
+            skipped.append(f"{path.name}: the image is {'unreadable' if path.exists() else 'missing'}")
+            continue
+        if all(size) and tuple(size) != (width, height):
+            annotated = f"{size[0]} x {size[1]}"
+            skipped.append(f"{path.name}: annotated as {annotated} pixels, but it has {width} x {height}")
+            continue
+        kept = []
+        for box in boxes:
+            cut = NamedBox(
+                box.name, max(box.left, 0.0), max(box.top, 0.0), min(box.right, width), min(box.bottom, height)
+            )
+            if cut.left < cut.right and cut.top < cut.bottom:
+                kept.append(cut)
+            else:
+                edges = ", ".join(f"{edge:g}" for edge in box[1:])
+                skipped.append(f"{path.name}: the box {box.name} ({edges}) has no area inside the image")
+        if kept:
+            images.append(BoxedImage(path, height, width, tuple(kept)))
+        else:
+            without += 1
+    if not images:
+        reasons = f": {'; '.join(skipped[:3])}" if skipped else ""
+        raise ValueError(f"{folder} holds no image with a usable box{reasons}")
+    return BoxedImages(tuple(images), without, tuple(skipped))
+
+
+def _voc(root: Path, split: str | None) -> Iterator[_Record]:
+    # Files with an underscore name the images of a split that show one class.
+    lists = {path.stem: path for path in sorted((root / "ImageSets" / "Main").glob("*.txt")) if "_" not in path.stem}
+    chosen = _choose(split, list(lists), root)
+    files = sorted((root / "Annotations").glob("*.xml"))
+    if chosen is not None:
+        names = [line.split()[0] for line in lists[chosen].read_text(encoding="utf-8").splitlines() if line.strip()]
+        files = [root / "Annotations" / f"{name}.xml" for name in names]
+    for file in files:
+        yield _voc_record(root, file)
+
+
+def _voc_record(root: Path, file: Path) -> _Record:
+    try:
+        tree = ElementTree.parse(file).getroot()
+    except FileNotFoundError:
+        raise ValueError(f"{file} is missing, but the list of the split names it: restore it") from None
+    except ElementTree.ParseError as error:
+        raise ValueError(f"cannot read the boxes in {file}: {error}: repair or remove the file") from None
+    # Names within the file are often those before the set was made.
+    candidates = [root / "JPEGImages" / f"{file.stem}{ending}" for ending in EXTENSIONS]
+    candidates.append(root / "JPEGImages" / (tree.findtext("filename") or candidates[0].name).strip())
+    path = next((path for path in candidates if path.is_file()), candidates[0])
+    boxes, trouble = [], []
+    for thing in tree.findall("object"):
+        name = (thing.findtext("name") or "object").strip()
+        try:
+            xmin, ymin, xmax, ymax = (_number(thing.findtext(f"bndbox/{key}")) for key in _CORNERS)
+        except ValueError as error:
+            trouble.append(f"{path.name}: the box {name} is damaged: {error}")
+            continue
+        if xmax <= xmin or ymax <= ymin:
+            trouble.append(f"{path.name}: the box {name} ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}) has no area")
+            continue
+        boxes.append(NamedBox(name, xmin - 1, ymin - 1, xmax, ymax))
+    try:
+        size = tuple(int(_number(tree.findtext(f"size/{key}") or 0)) for key in ("width", "height"))
+    except ValueError:
+        size = (0, 0)
+    return _Record(path, (size[0], size[1]), boxes, trouble)
+
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def _coco(folder: Path, split: str | None) -> Iterator[_Record]:
+    lists = {path.stem.removeprefix("instances_"): path for path in sorted(folder.glob("annotations/instances_*.json"))}
+    chosen = _choose(split, list(lists), folder)
+    for name in lists if chosen is None else [chosen]:
+        yield from _coco_split(folder / name, lists[name])
+
+
+def _coco_split(images: Path, file: Path) -> list[_Record]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        classes = {category["id"]: str(category["name"]) for category in content["categories"]}
+        records = {
+            image["id"]: _Record(images / image["file_name"], (image.get("width"), image.get("height")), [], [])
+            for image in content["images"]
+        }
+        annotations = [(records[one["image_id"]], classes[one["category_id"]], one) for one in content["annotations"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"cannot read the boxes in {file}: {what}: it must be a COCO file with images, annotations and categories"
+        ) from None
+    for record, name, one in annotations:
+        try:
+            left, top, width, height = map(_number, one["bbox"])
+        except (ValueError, TypeError, KeyError) as error:
+            record.trouble.append(f"{record.path.name}: the box {name} is damaged: {error}")
+            continue
+        record.boxes.append(NamedBox(name, left, top, left + width, top + height))
+    return list(records.values())
+
+
+def _choose(split: str | None, known: Sequence[str], folder: Path) -> str | None:
+    """The split to read; None for all images."""
+    if split == "all":
+        return None
+    if split is not None:
+        if split not in known:
+            raise ValueError(f"{folder} has no split {split!r}: choose {', '.join((*known, 'all'))}")
+        return split
+    found = [name for start in ("test", "val") for name in known if name.startswith(start)]
+    return found[0] if found else None
+
+
+def _number(text: Any) -> float:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is no number")
+    return value
