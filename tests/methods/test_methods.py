@@ -11,6 +11,7 @@ import multimix as mm
 from multimix.methods import (
     AlignMixup,
     AugMix,
+    CoMixup,
     CutMix,
     DenseLoss,
     DenseMultiMix,
@@ -23,6 +24,7 @@ from multimix.methods import (
     MethodOutput,
     MultiMix,
     OptTransMix,
+    PuzzleMix,
     SaliencyMix,
     ZetaMixup,
 )
@@ -36,6 +38,7 @@ ALL = [
     DenseLoss(CutMix()), DenseLoss(ManifoldMixup(n=9, m=4), attention="cam", normalize="global"),
     FMix(), SaliencyMix(), SaliencyMix(per_image=False), ZetaMixup(), AugMix(), OptTransMix(), DenseLoss(FMix()),
     AlignMixup(), DenseLoss(AlignMixup(), attention="cam"),
+    PuzzleMix(), PuzzleMix(clean_lam=1.0), CoMixup(), CoMixup(clean_lam=0.0),
 ]  # fmt: skip
 
 
