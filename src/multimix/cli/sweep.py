@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
 
 from .. import methods
 from ..reports import sweep as report
+from ..reports.page import now
 from ..reports.plan import Plan
 from ..reports.runs import find_runs
+from ..reports.style import standalone
 from ..reports.sweep import Axis, with_option
 from ..training import Config
 from ..training.files import write_atomically, write_json
@@ -98,7 +98,7 @@ def read_axes(vary: Sequence[str]) -> list[Axis]:
 
 
 def write(plan: Plan, bases: Sequence[str], axes: Sequence[Axis], config: Config) -> None:
-    """The table on the terminal, `sweep.json`, `sweep.csv` and one figure for each option."""
+    """The table on the terminal, `sweep.json`, `sweep.csv`, one figure for each option, and `sweep.html`."""
     finished = [run for run in find_runs([plan.folder]) if run.finished and run.config.seed in plan.seeds]
     if not finished:
         return
@@ -110,13 +110,18 @@ def write(plan: Plan, bases: Sequence[str], axes: Sequence[Axis], config: Config
     show_table(report.table(found, quantity=quantity))
     setting = {"data": config.data, "model": config.model, "epochs": config.epochs, "split": split}
     write_json(plan.folder / "sweep.json", setting | {"command": plan.command, "points": report.as_rows(found)})
-    text = report.as_csv(found).encode()
-    write_atomically(plan.folder / "sweep.csv", lambda file: file.write(text))
-    for axis in axes:
-        svg = report.panel(axis, found, quantity=quantity).encode()
-        write_atomically(plan.folder / f"sweep-{axis.option}.svg", functools.partial(_put, svg))
-    print(f"\nWritten: sweep.json, sweep.csv and sweep-OPTION.svg in {plan.folder}")
+    _put(plan.folder / "sweep.csv", report.as_csv(found))
+    panels = {axis.option: report.panel(axis, found, quantity=quantity) for axis in axes}
+    for option, svg in panels.items():
+        _put(plan.folder / f"sweep-{option}.svg", standalone(svg))
+    conditions = {name: str(value) for name, value in setting.items()} | {
+        "seeds": ", ".join(map(str, plan.seeds)),
+        "command": plan.command,
+        "page made": now(),
+    }
+    _put(plan.folder / "sweep.html", report.page(found, panels, quantity=quantity, conditions=conditions))
+    print(f"\nPage: {plan.folder / 'sweep.html'} (also sweep.json, sweep.csv and sweep-OPTION.svg)")
 
 
-def _put(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
+def _put(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))

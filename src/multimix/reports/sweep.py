@@ -12,9 +12,11 @@ from typing import Any
 from .. import published
 from ..methods import spelled, split_list
 from ..training import Config
+from .page import fill
 from .runs import Run
+from .sections import Panel, Section
 from .statistics import Estimate, estimate
-from .style import INK, figure, method_colors, to_svg
+from .style import INK, figure, line, method_colors, to_svg
 from .tables import Cell, Table
 
 DEFAULT = "as it is"
@@ -109,11 +111,9 @@ def panel(axis: Axis, found: Sequence[Point], *, quantity: str) -> str:
                 [x for x, _ in done],
                 [100 * accuracy.mean for _, accuracy in done],
                 yerr=[0.0 if math.isnan(accuracy.std) else 100 * accuracy.std for _, accuracy in done],
-                fmt="o-",
-                color=colors[base],
                 label=base,
-                markersize=4,
                 elinewidth=1,
+                **line(colors[base]),
             )
             stars = [(x, p.paper) for x, p in enumerate(mine) if p.paper is not None]
             if stars:
@@ -146,6 +146,40 @@ def table(found: Sequence[Point], *, quantity: str) -> Table:
         rows.append(cells)
     columns = ["method", "option", "value", quantity, "seeds"]
     return Table([*columns, "the paper's, %"] if with_paper else columns, rows)
+
+
+def page(found: Sequence[Point], panels: Mapping[str, str], *, quantity: str, conditions: Mapping[str, str]) -> str:
+    """The page: a figure for each option, and every point in a table."""
+    bases = list(dict.fromkeys(point.base for point in found))
+    done = [point for point in found if point.accuracy is not None]
+    best = max(done, key=lambda point: point.accuracy.mean if point.accuracy else 0.0)
+    starred = any(point.paper is not None for point in found)
+    caption = (
+        "Mean over seeds; bars are one standard deviation; the dashed line is the method as it is. Look at whether the "
+        "values differ by more than the bars: with few seeds, neighbouring points rarely do."
+        + (" Stars are what the paper states of the same setting, measured by its authors." if starred else "")
+    )
+    section = Section(
+        "One option at a time",
+        caption,
+        [Panel(option, svg) for option, svg in panels.items()],
+        legend=method_colors(bases, None),
+    )
+    return fill(
+        title="Ablations",
+        kicker="multimix sweep",
+        headline=[f"Best {quantity.removesuffix(', %')}: {_percent(best.accuracy)} with {best.method}."],
+        headline_note="The best of many settings looks better than it is: confirm it with other seeds before using it.",
+        missing=[f"{point.method}: no finished run" for point in found if point.accuracy is None],
+        results=table(found, quantity=quantity),
+        results_note="Mean ± standard deviation over seeds; bold is the best mean, whatever the noise.",
+        sections=[section],
+        conditions=conditions,
+    )
+
+
+def _percent(accuracy: Estimate | None) -> str:
+    return "" if accuracy is None else f"{100 * accuracy.mean:.2f} %"
 
 
 def as_rows(found: Sequence[Point]) -> list[dict[str, Any]]:
