@@ -5,27 +5,32 @@ from pathlib import Path
 
 import numpy as np
 
-from multimix.reports.style import figure, method_colors, to_svg
+from multimix.reports.style import figure, line, method_colors, to_svg
 
 HERE = Path(__file__).parent
 FILE = '<svg xmlns="http://www.w3.org/2000/svg" width="720" '  # a file needs what an SVG inside a page does not
-METHODS = ["erm", "input-mixup", "manifold-mixup", "cutmix", "multimix", "dense-multimix"]
 
 for folder in sorted(path for path in HERE.iterdir() if path.is_dir()):
-    colors = method_colors(METHODS, "erm")
+    names = {file.name.rpartition("-seed")[0] for file in folder.glob("*-seed*.jsonl")}
+    methods = sorted(names, key=lambda name: (name != "erm", name))
+    colors = method_colors(methods, "erm")
     with figure(9, 3.2, ncols=2) as (drawn, (accuracy, loss)):
-        for method in METHODS:
+        for method in methods:
             runs = [
                 [json.loads(line) for line in file.read_text().splitlines()]
                 for file in sorted(folder.glob(f"{method}-seed*.jsonl"))
             ]
             for axes, key, scale in ((accuracy, "test_accuracy", 100), (loss, "train_loss", 1)):
                 curves = scale * np.array([[epoch[key] for epoch in run] for run in runs])
-                epochs, mean, std = range(1, curves.shape[1] + 1), curves.mean(0), curves.std(0, ddof=1)
-                axes.plot(epochs, mean, color=colors[method], label=method)
+                epochs, mean, std = (
+                    range(1, curves.shape[1] + 1),
+                    curves.mean(0),
+                    curves.std(0, ddof=1) if len(curves) > 1 else 0,
+                )
+                axes.plot(epochs, mean, label=method, **line(colors[method]) | {"marker": ""})
                 axes.fill_between(epochs, mean - std, mean + std, color=colors[method], alpha=0.15, linewidth=0)
         accuracy.set(xlabel="epoch", title="test accuracy, %", ylim=(93, 100) if folder.name == "digits" else None)
         loss.set(xlabel="epoch", title="training loss", ylim=(0, None))
-        accuracy.legend(frameon=False)
+        accuracy.legend(frameon=False, fontsize=7, ncols=1 + len(methods) // 8)
         svg = to_svg(drawn, f"learning curves on {folder.name}: mean over seeds, band of one standard deviation")
     (HERE / f"{folder.name}.svg").write_text(svg.replace("<svg ", FILE, 1))
