@@ -35,8 +35,17 @@ def main(comparison: Path, name: str) -> None:
             interval = "" if d.half_width != d.half_width else f" ± {100 * d.half_width:.2f}"
             difference = f"{100 * d.mean:+.2f}{interval}".replace("-", "−")
         speed = "" if row.speed is None or row.speed.relative is None else f"{row.speed.relative:.2f}"
-        print(f"| {row.label} | {len(row.seeds)} | {_percent(row.last_accuracy)} | {_percent(row.best_accuracy)} | "
-              f"{difference} | {_percent(row.ece)} | {row.nll.mean:.3f}{_std(row.nll.std, 1, 3)} | {speed} |")  # fmt: skip
+        cells = [
+            row.label,
+            str(len(row.seeds)),
+            _percent(row.last_accuracy),
+            _percent(row.best_accuracy),
+            difference,
+            _percent(row.ece),
+            f"{row.nll.mean:.3f}{_std(row.nll.std, 1, 3)}",
+            speed,
+        ]
+        print("| " + " | ".join(cells) + " |")
     for line in summary.missing:
         print("missing:", line)
 
