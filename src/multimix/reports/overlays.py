@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..extras import require
 
-__all__ = ["SIDE", "data_uri", "enlarge", "one_of_each", "overlay"]
+__all__ = ["SIDE", "data_uri", "enlarge", "from_data_uri", "one_of_each", "overlay", "shrink"]
 
 SIDE = 144
 """Pixels of an attention picture."""
@@ -19,6 +19,14 @@ SIDE = 144
 def enlarge(image: Tensor) -> Tensor:
     """An image (channels, h, w) in [0, 1] as (3, SIDE, SIDE), its pixels left visible."""
     return _resize(image.expand(3, -1, -1), "nearest-exact")
+
+
+def shrink(image: Tensor) -> Tensor:
+    """An image (channels, h, w) as (3, h', w'), no larger than it is shown."""
+    image = image.expand(3, -1, -1)
+    if max(image.shape[1:]) <= SIDE:
+        return image
+    return torch.nn.functional.interpolate(image[None], size=(SIDE, SIDE), mode="bilinear", antialias=True)[0]
 
 
 def overlay(image: Tensor, attention: Tensor) -> Tensor:
@@ -40,6 +48,13 @@ def data_uri(image: Tensor, *, lossless: bool = True) -> str:
     else:
         picture.save(buffer, format="JPEG", quality=80, optimize=True)
     return f"data:image/{'png' if lossless else 'jpeg'};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def from_data_uri(uri: str) -> Tensor:
+    """The image (3, h, w) in [0, 1] of `data_uri`."""
+    picture = require("PIL.Image", "train").open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    array = require("numpy", "train").array(picture.convert("RGB"))
+    return torch.from_numpy(array).movedim(-1, 0).float() / 255
 
 
 def one_of_each(labels: Tensor, count: int) -> Tensor:

@@ -5,15 +5,16 @@ Each part is a module with one frozen dataclass, whose fields are its options.
 
 from .accuracy import Accuracy
 from .attacks import Attacks
+from .attention import Attention
 from .corruptions import Corruptions
 from .embedding import Embedding
 from .intrusion import Intrusion
 from .ood import Ood
 from .part import Part
 
-__all__ = ["CHEAP", "PARTS", "Accuracy", "Attacks", "Corruptions", "Embedding", "Intrusion", "Ood", "Part"]
+__all__ = ["CHEAP", "PARTS", "Accuracy", "Attacks", "Attention", "Corruptions", "Embedding", "Intrusion", "Ood", "Part"]
 
-PARTS: tuple[type[Part], ...] = (Accuracy, Attacks, Corruptions, Ood, Embedding, Intrusion)
+PARTS: tuple[type[Part], ...] = (Accuracy, Attacks, Corruptions, Ood, Embedding, Intrusion, Attention)
 """All parts, in the order of the page."""
 
 CHEAP: tuple[str, ...] = ("accuracy", "ood", "intrusion")

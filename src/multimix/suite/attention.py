@@ -1,0 +1,132 @@
+"""Attention (Figure 6 of the paper): maps over images, and whether they point at objects where boxes are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import evaluation
+from ..criteria.classifiers import class_weights
+from ..data import pictures
+from ..data.listing import image_files, require_folder
+from ..evaluation.inference import evaluating
+from ..reports.overlays import SIDE, data_uri, one_of_each, shrink
+from ..reports.sections import Section
+from .attention_page import sections
+from .part import Store, Subject
+from .pointing import play_all, to_input
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """Attention maps over images, and the pointing game against boxes."""
+
+    name: ClassVar[str] = "attention"
+
+    kinds: tuple[str, ...] = evaluation.ATTENTIONS
+    """gap-relu, gap-softmax, cam-relu, cam-softmax or uniform; the overview has the first."""
+    images: Path | None = None
+    """Folder of images to show; default: test images, one of each class."""
+    count: int = 10
+    """Images shown."""
+    boxes: Path | None = None
+    """A detection set, Pascal VOC or COCO, for the pointing game; its images are resized to the model's."""
+    split: str | None = None
+    """Of the detection set; default: its test or validation split, or else all images, as all does."""
+    tolerance: float = 0.0
+    """Pixels by which a point may miss its box; published numbers on VOC and COCO have 15."""
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in evaluation.ATTENTIONS]
+        if unknown or not self.kinds:
+            raise ValueError(
+                f"kinds must be some of {', '.join(evaluation.ATTENTIONS)}, got {', '.join(unknown) or 'none'}"
+            )
+        if self.count < 1 or not self.tolerance >= 0:
+            raise ValueError(f"count must be at least 1 and tolerance 0, got {self.count} and {self.tolerance}")
+
+    def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
+        """Small images with their maps, and by kind of attention the pointing game for every image.
+
+        Raises:
+            ValueError: the model has no spatial positions, or no image with a usable box.
+            FileNotFoundError: a folder that is missing or has another layout.
+        """
+        kinds, left_out = self._possible(subject)
+        say("attention over images")
+        shown = store.compute("pictures", lambda: self._pictures(subject, kinds))
+        found: dict[str, Any] = {"kinds": list(kinds), "left_out": left_out, "pictures": shown, "pointing": None}
+        if self.boxes is not None:
+            found["pointing"] = play_all(
+                subject, self.boxes, self.split, kinds=kinds, tolerance=self.tolerance, store=store, say=say
+            )
+        return found
+
+    def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
+        if result["pointing"] is None:
+            return {}
+        hits = result["pointing"]["hit"][result["kinds"][0]]
+        return {"pointing game, % ↑": 100 * sum(hits) / len(hits)}
+
+    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+        return sections(results, colors)
+
+    def _possible(self, subject: Subject) -> tuple[tuple[str, ...], str]:
+        """The kinds that the model allows, and why not the others."""
+        try:
+            class_weights(subject.model.classifier)
+        except ValueError as error:
+            kinds = tuple(kind for kind in self.kinds if not kind.startswith("cam"))
+            if not kinds:
+                raise
+            return kinds, "" if kinds == self.kinds else str(error)
+        return self.kinds, ""
+
+    def _pictures(self, subject: Subject, kinds: Sequence[str]) -> list[dict[str, Any]]:
+        images, names, labels = self._shown(subject)
+        with evaluating(subject.model):
+            features = subject.model.features(images.to(subject.device))
+            predicted = subject.model.head(features).argmax(dim=1)
+            targets = predicted if labels is None else labels.to(subject.device)
+            maps = evaluation.attention_maps(subject.model, features, targets, kinds)
+        return [
+            {
+                "name": name,
+                "predicted": str(subject.class_names[int(predicted[k])]),
+                "image": _small(images[k].cpu()),
+                "maps": {kind: _rounded(a[k]) for kind, a in maps.items()},
+            }
+            for k, name in enumerate(names)
+        ]
+
+    def _shown(self, subject: Subject) -> tuple[Tensor, list[str], Tensor | None]:
+        """Images, their names and, where they are known, their classes."""
+        if self.images is None:
+            chosen = one_of_each(subject.test.labels, self.count)
+            batches = list(subject.loader(subset=chosen).batches(0))
+            labels = torch.cat([batch.targets for batch in batches])
+            names = [str(subject.class_names[label]) for label in labels.tolist()]
+            return torch.cat([batch.images for batch in batches]), names, labels
+        folder = self.images.expanduser()
+        require_folder(folder, "images")
+        files = image_files(folder)[: self.count]
+        if not files:
+            raise FileNotFoundError(f"{folder} holds no images to show")
+        read = [pictures.pixels(pictures.fit(pictures.read(folder / file), subject.image_size)) for file in files]
+        return to_input(torch.stack(read), subject), [Path(file).stem for file in files], None
+
+
+def _rounded(a: Tensor) -> list[list[float]]:
+    """A map for JSON; what is shown of it has 256 shades."""
+    return [[float(f"{value:.4g}") for value in row] for row in a.tolist()]
+
+
+def _small(image: Tensor) -> str:
+    small = shrink(image)
+    # Of photographs, PNG files are several times as large; of few pixels, every one is seen.
+    return data_uri(small, lossless=small.shape[-1] < SIDE)

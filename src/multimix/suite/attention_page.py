@@ -1,0 +1,194 @@
+"""What the page shows of attention."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import NormalDist, fmean, stdev
+from typing import Any
+
+import torch
+
+from ..reports.overlays import data_uri, from_data_uri, overlay
+from ..reports.sections import Panel, Section
+from ..reports.tables import Cell, Table
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+
+CELL, GAP, HEAD, NAME = 100, 6, 48, 26
+"""Of the grid of pictures, in units that are about pixels."""
+Z = NormalDist().inv_cdf(0.975)
+
+
+def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
+    """Pictures for every label, and the table of the pointing game if it was played."""
+    seeds = "" if max(map(len, results.values())) == 1 else " The first seed of each."
+    left_out = {label: runs[0]["left_out"] for label, runs in results.items() if runs[0]["left_out"]}
+    without = "".join(f" {label} has no attention by class: {why}." for label, why in left_out.items())
+    made = [
+        Section(
+            "Where the models attend",
+            "Images and, over each, its attention maps (9), upsampled from the features: the brightest position is the "
+            "most trusted one, whatever its weight. GAP compares each position with the mean feature of the image, CAM "
+            "with the classifier's weights of its class (of the predicted one, where the class is not known); uniform "
+            "is no attention. Look at whether the light falls on the object and not on the background, and whether it "
+            "is one spot or everywhere. An arrow shows a wrong prediction."
+            f"{seeds}{without}",
+            [Panel(label, grid(runs[0]["pictures"], runs[0]["kinds"], label=label)) for label, runs in results.items()],
+        )
+    ]
+    played = {label: [run for run in runs if run["pointing"]] for label, runs in results.items()}
+    played = {label: runs for label, runs in played.items() if runs}
+    return made + [_pointing(played, colors)] if played else made
+
+
+def grid(pictures: Sequence[Mapping[str, Any]], kinds: Sequence[str], *, label: str) -> str:
+    """An SVG: a row for each image, with the image and its maps, one beside the other."""
+    width = (len(kinds) + 1) * (CELL + GAP) - GAP
+    height = HEAD + len(pictures) * (CELL + NAME)
+    drawn = []
+    for k, title in enumerate(["image", *kinds]):
+        for line, word in enumerate(_title(title)):
+            x, y = k * (CELL + GAP) + CELL // 2, 17 + 19 * line
+            drawn.append(f'<text x="{x}" y="{y}" text-anchor="middle">{word}</text>')
+    for row, picture in enumerate(pictures):
+        y = HEAD + row * (CELL + NAME)
+        image = from_data_uri(picture["image"])
+        heats = [data_uri(overlay(image, torch.tensor(picture["maps"][kind])), lossless=False) for kind in kinds]
+        for k, uri in enumerate([picture["image"], *heats]):
+            # Small images show their pixels.
+            rendering = "pixelated" if k == 0 and image.shape[-1] < CELL else "auto"
+            drawn.append(
+                f'<image x="{k * (CELL + GAP)}" y="{y}" width="{CELL}" height="{CELL}" preserveAspectRatio="none" '
+                f'style="image-rendering: {rendering}" href="{uri}"/>'
+            )
+        name, predicted = picture["name"], picture["predicted"]
+        told = name if predicted == name else f"{name} → {predicted}"
+        drawn.append(f'<text x="0" y="{y + CELL + 17}">{html.escape(told)}</text>')
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="attention maps of {html.escape(label)}" '
+        f'font-size="16" fill="currentColor">{"".join(drawn)}</svg>'
+    )
+
+
+def _title(kind: str) -> list[str]:
+    """In at most two lines.
+
+    >>> _title("gap-relu"), _title("uniform")
+    (['GAP', 'ReLU'], ['uniform'])
+    """
+    words = {"gap": "GAP", "cam": "CAM", "relu": "ReLU"}
+    return [words.get(word, word) for word in kind.split("-")]
+
+
+def _pointing(played: Results, colors: Mapping[str, str]) -> Section:
+    first = next(iter(played.values()))[0]["pointing"]
+    n = first["images"]
+    chance, area, center = (first[key] for key in ("chance", "area", "center"))
+    rows = []
+    for label, runs in played.items():
+        games = [run["pointing"] for run in runs]
+        # Uniform attention is the random pixel, whatever the model.
+        for kind in (kind for kind in runs[0]["kinds"] if kind != "uniform"):
+            hit, energy = (
+                [fmean(seeds) for seeds in zip(*(game[key][kind] for game in games), strict=True)]
+                for key in ("hit", "energy")
+            )
+            name = f"{label}: {' '.join(_title(kind))}"
+            rows.append(
+                [
+                    Cell(name, name, color=colors.get(label, "")),
+                    _share(hit),
+                    _above(hit, chance),
+                    _above(hit, center),
+                    _mean_share(energy),
+                ]
+            )
+    for column in (1, 4):
+        best = max((float(row[column].text) for row in rows), default=None)
+        for row in rows:
+            row[column] = replace(row[column], top=float(row[column].text) == best)
+    random_hit, none = 100 * fmean(chance), Cell("–", "")
+    baselines = [
+        [
+            Cell("random pixel, uniform attention", ""),
+            Cell(f"{random_hit:.1f}", random_hit),
+            none,
+            _above(chance, center),
+            _mean_share(area),
+        ],
+        [Cell("centre of the image", ""), _share(center), _above(center, chance), none, none],
+    ]
+    asked = (
+        f"Each of the {len(first['classes'])} classes that set and model share by name "
+        f"({_some(first['classes'])}) is asked for in the images that show it, against its own boxes"
+        if first["classes"]
+        else "No class of the set is one of the model, so that CAM asks for the predicted class, against all boxes"
+    )
+    tolerance = f" A miss by at most {first['tolerance']:g} pixels is a hit." if first["tolerance"] else ""
+    notes = [
+        f"{first['without_boxes']} images have no boxes" if first["without_boxes"] else "",
+        f"{first['unknown_classes']} have none of a shared class" if first["unknown_classes"] else "",
+        f"left out as damaged: {_some(first['skipped'])}" if first["skipped"] else "",
+    ]
+    notes = [note for note in notes if note]
+    return Section(
+        "Does attention fall on the objects?",
+        f"Pointing game on {n:,} images of {first['set']}: how often the maximum of the attention map, upsampled to "
+        "the image, lies in a box, and the share of the map's mass (energy) in the boxes, with 95 % intervals over "
+        f"images (Wilson's for hits), seeds averaged. {asked}.{tolerance} Objects stand in the middle and fill much of "
+        "an image, so look at what is above a random pixel and above the centre of the image. ReLU and softmax differ "
+        "in their energy; their maxima are in the same position, unless ReLU leaves none."
+        + (f" Not counted: {'; '.join(notes)}." if notes else ""),
+        table=Table(
+            [
+                "method and attention",
+                "pointing\ngame, % ↑",
+                "above random\npixel, points",
+                "above centre,\npoints",
+                "energy in\nboxes, % ↑",
+            ],
+            [*baselines, *rows],
+        ),
+    )
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n images; conservative for a mean of values within [0, 1].
+
+    >>> [round(edge, 3) for edge in wilson(0.5, 100)]
+    [0.404, 0.596]
+    """
+    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _share(values: Sequence[float]) -> Cell:
+    share = fmean(values)
+    low, high = wilson(share, len(values))
+    return Cell(f"{100 * share:.1f}", 100 * share, spread=f"({100 * low:.1f} to {100 * high:.1f})")
+
+
+def _mean_share(values: Sequence[float]) -> Cell:
+    share, half = fmean(values), _half(values)
+    return Cell(f"{100 * share:.1f}", 100 * share, spread="" if math.isnan(half) else f"± {100 * half:.1f}")
+
+
+def _above(values: Sequence[float], others: Sequence[float]) -> Cell:
+    """The mean difference, in points, paired by image."""
+    differences = [a - b for a, b in zip(values, others, strict=True)]
+    mean, half = round(100 * fmean(differences), 1) + 0.0, 100 * _half(differences)
+    spread = "" if math.isnan(half) else f"± {half:.1f}"
+    return Cell(f"{mean:+.1f}".replace("-", "−"), mean, spread=spread)
+
+
+def _half(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean."""
+    return Z * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _some(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
