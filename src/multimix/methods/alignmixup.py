@@ -84,4 +84,5 @@ def align(tokens: Tensor, other: Tensor, eps: float = 0.1, *, max_iter: int = 10
     plan = sinkhorn(squared_distances(tokens.detach(), other.detach()), eps, max_iter=max_iter)
     # The plan's rows sum to 1/r in the limit of many iterations only.
     weights = plan / plan.sum(2, keepdim=True).clamp(min=torch.finfo(plan.dtype).tiny)
-    return weights.to(other.dtype) @ other
+    with torch.autocast(other.device.type, enabled=False):  # the result is mixed with features of this type
+        return weights.to(other.dtype) @ other

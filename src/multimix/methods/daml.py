@@ -136,7 +136,7 @@ class Daml(Mixer):
         choice_BD = keys_BB[:, :, None].masked_fill(~member_BD, -1).argmax(dim=1)
         log_gamma_BD = log_gamma_BD.float().to(device, non_blocking=True)
         lam_BD = log_gamma_BD.masked_fill(~member_BD.any(dim=0), -torch.inf).softmax(dim=1)
-        lam = torch.zeros(b, b, device=device).scatter_add_(1, choice_BD, lam_BD)
+        lam = lam_BD.new_zeros(b, b).scatter_add_(1, choice_BD, lam_BD)
         return lam, head.to(device, non_blocking=True)
 
     def _heads(self, embeddings: Tensor, logits: Tensor) -> Tensor:

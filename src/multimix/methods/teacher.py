@@ -36,8 +36,8 @@ class Teacher:
         self._module = _frozen(copy.deepcopy(source)) if isinstance(source, nn.Module) else None
         self._folder = None if isinstance(source, nn.Module) else Path(source).expanduser()
 
-    def on(self, device: torch.device | str) -> nn.Module:
-        """The classifier, on this device.
+    def on(self, device: torch.device | str, dtype: torch.dtype | None = None) -> nn.Module:
+        """The classifier, on this device, and from now on in the precision of the images that it is to see, `dtype`.
 
         Raises:
             FileNotFoundError: the folder is no run, or has no weights yet.
@@ -49,7 +49,7 @@ class Teacher:
 
             assert self._folder is not None
             self._module = _frozen(load_run(self._folder)[1])
-        self._module = self._module.to(device)
+        self._module = self._module.to(device=device, dtype=dtype)
         return self._module
 
 

@@ -98,7 +98,7 @@ class TokenMix(InputMethod):
         mixed = torch.where(mask, images[partner], images)
         if self.teacher is None:
             return mixed, torch.lerp(soft, soft[partner], area)
-        maps = activation_maps(_check(self.teacher.on(images.device)), images, soft, (rows, columns))
+        maps = activation_maps(_check(self.teacher.on(images.device, images.dtype)), images, soft, (rows, columns))
         replaced = blocks.flatten().to(maps.device, maps.dtype, non_blocking=True)
         own, other = (maps * (1 - replaced)).sum(1), (maps[partner] * replaced).sum(1)
         if self.normalize:

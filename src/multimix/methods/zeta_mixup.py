@@ -46,4 +46,4 @@ def zeta_weights(b: int, gamma: float, generator: torch.Generator) -> Tensor:
     order = torch.rand(b, b, generator=generator, dtype=torch.float64).fill_diagonal_(-1).argsort(1)
     weights = torch.arange(1, b + 1, dtype=torch.float64) ** -gamma
     ranked = (weights / weights.sum()).float().expand(b, b)
-    return torch.zeros(b, b).scatter_(1, order, ranked)
+    return ranked.new_zeros(b, b).scatter_(1, order, ranked)

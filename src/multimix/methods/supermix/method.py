@@ -105,7 +105,7 @@ class SuperMix(InputMethod):
             return Supermixed(images.clone(), soft.clone(), torch.ones(b, dtype=torch.bool, device=device))
         chosen = _sets(b, K, generator).to(device, non_blocking=True)
         lam = sample_weights(b, K, alpha=self.alpha, generator=generator).to(device, non_blocking=True)
-        teacher = self.teacher.on(device)
+        teacher = self.teacher.on(device, images.dtype)
         seen = teacher(images)
         if seen.shape != (b, num_classes):
             raise ValueError(f"the teacher must give logits ({b}, {num_classes}), got {tuple(seen.shape)}")
