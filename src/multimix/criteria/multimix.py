@@ -23,7 +23,10 @@ class MultiMix(nn.Module):
             without sampling (linear classifier and m = b only; see `expected_mixed_cross_entropy`).
         m: examples per mixture; default and at most the whole mini-batch.
         alpha: Dirichlet concentration, or a range of which it is drawn uniformly for every mixed example.
-        implementation: "auto", or "reference": every tensor of the equations in memory, for checking.
+        implementation: of a linear classifier's loss. "auto": block by block through the clean logits, on an NVIDIA
+            GPU in one Triton kernel where that can run. "triton": that kernel, or a ValueError where it cannot run.
+            "reference": every tensor of the equations in memory, for checking. The kernel's draws are not those of
+            the others; their distribution is.
         rescale: multiply the loss by `multimix.functional.rescaling_factor`, so that the gradient that tells examples
             apart is about as large as cross entropy's. For small alpha (0.05 to 0.2); at the paper's alpha the
             factor is near m, which multiplies the gradient of the mean prediction too, and training diverges.
@@ -52,7 +55,7 @@ class MultiMix(nn.Module):
             if n == math.inf:
                 raise ValueError(f"n=math.inf is defined for m = b only, got m={m}: leave m out, or give a finite n")
         self.rescale = rescale
-        self.implementation = check_choice("implementation", implementation, ("auto", "reference"))
+        self.implementation = check_choice("implementation", implementation, ("auto", "triton", "reference"))
 
     def forward(
         self,
@@ -144,11 +147,16 @@ def loss_from_logits(
         return scale * expected_mixed_cross_entropy(logits_RBC, targets, attention_BR, criterion.alpha, normalize)
     n = int(criterion.n)
     needs_weights = targets.requires_grad or (attention_BR is not None and attention_BR.requires_grad)
-    if criterion.implementation == "auto" and not needs_weights:
+    if criterion.implementation == "triton" and needs_weights:
+        raise ValueError(
+            "implementation='triton' has no gradient in targets or attention: detach them, or use implementation='auto'"
+        )
+    if criterion.implementation != "reference" and not needs_weights:
         seed = random.draw_seed(generator)
         m = None if criterion.m is None else min(criterion.m, b)
+        alpha, chosen = check_alpha(criterion.alpha), criterion.implementation
         return scale * sampled_cross_entropy(
-            logits_RBC, targets, attention_BR, seed, n=n, m=m, alpha=check_alpha(criterion.alpha), normalize=normalize
+            logits_RBC, targets, attention_BR, seed, n=n, m=m, alpha=alpha, normalize=normalize, implementation=chosen
         )
     lam, s = draw_weights(criterion, n, b, r, logits_RBC, generator), None
     if attention_BR is not None:
@@ -160,7 +168,7 @@ def loss_from_logits(
 def draw_weights(
     criterion: MultiMix, n: int, b: int, positions: int | None, like: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """The weights that the fused loss draws from the same generator."""
+    """The weights that the fused loss, unless by Triton, draws from the same generator."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     spawned = torch.Generator(like.device).manual_seed(int(random.draw_seed(generator)))
     m = None if criterion.m is None else min(criterion.m, b)

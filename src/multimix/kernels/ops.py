@@ -19,6 +19,7 @@ from ..functional._checks import mixing_dtype
 from ..functional.attention import attend
 from ..functional.loss import normalized_weights, or_one, reference
 from ..functional.sampling import iter_weights
+from . import triton_launch
 from .logits_space import Accumulator, Details
 
 _Function = Callable[..., Any]
@@ -41,14 +42,19 @@ def sampled_cross_entropy(
     m: int | None,
     alpha: tuple[float, float],
     normalize: str,
+    implementation: str = "auto",
 ) -> Tensor:
     """The loss over weights that are drawn, attended to, used and dropped block by block.
 
-    Equal to `sample_weights` (with a generator on the device of the logits seeded with `seed`, a CPU scalar),
-    `attend` and `mixed_cross_entropy`, without ever holding more than a block of weights.
+    Args:
+        seed: a CPU scalar.
+        implementation: "chunked": equal to `sample_weights` (with a generator on the device of the logits seeded with
+            `seed`), `attend` and `mixed_cross_entropy`, without ever holding more than a block of weights. "triton":
+            one kernel, whose draws are others of the same distribution; ValueError where it cannot run. "auto":
+            the kernel on a GPU that it can run on, else chunked.
     """
-    options = (n, m or logits_PBC.shape[1], *alpha, normalize == "global")
-    loss: Tensor = _sampled(logits_PBC, targets, attention_BP, seed, *options, logits_PBC.requires_grad)[0]
+    options = (n, m or logits_PBC.shape[1], *alpha, normalize == "global", logits_PBC.requires_grad, implementation)
+    loss: Tensor = _sampled(logits_PBC, targets, attention_BP, seed, *options)[0]
     return loss
 
 
@@ -124,20 +130,11 @@ def _sampled_forward(
     high: float,
     pooled: bool,
     gradient: bool,
+    implementation: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    P, B, _ = logits.shape
-    dtype = mixing_dtype(logits.dtype)
-    generator = torch.Generator(logits.device).manual_seed(int(seed))
+    sums = _triton_sums if _by_triton(logits, implementation) else _chunked_sums
     with torch.autocast(logits.device.type, enabled=False):
-        sums = Accumulator(logits.to(dtype), targets, gradient=gradient)
-        total_P = torch.zeros(P, device=logits.device, dtype=dtype)
-        for where, _rows, lam in iter_weights(n, B, m, (low, high), P, generator, dtype):
-            s = lam.new_ones(lam.shape[:2])
-            if attention is not None:
-                lam, s = attend(lam, attention[:, where])
-            total_P[where] += s.sum(1)
-            sums.add(where, lam, s)
-        losses, grad = sums.finish()
+        losses, total_P, grad = sums(logits, targets, attention, int(seed), n, m, low, high, gradient)
         if pooled:
             scale = torch.ones_like(total_P) / or_one(total_P.sum())
         else:
@@ -145,6 +142,51 @@ def _sampled_forward(
         if grad is not None:
             grad.mul_(scale[:, None, None])
         return (losses * scale).sum(), losses.new_empty(0) if grad is None else grad
+
+
+_Sums = tuple[Tensor, Tensor, Tensor | None]
+
+
+def _chunked_sums(
+    logits: Tensor, targets: Tensor, attention: Tensor | None, seed: int,
+    n: int, m: int, low: float, high: float, gradient: bool,
+) -> _Sums:  # fmt: skip
+    """For every position: sum_k s_k H_k, sum_k s_k, and the gradient of the former."""
+    P, B, _ = logits.shape
+    dtype = mixing_dtype(logits.dtype)
+    generator = torch.Generator(logits.device).manual_seed(seed)
+    sums = Accumulator(logits.to(dtype), targets, gradient=gradient)
+    total_P = torch.zeros(P, device=logits.device, dtype=dtype)
+    for where, _rows, lam in iter_weights(n, B, m, (low, high), P, generator, dtype):
+        s = lam.new_ones(lam.shape[:2])
+        if attention is not None:
+            lam, s = attend(lam, attention[:, where])
+        total_P[where] += s.sum(1)
+        sums.add(where, lam, s)
+    losses, grad = sums.finish()
+    return losses, total_P, grad
+
+
+def _triton_sums(
+    logits: Tensor, targets: Tensor, attention: Tensor | None, seed: int,
+    n: int, m: int, low: float, high: float, gradient: bool,
+) -> _Sums:  # fmt: skip
+    """The same with other draws, in one kernel."""
+    from . import triton_loss
+
+    P, B, C = logits.shape
+    launch = triton_launch.choose(positions=P, n=n, b=B, c=C, processors=triton_launch.processors(logits.device))
+    precision = triton_launch.precision(logits.dtype)
+    return triton_loss.sums(logits, targets, attention, seed, n, m, low, high, gradient, precision, launch)
+
+
+def _by_triton(logits: Tensor, implementation: str) -> bool:
+    if implementation == "chunked" or (implementation == "auto" and logits.device.type != "cuda"):
+        return False
+    obstacle = triton_launch.why_not(logits)
+    if implementation == "triton" and obstacle:
+        raise ValueError(f"implementation='triton' does not work for {obstacle}; use implementation='auto'")
+    return obstacle is None
 
 
 def _sampled_fake(
@@ -158,6 +200,7 @@ def _sampled_fake(
     high: float,
     pooled: bool,
     gradient: bool,
+    implementation: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     loss = logits.new_empty((), dtype=mixing_dtype(logits.dtype))
     return loss, loss.new_empty(logits.shape if gradient else 0)
@@ -165,19 +208,19 @@ def _sampled_fake(
 
 def _sampled_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:4], output[1])
-    ctx.options = inputs[4:9]
+    ctx.options = *inputs[4:9], inputs[10]
     ctx.set_materialize_grads(False)
 
 
 def _sampled_backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     logits, targets, attention, seed, grad = ctx.saved_tensors
     if grad_loss is None:
-        return (None,) * 10
+        return (None,) * 11
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         loss = _resampled_reference(logits, targets, attention, seed, *ctx.options)
         through = torch.autograd.grad(loss, logits, grad_loss, create_graph=True)[0]
-        return through, *(None,) * 9
-    return (grad_loss * grad).to(logits.dtype), *(None,) * 9
+        return through, *(None,) * 10
+    return (grad_loss * grad).to(logits.dtype), *(None,) * 10
 
 
 _sampled = _operator("sampled_cross_entropy", _sampled_forward, _sampled_fake, _sampled_backward, _sampled_context)
@@ -185,14 +228,20 @@ _sampled = _operator("sampled_cross_entropy", _sampled_forward, _sampled_fake, _
 
 def _resampled_reference(
     logits: Tensor, targets: Tensor, attention: Tensor | None, seed: Tensor, n: int, m: int, low: float, high: float,
-    pooled: bool,
+    pooled: bool, implementation: str,
 ) -> Tensor:  # fmt: skip
     """The same draws again, through the differentiable reference."""
-    dtype = mixing_dtype(logits.dtype)
-    generator = torch.Generator(logits.device).manual_seed(int(seed))
-    lam = torch.empty(logits.shape[0], n, logits.shape[1], device=logits.device, dtype=dtype)
-    for where, rows, block in iter_weights(n, logits.shape[1], m, (low, high), logits.shape[0], generator, dtype):
-        lam[where, rows] = block
+    P, B, _ = logits.shape
+    if _by_triton(logits, implementation):
+        from . import triton_draw
+
+        lam = triton_draw.weights(int(seed), n, B, m, low, high, P, logits.device)
+    else:
+        dtype = mixing_dtype(logits.dtype)
+        generator = torch.Generator(logits.device).manual_seed(int(seed))
+        lam = torch.empty(P, n, B, device=logits.device, dtype=dtype)
+        for where, rows, block in iter_weights(n, B, m, (low, high), P, generator, dtype):
+            lam[where, rows] = block
     s = None
     if attention is not None:
         lam, s = attend(lam, attention)

@@ -1,0 +1,61 @@
+"""Launch parameters that fit, and one clear error where the Triton kernel cannot run. Nothing here needs Triton."""
+
+import itertools
+import math
+import os
+
+import pytest
+import torch
+
+import multimix as mm
+from multimix.kernels.triton_launch import MOST_EXAMPLES, choose, precision, why_not
+
+
+@pytest.mark.parametrize("processors", [1, 108, 132])
+@pytest.mark.parametrize("positions", [1, 49, 196])
+def test_sizes_fit(positions, processors) -> None:
+    for n, b, c in itertools.product([1, 17, 1000, 10_000], [1, 7, 16, 100, 128, 256], [1, 2, 10, 100, 1000, 21_841]):
+        launch = choose(positions=positions, n=n, b=b, c=c, processors=processors)
+        for size in (launch.BN, launch.BB, launch.BC):
+            assert size >= 16
+            assert size & (size - 1) == 0
+        assert launch.BB >= b
+        assert 1 <= launch.splits <= math.ceil(n / launch.BN)
+        rows = launch.BN // 2 if launch.halves else launch.BN
+        assert rows * launch.BB <= 16 * 32 * launch.warps  # weights that a thread draws at once
+        assert launch.BB * launch.BC <= 2**14  # a tile of the gradient in registers
+        # Gradients kept apart take 64 MiB, or twice the gradient itself; however many mixtures there are.
+        assert launch.splits * 4 * positions * b * c <= max(2**26, 8 * positions * b * c)
+
+
+def test_the_device_is_full_at_the_paper_s_sizes() -> None:
+    for positions, c in itertools.product([49, 196], [100, 1000]):
+        launch = choose(positions=positions, n=10_000, b=128, c=c, processors=132)
+        rounds = positions * launch.splits / (132 * (8 // launch.warps))
+        assert rounds / math.ceil(rounds) > 0.7
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1", reason="the kernel can run here"
+)
+@pytest.mark.parametrize("criterion", [mm.MultiMix, mm.DenseMultiMix])
+def test_without_a_gpu_forcing_the_kernel_is_one_clear_error(criterion) -> None:
+    shape = (4, 3) if criterion is mm.MultiMix else (4, 5, 3)
+    with pytest.raises(ValueError, match=r"implementation='triton' does not work for .*; use implementation='auto'"):
+        criterion(implementation="triton")(torch.randn(shape), torch.arange(4) % 2, torch.nn.Linear(3, 2))
+
+
+def test_what_the_kernel_cannot_take_has_a_reason() -> None:
+    assert "float64" in str(why_not(torch.zeros(1, 4, 3, dtype=torch.float64)))
+    assert f"at most {MOST_EXAMPLES}" in str(why_not(torch.zeros(1, MOST_EXAMPLES + 1, 3)))
+
+
+def test_products_are_as_precise_as_asked_for() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        assert [precision(t) for t in (torch.float32, torch.bfloat16, torch.float16)] == ["tf32x3", "bf16", "tf32"]
+        torch.set_float32_matmul_precision("high")
+        assert precision(torch.float32) == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
