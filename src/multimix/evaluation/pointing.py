@@ -119,6 +119,11 @@ def _check(maps: Tensor, boxes: Sequence[Box], size: tuple[int, int]) -> None:
         raise ValueError(
             f"maps must be floating point of shape (*, h, w), got {maps.dtype} of shape {tuple(maps.shape)}"
         )
+    if maps.shape[-2] > height or maps.shape[-1] > width:
+        raise ValueError(
+            f"maps are upsampled, but one of {tuple(maps.shape[-2:])} positions is larger than its image of "
+            f"{height} x {width} pixels (height x width): leave the image out"
+        )
     if not bool((maps >= 0).all()) or not bool((maps.sum(dim=(-2, -1)) > 0).all()) or not bool(maps.isfinite().all()):
         raise ValueError("maps must be finite, non-negative and not all zero, as attention maps are")
     if not boxes:
