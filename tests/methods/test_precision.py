@@ -4,59 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tests.methods.conftest import seeded
+from tests.methods.every_method import NAMES, loss_of, make
 from torch import Tensor, nn
 
-from multimix.methods import (
-    AlignMixup,
-    AugMix,
-    AutoMix,
-    BarycenterAutoMix,
-    CoMixup,
-    CutMix,
-    Daml,
-    DenseLoss,
-    DenseMultiMix,
-    FMix,
-    InputMixup,
-    ManifoldMixup,
-    MultiMix,
-    OptTransMix,
-    PuzzleMix,
-    SaliencyMix,
-    StyleCutMix,
-    StyleMix,
-    SuperMix,
-    TokenMix,
-    ZetaMixup,
-)
 from multimix.models import SplitModel
-
-NAMES = [
-    "align", "augmix", "automix", "barycenter", "comixup", "cutmix", "daml", "dense", "dense-multimix", "fmix",
-    "input-mixup", "manifold", "multimix", "opttrans", "puzzle", "saliency", "style", "style-cut", "supermix",
-    "tokenmix", "zeta",
-]  # fmt: skip
-
-
-def make(name: str, teacher: SplitModel, style_files):
-    style = {"encoder": style_files[0], "decoder": style_files[1], "resolution": 16}
-    return {
-        "align": AlignMixup, "augmix": AugMix, "automix": AutoMix, "barycenter": lambda: BarycenterAutoMix(width=8),
-        "comixup": CoMixup, "cutmix": CutMix, "daml": Daml, "dense": lambda: DenseLoss(CutMix()),
-        "dense-multimix": lambda: DenseMultiMix(20), "fmix": FMix, "input-mixup": InputMixup,
-        "manifold": ManifoldMixup, "multimix": lambda: MultiMix(20), "opttrans": lambda: OptTransMix(iterations=3),
-        "puzzle": PuzzleMix, "saliency": SaliencyMix, "style": lambda: StyleMix(**style),
-        "style-cut": lambda: StyleCutMix(**style), "supermix": lambda: SuperMix(teacher, width=4, max_iter=3),
-        "tokenmix": lambda: TokenMix(teacher, grid=4), "zeta": ZetaMixup,
-    }[name]()  # fmt: skip
-
-
-def loss_of(method, model: SplitModel, images: Tensor, labels: Tensor) -> Tensor:
-    extras = {"domain": torch.arange(len(images)) % 3} if "domain" in method.needs else {}
-    loss: Tensor = method(model, images, labels, seeded(0), **extras).loss
-    loss.backward()
-    return loss.detach()
 
 
 @pytest.fixture

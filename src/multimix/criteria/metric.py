@@ -132,7 +132,7 @@ class ProxyAnchor(MetricLoss):
     ) -> None:
         super().__init__()
         self.scale, self.margin = _positive("scale", scale), margin
-        proxies = torch.randn(num_classes, dim, generator=random.fork(generator, "cpu"))
+        proxies = torch.randn(num_classes, dim, generator=random.fork(generator, "cpu"), device="cpu")
         self.proxies = nn.Parameter(proxies * (2 / num_classes) ** 0.5)
 
     def anchors(self, z: Tensor, labels: Tensor) -> Anchors:

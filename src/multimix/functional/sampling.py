@@ -161,7 +161,7 @@ def _uniform(size: Sequence[int], generator: torch.Generator, dtype: torch.dtype
         return torch.rand(size, generator=generator, device=generator.device, dtype=dtype).neg_().add_(1)
     # Two uniforms from every 64-bit draw: on the CPU generating bits is the larger part of the cost.
     count = math.prod(size)
-    words = torch.empty((count + 1) // 2, dtype=torch.int64).random_(generator=generator)
+    words = torch.empty((count + 1) // 2, dtype=torch.int64, device="cpu").random_(generator=generator)
     bits = words.view(torch.int32)[:count].view(size)
     return bits.bitwise_and_(2**31 - 1).to(torch.float32).add_(0.5).mul_(2.0**-31)
 

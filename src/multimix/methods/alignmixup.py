@@ -51,7 +51,7 @@ class AlignMixup(Mixer):
         soft = probabilities(images, targets, model.num_classes)
         generator = host(generator)
         pairing = Pairing.draw(images.shape[0], self.alpha, generator, images.device)
-        keep_first = bool(torch.randint(2, (), generator=generator))
+        keep_first = bool(torch.randint(2, (), generator=generator, device="cpu"))
         features = model.features(images)
         if features.ndim < 3:
             raise ValueError(f"AlignMixup aligns positions, but this model's features have none: {features.shape}")

@@ -5,6 +5,7 @@ torchvision's own transform draws from the global random state and treats one im
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -28,11 +29,12 @@ def augment_in_chains(
     """
     n = len(images)
     operations = GEOMETRIC + TONAL + (COLOUR if all_ops else ())
-    depths = torch.randint(1, 4, (n,), generator=generator) if depth is None else torch.full((n,), depth)
+    draw = functools.partial(torch.randint, size=(n,), generator=generator, device="cpu")
+    depths = draw(1, 4) if depth is None else torch.full((n,), depth, device="cpu")
     for step in range(depth or 3):
-        operation = torch.randint(len(operations), (n,), generator=generator)
-        level = torch.randint(severity, (n,), generator=generator)
-        negative = torch.randint(2, (n,), generator=generator)
+        operation = draw(len(operations))
+        level = draw(severity)
+        negative = draw(2)
         key = torch.where(depths > step, (operation * BINS + level) * 2 + negative, -1)
         key, order = key.sort(stable=True)
         keys, sizes = key.unique_consecutive(return_counts=True)
@@ -59,7 +61,7 @@ def apply(images: Tensor, name: str, level: int, sign: int) -> Tensor:
     f = v2.functional
     height, width = images.shape[-2:]
     # In float32 as torchvision has them: truncation to 8 bits shows the last digit.
-    slope, tone, angle = (sign * float(torch.linspace(0, most, BINS)[level]) for most in (0.3, 0.9, 30))
+    slope, tone, angle = (sign * float(torch.linspace(0, most, BINS, device="cpu")[level]) for most in (0.3, 0.9, 30))
     shear = math.degrees(math.atan(slope))
     still = {"angle": 0.0, "scale": 1.0, "interpolation": v2.InterpolationMode.BILINEAR}
     result: Tensor
@@ -77,7 +79,7 @@ def apply(images: Tensor, name: str, level: int, sign: int) -> Tensor:
         case "Posterize":
             result = f.posterize(images, round(4 - 4 * level / (BINS - 1)))
         case "Solarize":
-            result = f.solarize(images, 255 * float(torch.linspace(1, 0, BINS)[level]))
+            result = f.solarize(images, 255 * float(torch.linspace(1, 0, BINS, device="cpu")[level]))
         case "AutoContrast":
             result = f.autocontrast(images)
         case "Equalize":

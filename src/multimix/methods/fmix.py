@@ -53,8 +53,8 @@ def low_frequency_image(height: int, width: int, decay: float, generator: torch.
     >>> low_frequency_image(32, 24, 3.0, torch.Generator().manual_seed(0)).shape
     torch.Size([32, 24])
     """
-    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width))
-    noise = torch.randn(*frequency.shape, 2, generator=generator)
+    frequency = torch.hypot(torch.fft.fftfreq(height, device="cpu")[:, None], torch.fft.rfftfreq(width, device="cpu"))
+    noise = torch.randn(*frequency.shape, 2, generator=generator, device="cpu")
     spectrum = torch.view_as_complex(noise) / frequency.clamp(min=1 / max(height, width)) ** decay
     image: Tensor = torch.fft.irfft2(spectrum, s=(height, width))
     return image

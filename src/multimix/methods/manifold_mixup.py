@@ -59,5 +59,5 @@ class ManifoldMixup(Mixer):
         soft = probabilities(images, targets, model.num_classes)
         generator = host(generator)
         mixing = self.linear.draw(images.shape[0], generator, images.device)
-        layer = self.layers[int(torch.randint(len(self.layers), (), generator=generator))]
+        layer = self.layers[int(torch.randint(len(self.layers), (), generator=generator, device="cpu"))]
         return Mixed(mixing.mix(model.features(images, stop=layer)), layer, mixing.mix(soft))

@@ -75,7 +75,7 @@ class OptTransMix(InputMethod):
         content = torch.where(mass > 0, content, content.flip(0))
         content = torch.where(mass.amax(0) > 0, content, 1.0)
         shapes = content / content.sum((-2, -1), keepdim=True)
-        weights = torch.tensor([lam, 1 - lam], dtype=torch.float64).to(first.device, non_blocking=True)
+        weights = torch.tensor([lam, 1 - lam], dtype=torch.float64, device="cpu").to(first.device, non_blocking=True)
         middle = convolutional_barycenter(
             shapes, weights, reg=self.reg, iterations=self.iterations, debiased=self.debiased
         )

@@ -28,7 +28,7 @@ class Pairing(NamedTuple):
     def draw(cls, b: int, alpha: float, generator: torch.Generator, device: torch.device) -> Pairing:
         """Drawn on the host, so that the same generator mixes alike on every device."""
         lam = sample_weights(1, 2, alpha=alpha, generator=generator, dtype=torch.float64)[0, 0].item()
-        partner = torch.randperm(b, generator=generator)
+        partner = torch.randperm(b, generator=generator, device="cpu")
         return cls(lam, partner.to(device, non_blocking=True))
 
     def mix(self, x: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def saliency_peaks(images: Tensor) -> Tensor:
         return int(cv2.saliency.StaticSaliencyFineGrained_create().computeSaliency(image)[1].argmax())
 
     with ThreadPoolExecutor(min(len(bytes_BHWC), torch.get_num_threads())) as pool:
-        flat = torch.tensor(list(pool.map(peak, range(len(bytes_BHWC)))))
+        flat = torch.tensor(list(pool.map(peak, range(len(bytes_BHWC)))), device="cpu")
     width = images.shape[-1]
     return torch.stack((flat // width, flat % width), 1)
 

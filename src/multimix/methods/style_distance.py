@@ -32,13 +32,13 @@ def style_distances(
 
     Save the result with `torch.save(distances, "styles.pt")`.
     """
-    total, count = torch.zeros(num_classes, 0), torch.zeros(num_classes)
+    total, count = torch.zeros(num_classes, 0, device="cpu"), torch.zeros(num_classes, device="cpu")
     for images, labels in batches:
         check_targets(labels, images.shape[0], num_classes)
         styles = _styles(networks.encoder.to(images.device), prepare(images, resolution)).cpu()
         labels = labels.cpu()
         if not total.numel():
-            total = torch.zeros(num_classes, styles.shape[1])
+            total = torch.zeros(num_classes, styles.shape[1], device="cpu")
         total.index_add_(0, labels, styles)
         count += torch.bincount(labels, minlength=num_classes)
     missing = (count == 0).nonzero().flatten().tolist()
@@ -77,4 +77,4 @@ def load_distances(path: Path | str, num_classes: int) -> Tensor:
     shape = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
     if shape != (num_classes, num_classes):
         raise ValueError(f"the style distances {path} must be of shape ({num_classes}, {num_classes}), got {shape}")
-    return distances.float() + 2 * torch.eye(num_classes)
+    return distances.float() + 2 * torch.eye(num_classes, device="cpu")

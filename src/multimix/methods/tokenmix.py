@@ -88,7 +88,8 @@ class TokenMix(InputMethod):
             raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
         soft = probabilities(images, targets, num_classes)
         generator = host(generator)
-        partner = torch.randperm(images.shape[0], generator=generator).to(images.device, non_blocking=True)
+        partner = torch.randperm(images.shape[0], generator=generator, device="cpu")
+        partner = partner.to(images.device, non_blocking=True)
         size = images.shape[-2:]
         rows, columns = min(self.grid[0], size[0]), min(self.grid[1], size[1])
         blocks = block_mask(rows, columns, round(self.share * rows * columns), generator)
@@ -119,10 +120,10 @@ def block_mask(rows: int, columns: int, count: int, generator: torch.Generator) 
     >>> block_mask(14, 14, 112, torch.Generator().manual_seed(0)).sum()
     tensor(112)
     """
-    mask = torch.zeros(rows, columns, dtype=torch.bool)
+    mask = torch.zeros(rows, columns, dtype=torch.bool, device="cpu")
     failures = 0
     while (left := count - int(mask.sum())) > 0 and failures < ATTEMPTS:
-        area, log_aspect, y, x = torch.rand(4, generator=generator).tolist()
+        area, log_aspect, y, x = torch.rand(4, generator=generator, device="cpu").tolist()
         area, aspect = 1 + (left - 1) * area, math.exp(ASPECT - 2 * ASPECT * log_aspect)
         h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if h > max(1, rows - 1) or w > max(1, columns - 1):

@@ -43,7 +43,7 @@ def zeta_weights(b: int, gamma: float, generator: torch.Generator) -> Tensor:
     >>> zeta_weights(3, 2.0, torch.Generator().manual_seed(0)).sort(1).values[0] * 49
     tensor([ 4.,  9., 36.])
     """
-    order = torch.rand(b, b, generator=generator, dtype=torch.float64).fill_diagonal_(-1).argsort(1)
-    weights = torch.arange(1, b + 1, dtype=torch.float64) ** -gamma
+    order = torch.rand(b, b, generator=generator, device="cpu", dtype=torch.float64).fill_diagonal_(-1).argsort(1)
+    weights = torch.arange(1, b + 1, device="cpu", dtype=torch.float64) ** -gamma
     ranked = (weights / weights.sum()).float().expand(b, b)
     return ranked.new_zeros(b, b).scatter_(1, order, ranked)

@@ -122,8 +122,8 @@ class SuperMix(InputMethod):
 
 def _sets(b: int, K: int, generator: torch.Generator) -> Tensor:
     """K different images for every mixture (b, K), the i-th with image i first: neighbours in a random circle."""
-    order = torch.randperm(b, generator=generator)
-    circle = order[(torch.arange(b)[:, None] + torch.arange(K)) % b]
+    order = torch.randperm(b, generator=generator, device="cpu")
+    circle = order[(torch.arange(b, device="cpu")[:, None] + torch.arange(K, device="cpu")) % b]
     return circle[order.argsort()]
 
 
