@@ -224,14 +224,14 @@ def test_the_table_of_the_game() -> None:
     assert rows["erm: GAP ReLU"] == [
         ("37.5", f"({100 * low:.1f} to {100 * high:.1f})"), ("+12.5", "± 46.9"), ("−12.5", "± 61.7"), ("35.0", "± 9.8"),
     ]  # fmt: skip
-    assert rows["random pixel, uniform attention"][0] == ("25.0", "")
+    assert rows["random pixel"][0] == ("25.0", "")
     assert rows["centre of the image"][0][0] == "50.0"
     assert "erm: uniform" not in rows
     best = {row[0].text: [cell.top for cell in row] for row in section.table.rows}
     assert best["cutmix: GAP ReLU"] == [False, True, False, False, False]
     assert best["erm: GAP ReLU"] == [False, False, False, False, True]
     assert "A miss by at most 15 pixels is a hit." in section.caption
-    assert "Not counted: 2 have none of a shared class." in section.caption
+    assert "Left out: images without a shared class (2)." in section.caption
     assert Attention().headline(results["erm"][0]) == {"pointing game, % ↑": 25.0}
 
 

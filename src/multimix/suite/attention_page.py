@@ -113,7 +113,7 @@ def _pointing(played: Results, colors: Mapping[str, str]) -> Section:
     random_hit, none = 100 * fmean(chance), Cell("–", "")
     baselines = [
         [
-            Cell("random pixel, uniform attention", ""),
+            Cell("random pixel", ""),
             Cell(f"{random_hit:.1f}", random_hit),
             none,
             _above(chance, center),
@@ -129,9 +129,9 @@ def _pointing(played: Results, colors: Mapping[str, str]) -> Section:
     )
     tolerance = f" A miss by at most {first['tolerance']:g} pixels is a hit." if first["tolerance"] else ""
     notes = [
-        f"{first['without_boxes']} images have no boxes" if first["without_boxes"] else "",
-        f"{first['unknown_classes']} have none of a shared class" if first["unknown_classes"] else "",
-        f"left out as damaged: {_some(first['skipped'])}" if first["skipped"] else "",
+        f"images without boxes ({first['without_boxes']})" if first["without_boxes"] else "",
+        f"images without a shared class ({first['unknown_classes']})" if first["unknown_classes"] else "",
+        f"what is damaged ({_some(first['skipped'])})" if first["skipped"] else "",
     ]
     notes = [note for note in notes if note]
     return Section(
@@ -140,8 +140,8 @@ def _pointing(played: Results, colors: Mapping[str, str]) -> Section:
         "the image, lies in a box, and the share of the map's mass (energy) in the boxes, with 95 % intervals over "
         f"images (Wilson's for hits), seeds averaged. {asked}.{tolerance} Objects stand in the middle and fill much of "
         "an image, so look at what is above a random pixel and above the centre of the image. ReLU and softmax differ "
-        "in their energy; their maxima are in the same position, unless ReLU leaves none."
-        + (f" Not counted: {'; '.join(notes)}." if notes else ""),
+        "in their energy; their maxima are in the same position, unless ReLU leaves none. "
+        "Uniform attention is the random pixel." + (f" Left out: {'; '.join(notes)}." if notes else ""),
         table=Table(
             [
                 "method and attention",
