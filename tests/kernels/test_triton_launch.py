@@ -19,7 +19,7 @@ def test_sizes_fit(positions, processors) -> None:
         for size in (launch.BN, launch.BB, launch.BC):
             assert size >= 16
             assert size & (size - 1) == 0
-        assert launch.BB >= b
+        assert b <= launch.BB
         assert 1 <= launch.splits <= math.ceil(n / launch.BN)
         rows = launch.BN // 2 if launch.halves else launch.BN
         assert rows * launch.BB <= 16 * 32 * launch.warps  # weights that a thread draws at once

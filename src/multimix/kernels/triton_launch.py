@@ -22,8 +22,8 @@ _PARTIAL_SUMS = 2**26  # bytes of gradients kept apart, unless one copy for each
 
 
 class Launch(NamedTuple):
-    """Sizes of blocks: mixtures BN, examples BB, classes BC; whether a block of weights is drawn in two halves; warps of a
-    program, stages of its software pipeline, and `splits` programs for each position."""
+    """Sizes of blocks: mixtures BN, examples BB, classes BC; whether a block of weights is drawn in two halves; warps
+    of a program, stages of its software pipeline, and `splits` programs for each position."""
 
     BN: int
     BB: int
@@ -53,7 +53,7 @@ def choose(*, positions: int, n: int, b: int, c: int, processors: int) -> Launch
     most = max(1, min(blocks, max(_PARTIAL_SUMS // (4 * positions * b * c), 2)))
     # Rounds of programs times blocks of each: the time, if all blocks take equally long.
     splits = min(range(1, most + 1), key=lambda S: (math.ceil(positions * S / resident) * math.ceil(blocks / S), S))
-    return Launch(BN, BB, BC, BN * BB > _ELEMENTS_PER_THREAD * 32 * warps, warps, 2, splits)
+    return Launch(BN, BB, BC, _ELEMENTS_PER_THREAD * 32 * warps < BN * BB, warps, 2, splits)
 
 
 def why_not(logits_PBC: Tensor) -> str | None:

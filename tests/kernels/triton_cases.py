@@ -1,0 +1,245 @@
+"""The Triton kernels: the distribution of their draws, and loss and gradients of the very weights that they draw.
+
+`test_triton.py` runs this file in a process of its own, since Triton decides when it is imported whether kernels run on
+a GPU or, with TRITON_INTERPRET=1, on the CPU.
+"""
+
+import os
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from tests.functional.oracles import make_targets, normal, rng
+from torch import Tensor
+
+import multimix as mm
+from multimix.functional import attend, mixed_cross_entropy
+from multimix.functional.loss import reference
+from multimix.kernels import triton_draw, triton_loss
+from multimix.kernels.ops import _sampled, sampled_cross_entropy
+from multimix.kernels.triton_launch import Launch
+from multimix.random import draw_seed
+
+DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
+SEED = 2**62 + 12_345_678_901  # both halves are used
+
+
+def weights(n: int, b: int, m: int | None = None, alpha=(0.5, 2.0), positions: int = 1, seed: int = SEED) -> Tensor:
+    return triton_draw.weights(seed, n, b, m or b, *alpha, positions, DEVICE).cpu()
+
+
+@pytest.mark.parametrize(("alpha", "b"), [(0.1, 5), (0.5, 8), (1.0, 8), (2.0, 3), (30.0, 8)])
+def test_marginals_are_beta(alpha, b) -> None:
+    lam = weights(4096, b, alpha=(alpha, alpha))[0].double()
+    assert torch.allclose(lam.sum(1), torch.ones(4096, dtype=torch.float64), atol=1e-6)
+    for column in (0, b - 1):
+        found = scipy.stats.kstest(lam[:, column].numpy(), scipy.stats.beta(alpha, (b - 1) * alpha).cdf)
+        assert found.pvalue > 0.001
+    # Second moments: the covariance of a symmetric Dirichlet distribution is (I - 1/b) / (b (b alpha + 1)).
+    covariance = (torch.eye(b, dtype=torch.float64) - 1 / b) / (b * (b * alpha + 1))
+    fourth = ((lam - 1 / b) ** 2).var(0).max().sqrt()
+    assert (torch.cov(lam.T) - covariance).abs().max() < 5 * fourth / 4096**0.5
+
+
+def test_alpha_is_uniform_over_its_range_for_every_row() -> None:
+    low, high = 0.1, 3.0
+    lam = weights(4096, 8, alpha=(low, high))[0]
+    alphas = np.linspace(low, high, 501)
+
+    def cdf(x: np.ndarray) -> np.ndarray:
+        return np.mean([scipy.stats.beta(a, 7 * a).cdf(x) for a in alphas], axis=0)
+
+    assert scipy.stats.kstest(lam[:, 3].numpy(), cdf).pvalue > 0.001
+    assert scipy.stats.kstest(lam[:, 3].numpy(), scipy.stats.beta(1.55, 7 * 1.55).cdf).pvalue < 1e-6
+    # That a row has one alpha shows in its sum of squares; so does everything else about the joint distribution.
+    theirs = mm.functional.sample_weights(4096, 8, alpha=(low, high), generator=rng(0))
+    assert scipy.stats.ks_2samp(lam.square().sum(1).numpy(), theirs.square().sum(1).numpy()).pvalue > 0.001
+
+
+def test_rows_positions_and_seeds_are_unrelated() -> None:
+    lam = weights(512, 16, positions=4).double() - 1 / 16
+    others = [weights(512, 16, positions=4, seed=SEED + step).double() - 1 / 16 for step in (1, 2**32)]
+    scale = (lam**2).sum()
+    shifted = [lam.roll(1, 0), lam.roll(1, 1), lam.roll(16, 1), *others]
+    for other in shifted:
+        assert abs((lam * other).sum() / scale) < 5 / lam.numel() ** 0.5
+
+
+def test_a_weight_depends_on_nothing_but_what_it_belongs_to() -> None:
+    few, many = weights(20, 6, positions=1), weights(300, 6, positions=2)
+    assert torch.equal(many[:1, :20], few)
+    assert not torch.equal(many[0, :20], many[1, :20])
+
+
+@pytest.mark.parametrize(("b", "m"), [(5, 2), (7, 1), (20, 19)])
+def test_m_of_b_examples_uniformly(b, m) -> None:
+    rows = 2048
+    chosen = (weights(rows, b, m, alpha=(1.0, 1.0))[0] > 0).double()
+    assert torch.equal(chosen.sum(1), torch.full((rows,), float(m), dtype=torch.float64))
+    together = chosen.T @ chosen
+    singles, pairs = together.diagonal(), together[torch.triu(torch.ones(b, b), 1) > 0]
+    for counts, share in ((singles, m / b), (pairs, m * (m - 1) / (b * (b - 1)))):
+        deviation = (rows * share * (1 - share)) ** 0.5
+        assert (counts - rows * share).abs().max() <= 5 * deviation
+
+
+@pytest.mark.parametrize("alpha", [1e-30, 1e-3, 1e4])
+def test_extreme_concentrations_stay_on_the_simplex(alpha) -> None:
+    lam = weights(64, 9, alpha=(alpha, alpha))[0]
+    assert torch.allclose(lam.sum(1), torch.ones(64), atol=1e-6)
+    assert bool((lam >= 0).all())
+    if alpha < 0.01:
+        assert (lam.amax(1) > 0.99).float().mean() > 0.9
+    else:
+        assert lam.sub(1 / 9).abs().max() < 0.02
+
+
+def expected(logits: Tensor, targets: Tensor, a: Tensor | None, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the kernel sums, in float64, from the weights that it draws."""
+    lam, s = lam.double(), torch.ones(lam.shape[:2], dtype=torch.float64)
+    if a is not None:
+        lam, s = attend(lam, a.double())
+    logits = logits.detach().double().requires_grad_()
+    targets = targets.double() if targets.is_floating_point() else targets
+    losses = torch.stack([reference(logits[p : p + 1], targets, lam[p : p + 1], s[p : p + 1]) for p in range(len(s))])
+    return losses.detach(), s.sum(1), torch.autograd.grad(losses.sum(), logits)[0]
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours.cpu().double() - theirs).norm() / theirs.norm())
+
+
+# b, c, kind of targets, m, attended, sizes of blocks (BN, BB, BC, halves, warps, stages, splits)
+CASES = [
+    (5, 37, "index", 5, True, Launch(16, 16, 64, False, 4, 2, 2)),
+    (5, 37, "index", 5, True, Launch(16, 16, 16, False, 4, 2, 2)),
+    (5, 37, "soft", 2, True, Launch(32, 16, 16, True, 4, 2, 1)),
+    (20, 3, "any sum", 20, False, Launch(16, 32, 16, False, 4, 2, 3)),
+    (20, 33, "any sum", 7, False, Launch(16, 32, 16, True, 4, 2, 2)),
+    (1, 1, "index", 1, True, Launch(16, 16, 16, False, 4, 2, 1)),
+]
+
+
+@pytest.mark.parametrize(("b", "c", "kind", "m", "attended", "launch"), CASES)
+def test_loss_and_gradient_are_those_of_the_weights_drawn(b, c, kind, m, attended, launch) -> None:
+    r, n = 2, 35
+    logits, targets = normal(b, r, c, seed=0, scale=3).float().transpose(0, 1), make_targets(kind, b, c)
+    a = None
+    if attended:
+        a = torch.rand(b, r, generator=rng(1))
+        a[b // 2 + 1 :, 0] = 0
+        a[:, 1] = 0  # a position without any attention
+    wanted = expected(logits, targets, a, weights(n, b, m, positions=r))
+    inputs = logits.to(DEVICE), targets.to(DEVICE), None if a is None else a.to(DEVICE)
+    # Products in float32 (or its equal by tensor cores); tf32 keeps 10 bits, so deviations are off by 2^-11 at most.
+    for precision, tolerance in (("tf32x3", 1e-6), ("tf32", 5e-4)):
+        found = triton_loss.sums(*inputs, SEED, n, m, 0.5, 2.0, True, precision, launch)
+        assert torch.allclose(found[0].cpu().double(), wanted[0], rtol=tolerance, atol=1e-5)
+        assert torch.allclose(found[1].cpu().double(), wanted[1], rtol=1e-5)
+        if c > 1:
+            assert relative(found[2], wanted[2]) < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "precision", "tolerance"), [
+    (torch.bfloat16, "bf16", 1e-2), (torch.bfloat16, "tf32", 5e-4), (torch.float16, "tf32", 5e-4),
+])  # fmt: skip
+def test_half_precision_logits(dtype, precision, tolerance) -> None:
+    r, n, b, c = 2, 48, 12, 21
+    logits, targets = normal(r, b, c, seed=3, scale=3).to(dtype), make_targets("index", b, c)
+    wanted = expected(logits, targets, None, weights(n, b, positions=r))
+    launch = Launch(16, 16, 32, False, 4, 2, 1)
+    found = triton_loss.sums(logits.to(DEVICE), targets.to(DEVICE), None, SEED, n, b, 0.5, 2.0, True, precision, launch)
+    assert found[2].dtype == torch.float32
+    assert relative(found[0], wanted[0]) < tolerance / 2
+    assert relative(found[2], wanted[2]) < tolerance
+
+
+def test_large_logits_are_finite_and_constants_change_nothing() -> None:
+    logits, targets = normal(1, 6, 20, seed=4, scale=40).float(), make_targets("index", 6, 20)
+    launch = Launch(16, 16, 16, False, 4, 2, 1)
+    options = None, SEED, 16, 6, 0.1, 0.1, True, "ieee", launch
+    wanted = expected(logits, targets, None, weights(16, 6, alpha=(0.1, 0.1)))
+    for offset in (0, 1000):
+        losses, _, grad = triton_loss.sums((logits + offset).to(DEVICE), targets.to(DEVICE), *options)
+        assert relative(losses, wanted[0]) < 1e-4
+        assert relative(grad, wanted[2]) < 2e-3
+
+
+@pytest.mark.parametrize(("normalize", "attended"), [("position", True), ("global", True), ("position", False)])
+def test_the_operator(normalize, attended) -> None:
+    r, n, b, c, m = 2, 20, 6, 5, 4
+    logits, targets = normal(r, b, c, seed=0, scale=2).float().to(DEVICE).requires_grad_(), make_targets("soft", b, c)
+    a = torch.rand(b, r, generator=rng(1)).to(DEVICE) if attended else None
+    options = {"n": n, "m": m, "alpha": (0.5, 2.0), "normalize": normalize, "implementation": "triton"}
+    state, before = torch.get_rng_state(), logits.detach().clone()
+
+    def run(seed: int, logits: Tensor = logits) -> Tensor:
+        return sampled_cross_entropy(logits, targets.to(DEVICE), a, torch.tensor(seed), **options)
+
+    lam, s = triton_draw.weights(SEED, n, b, m, 0.5, 2.0, r, DEVICE).double(), None
+    if a is not None:
+        lam, s = attend(lam, a.double())
+    clean = logits.detach().double().requires_grad_()
+    wanted = mixed_cross_entropy(clean, targets.to(DEVICE), lam, s, normalize, "reference")
+    loss = run(SEED)
+    assert torch.allclose(loss.double(), wanted, rtol=1e-5)
+    ours, theirs = (
+        torch.autograd.grad(2 * loss, logits)[0],
+        torch.autograd.grad(2 * wanted, clean, create_graph=True)[0],
+    )
+    assert relative(ours, theirs.detach().cpu()) < 1e-5
+    if normalize == "position" and attended:
+        again = run(SEED)
+        assert torch.equal(again, loss)
+        assert torch.equal(2 * torch.autograd.grad(again, logits)[0], ours)
+        assert not torch.equal(run(SEED + 1), loss)
+        assert torch.allclose(run(SEED, logits.detach()), loss)
+    if normalize == "global":  # differentiated twice, through the reference and the same draws
+        direction = normal(r, b, c, seed=9).to(DEVICE)
+        twice = torch.autograd.grad(run(SEED), logits, create_graph=True)[0]
+        ours = torch.autograd.grad((twice * direction.float()).sum(), logits)[0]
+        second = torch.autograd.grad((theirs * direction).sum() / 2, clean)[0]
+        assert relative(ours, second.cpu()) < 1e-4
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(logits.detach(), before)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_it_is_a_valid_operator(gradient) -> None:
+    logits = normal(2, 4, 3, seed=0).float().to(DEVICE).requires_grad_(gradient)
+    a = torch.rand(4, 2, generator=rng(1)).to(DEVICE)
+    options = 5, 4, 0.5, 2.0, False, gradient, "triton"
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(
+        _sampled, (logits, make_targets("index", 4, 3).to(DEVICE), a, torch.tensor(7), *options), test_utils=tests
+    )
+
+
+def test_criteria_by_the_kernel() -> None:
+    b, r, d, c, n = 6, 4, 8, 5, 50
+    features, labels = normal(b, r, d, seed=1).float().to(DEVICE), make_targets("index", b, c).to(DEVICE)
+    head = torch.nn.Linear(d, c).to(DEVICE)
+    mask = torch.ones(b, r, dtype=torch.bool, device=DEVICE)
+    mask[2, 1:] = False
+    dense = mm.DenseMultiMix(n, implementation="triton")
+    a = dense.attend_to(features, labels, None, mask)
+    loss = dense(features, labels, head, mask, generator=rng(5))
+    lam = triton_draw.weights(int(draw_seed(rng(5))), n, b, b, 0.5, 2.0, r, DEVICE)
+    lam_hat, s = attend(lam, a)
+    logits = head(features * mask[..., None]).transpose(0, 1)
+    assert torch.allclose(loss, mixed_cross_entropy(logits, labels, lam_hat, s, implementation="reference"), rtol=1e-5)
+    plain = mm.MultiMix(n, implementation="triton").from_logits(logits[0], labels, rng(5))
+    lam = triton_draw.weights(int(draw_seed(rng(5))), n, b, b, 0.5, 2.0, 1, DEVICE)[0]
+    assert torch.allclose(plain, mixed_cross_entropy(logits[0], labels, lam, implementation="reference"), rtol=1e-5)
+    with pytest.raises(ValueError, match="no gradient in targets or attention"):
+        mm.DenseMultiMix(n, implementation="triton", detach_attention=False)(features.requires_grad_(), labels, head)
+
+
+def test_a_loss_without_any_attention_is_zero() -> None:
+    logits = normal(2, 4, 3, seed=0).float().to(DEVICE).requires_grad_()
+    options = {"n": 5, "m": None, "alpha": (1.0, 1.0), "normalize": "position", "implementation": "triton"}
+    targets = make_targets("index", 4, 3).to(DEVICE)
+    loss = sampled_cross_entropy(logits, targets, torch.zeros(4, 2, device=DEVICE), torch.tensor(1), **options)
+    assert float(loss.detach()) == 0
+    assert not torch.autograd.grad(loss, logits)[0].any()
