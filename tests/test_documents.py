@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from multimix.methods.names import NAMES
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 names = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
@@ -32,3 +34,14 @@ def test_local_links_lead_somewhere(path: Path) -> None:
             headings = re.findall(r"^#+ (.*)$", destination.read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor[1:] in slugs, f"{path.name} links to {anchor} of {destination.name}, not in {sorted(slugs)}"
+
+
+def test_every_method_and_every_guide_is_in_an_index() -> None:
+    index = (ROOT / "docs" / "methods.md").read_text()
+    for name in NAMES:
+        assert re.search(rf"`{name}[`(]", index), f"docs/methods.md does not name {name}"
+    for card in (ROOT / "docs" / "methods").glob("*.md"):
+        assert f"(methods/{card.name})" in index, f"docs/methods.md does not link to {card.name}"
+    readme = (ROOT / "README.md").read_text()
+    for guide in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{guide.name})" in readme, f"README.md does not link to docs/{guide.name}"
