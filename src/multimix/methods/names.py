@@ -141,6 +141,13 @@ def split_list(text: str) -> list[str]:
 
 def _value(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        for option in node.keywords:
+            value = option.value
+            if isinstance(value, ast.Name) and value.id != "inf" and value.id.replace("_", "-") not in NAMES:
+                raise ValueError(
+                    f"cannot read {option.arg}={value.id} in the method {text!r}: a value is a number, a text in quotes, "
+                    "or the name of a method"
+                )
         keywords = {str(option.arg): _value(option.value, text) for option in node.keywords}
         return _make(node.func.id, [_value(argument, text) for argument in node.args], keywords)
     if isinstance(node, ast.Name):
@@ -158,11 +165,21 @@ def _make(identifier: str, arguments: list[Any], keywords: dict[str, Any]) -> Me
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(NAMES)}"
         raise ValueError(f"unknown method {name!r}: {hint}")
     make = NAMES[name]
-    options = list(inspect.signature(make).parameters)
+    signature = inspect.signature(make)
+    # Of a class without a constructor of its own, the signature is that of torch.nn.Module, (*args, **kwargs).
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    options = [option.name for option in signature.parameters.values() if option.kind not in open_ended]
     for keyword in keywords:
         if keyword not in options:
-            near = difflib.get_close_matches(keyword, options, n=1) or [", ".join(options) or "none"]
-            raise ValueError(f"{name} has no option {keyword!r}: did you mean {near[0]}?")
+            near = difflib.get_close_matches(keyword, options, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"its options are {', '.join(options) or 'none'}"
+            raise ValueError(f"{name} has no option {keyword!r}: {hint}")
+    if len(arguments) > len(options):
+        raise ValueError(f"{name} takes at most {len(options)} values ({', '.join(options) or 'none'}), got {arguments}")
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}; write {name}({', '.join(options)})") from None
     try:
         return make(*arguments, **keywords)
     except TypeError as error:
