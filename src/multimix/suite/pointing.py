@@ -14,6 +14,7 @@ from .. import data, evaluation
 from ..data import pictures
 from ..data.boxes import BoxedImage, BoxedImages, read_boxes
 from ..evaluation.inference import evaluating
+from ..extras import require
 from .part import Store, Subject
 
 __all__ = ["play_all", "to_input"]
@@ -81,7 +82,8 @@ def _play(
 ) -> list[dict[str, Any]]:
     size = subject.image_size
     # The whole image, even if it is not square: no object is cut off, and the map is stretched back over it.
-    pixels = torch.stack([pictures.pixels(pictures.read(image.path).resize((size, size), 2)) for image in images])
+    smooth = require("PIL.Image", "train").Resampling.BILINEAR
+    pixels = torch.stack([pictures.pixels(pictures.read(one.path).resize((size, size), smooth)) for one in images])
     with evaluating(subject.model):
         features = subject.model.features(to_input(pixels, subject).to(subject.device))
         predicted = subject.model.head(features).argmax(dim=1).tolist()
