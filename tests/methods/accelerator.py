@@ -72,8 +72,8 @@ class Accelerator(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is nn.functional.one_hot and isinstance(args[0], Remote):  # it makes a tensor inside
             return Remote(func(args[0].held, *args[1:], **kwargs))
-        if func is Tensor.cpu and isinstance(args[0], Remote):
-            return _fetch(args[0])
+        if func in (Tensor.cpu, Tensor.tolist) and isinstance(args[0], Remote):
+            return func(_fetch(args[0]))
         if func is Tensor.to:
             return _to(*args, **kwargs)
         if _names(kwargs.get("device")) and not any(isinstance(x, Remote) for x in tree_leaves((args, kwargs))):

@@ -76,7 +76,7 @@ def saliency_peaks(images: Tensor) -> Tensor:
         raise ImportError(
             "SaliencyMix needs OpenCV's saliency module, which this cv2 lacks: keep only opencv-contrib-python-headless"
         )
-    low, high = (float(edge) for edge in images.aminmax())
+    low, high = torch.stack(images.aminmax()).tolist()
     # Resampling may overshoot a little; images that a data loader has normalised go much further.
     if not (low > -0.5 and high < 1.5):
         raise ValueError(
