@@ -175,8 +175,9 @@ def _triton_sums(
     from . import triton_loss
 
     P, B, C = logits.shape
-    launch = triton_launch.choose(positions=P, n=n, b=B, c=C, processors=triton_launch.processors(logits.device))
     precision = triton_launch.precision(logits.dtype)
+    processors = triton_launch.processors(logits.device)
+    launch = triton_launch.choose(positions=P, n=n, b=B, c=C, precision=precision, processors=processors)
     return triton_loss.sums(logits, targets, attention, seed, n, m, low, high, gradient, precision, launch)
 
 

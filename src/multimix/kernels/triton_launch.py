@@ -17,6 +17,8 @@ from torch import Tensor
 MOST_EXAMPLES = 256
 """Largest mini-batch: a block holds whole rows of weights."""
 
+# What the largest blocks take, as the compiler reports it; GPUs for data centres have it since compute capability 8.0.
+_SHARED_MEMORY = 160 * 2**10
 _ELEMENTS_PER_THREAD = 16  # of weights drawn at once: every one needs about ten registers
 _PARTIAL_SUMS = 2**26  # bytes of gradients kept apart, unless one copy for each position is more
 
@@ -34,16 +36,16 @@ class Launch(NamedTuple):
     splits: int
 
 
-def choose(*, positions: int, n: int, b: int, c: int, processors: int) -> Launch:
+def choose(*, positions: int, n: int, b: int, c: int, precision: str, processors: int) -> Launch:
     """Sizes for a device with so many streaming multiprocessors.
 
-    >>> choose(positions=49, n=1000, b=128, c=1000, processors=132)
+    >>> choose(positions=49, n=1000, b=128, c=1000, precision="bf16", processors=132)
     Launch(BN=64, BB=128, BC=64, halves=True, warps=8, stages=2, splits=2)
     """
     BB = max(16, _power_of_two(b))
     BC = max(16, _power_of_two(c))
-    if BC > 128 or BB * BC > 2**14:  # else the gradient stays in registers
-        BC = 64
+    if BC > 128 or (2**14 if precision == "bf16" else 2**13) < BB * BC:  # else the gradient stays in registers
+        BC = 64 if BB <= 128 else 32
     BN = 64 if BB <= 128 else 32
     while BN > 16 and positions * math.ceil(n / BN) < processors:
         BN //= 2
@@ -73,6 +75,9 @@ def why_not(logits_PBC: Tensor) -> str | None:
     major, minor = torch.cuda.get_device_capability(logits_PBC.device)
     if major < 8:
         return f"compute capability {major}.{minor}: the kernel needs 8.0 or higher"
+    shared = torch.cuda.get_device_properties(logits_PBC.device).shared_memory_per_block_optin
+    if shared < _SHARED_MEMORY:
+        return f"{shared // 1024} KiB of shared memory: the kernel needs {_SHARED_MEMORY // 1024}, as on A100 and later"
     return None
 
 

@@ -1,0 +1,90 @@
+"""The least that the sampled loss must do, and the time that takes at the rates of a device: its roofline.
+
+For every one of r positions and n mixtures of m of b examples in c classes: m gamma variates and c exponentials; the
+mixed logits and the gradient, 2 m c operations each; what the targets contribute, 2 m min(m, c) (a Gram matrix, or the
+mixed targets). Of memory, the logits are read once and a gradient of the same size and type is written once: nothing
+depends on n there, since weights and mixed logits need not leave the chip.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Work(NamedTuple):
+    """Amounts: bytes moved, multiplications and additions of matrix products, exponentials, gamma variates."""
+
+    bytes: float
+    products: float
+    exponentials: float
+    gammas: float
+
+
+class Rates(NamedTuple):
+    """What a device does of each in a second, if it does nothing else."""
+
+    bytes: float
+    products: float
+    exponentials: float
+    gammas: float
+
+
+def sampled_loss(*, positions: int, n: int, b: int, c: int, m: int | None = None, itemsize: int = 4) -> Work:
+    """Loss and gradient in the logits (positions, b, c), of `itemsize` bytes each.
+
+    >>> sampled_loss(positions=49, n=1000, b=128, c=1000, itemsize=2)  # Dense MultiMix, ResNet-50 on ImageNet, bf16
+    Work(bytes=25088000.0, products=26693632000.0, exponentials=49000000.0, gammas=6272000.0)
+    """
+    m = b if m is None else m
+    mixtures = positions * n
+    return Work(
+        bytes=2.0 * positions * b * c * itemsize,
+        products=mixtures * (4.0 * m * c + 2.0 * m * min(m, c)),
+        exponentials=float(mixtures * c),
+        gammas=float(mixtures * m),
+    )
+
+
+def seconds(work: Work, rates: Rates) -> float:
+    """The time of the slowest part: nothing is faster, even if all units of the device work at once.
+
+    >>> work = sampled_loss(positions=49, n=1000, b=128, c=1000, itemsize=2)
+    >>> f"{1e6 * seconds(work, gpu_rates('NVIDIA A100-SXM4-80GB', 'bf16')):.0f} microseconds"
+    '86 microseconds'
+    """
+    return max(amount / rate for amount, rate in zip(work, rates, strict=True))
+
+
+class _Gpu(NamedTuple):
+    processors: int
+    clock: float
+    lanes: int
+    """Ordinary operations of a processor in a cycle."""
+    bytes: float
+    products: dict[str, float]
+
+
+# Vendor's figures of the SXM models, without sparsity.
+_GPUS = {
+    "A100": _Gpu(108, 1.41e9, 64, 2.04e12, {"bf16": 312e12, "tf32": 156e12}),
+    "H100": _Gpu(132, 1.83e9, 128, 3.35e12, {"bf16": 989e12, "tf32": 494e12}),
+    "H200": _Gpu(132, 1.83e9, 128, 4.8e12, {"bf16": 989e12, "tf32": 494e12}),
+}
+# Special functions (exp2, log2, sqrt) of a processor in a cycle.
+_SPECIAL = 16
+# Of a gamma variate by Philox4x32-10 and one attempt by Marsaglia and Tsang, counted in the source of the kernel: ten
+# rounds of six operations, then about forty.
+_OPERATIONS_OF_A_GAMMA = 100
+
+
+def gpu_rates(name: str, precision: str) -> Rates | None:
+    """Rates of a GPU by its name as PyTorch reports it, from its vendor's figures; None for one not listed.
+
+    `precision` of the products is "bf16", "tf32", or "tf32x3", which is three tf32 products.
+    """
+    gpu = next((gpu for part, gpu in _GPUS.items() if part in name), None)
+    if gpu is None:
+        return None
+    products = gpu.products["tf32"] / 3 if precision == "tf32x3" else gpu.products[precision]
+    cycles = gpu.processors * gpu.clock
+    return Rates(gpu.bytes, products, cycles * _SPECIAL, cycles * gpu.lanes / _OPERATIONS_OF_A_GAMMA)
