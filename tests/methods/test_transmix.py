@@ -101,6 +101,14 @@ def test_patches_that_do_not_tile_the_image() -> None:
         attention_share(torch.rand(1, 7), torch.ones(32, 32))
 
 
+def test_attention_that_is_not_one_softmax(images) -> None:
+    from timm.models import VisionTransformer
+
+    vit = VisionTransformer(8, 4, num_classes=3, embed_dim=16, depth=4, num_heads=2, attn_layer="diff")
+    with pytest.raises(ValueError, match="DiffAttention cannot be computed"):
+        features_and_attention(split(vit, image_size=8), images)
+
+
 def test_a_model_without_class_token(model, images, labels) -> None:
     with pytest.raises(ValueError, match="no class token"):
         TransMix()(model, images, labels)

@@ -129,8 +129,11 @@ class _Keeper(fx.Interpreter):
 def _projections(block: Any) -> _Projections:
     if _kind(block) == "timm":
         attn = block.attn
-        if not hasattr(attn, "qkv"):
-            raise ValueError(f"attention of a block with a {type(attn).__name__} cannot be computed: it has no qkv")
+        if type(attn).__name__ != "Attention":  # DiffAttention, say, subtracts one softmax from another
+            raise ValueError(
+                f"attention of a block with a {type(attn).__name__} cannot be computed: use a vision transformer with "
+                "timm's plain Attention, or CutMix"
+            )
         (q, k, _), (q_bias, k_bias) = attn.qkv.weight.chunk(3), _two(attn.qkv.bias)
         return _Projections(block.norm1, (q, k), (q_bias, k_bias), (attn.q_norm, attn.k_norm), attn.num_heads)
     attn, none = block.self_attention, nn.Identity()
