@@ -52,13 +52,12 @@ def _deviations(logits_ptr, mean_ptr, columns_B, classes_C, b, c, stride_b):
 
 
 @triton.jit
-def _targets(targets_ptr, columns_B, classes_C, b, c, SOFT: tl.constexpr):
+def _targets(targets_ptr, index_B, columns_B, classes_C, b, c, SOFT: tl.constexpr):
     """Targets (B, C): probabilities as given, or one-hot rows."""
     if SOFT:
         inside_BC = (columns_B < b)[:, None] & (classes_C < c)[None, :]
         return tl.load(targets_ptr + columns_B[:, None] * c + classes_C[None, :], mask=inside_BC, other=0.0)
     else:
-        index_B = tl.load(targets_ptr + columns_B, mask=columns_B < b, other=-1)
         return tl.where(index_B[:, None] == classes_C[None, :], 1.0, 0.0)
 
 
@@ -80,6 +79,9 @@ def _kernel(
     grad_ptr += place.to(tl.int64) * b * c
     attention_B = tl.load(attention_ptr + position * b + columns_B, mask=present_B, other=0.0)
     affinity_B = tl.load(affinity_ptr + position * b + columns_B, mask=present_B, other=0.0)
+    index_B = columns_B
+    if not SOFT:
+        index_B = tl.load(targets_ptr + columns_B, mask=present_B, other=0).to(tl.int32)
     mass_B = tl.load(mass_ptr + columns_B, mask=present_B, other=0.0)
     grad_BC = tl.zeros((BB, BC), tl.float32)
     loss = tl.zeros((BN,), tl.float32)
@@ -97,7 +99,7 @@ def _kernel(
         if ONE_TILE:
             base_C = tl.load(base_ptr + tile_C, mask=tile_C < c, other=-float("inf"))
             dz_NC = _dot(lam_NB, _deviations(logits_ptr, mean_ptr, columns_B, tile_C, b, c, stride_b), PRECISION)
-            y_NC = _dot(lam_NB, _targets(targets_ptr, columns_B, tile_C, b, c, SOFT), PRECISION)
+            y_NC = _dot(lam_NB, _targets(targets_ptr, index_B, columns_B, tile_C, b, c, SOFT), PRECISION)
             z_NC = dz_NC + base_C[None, :]
             top_N = tl.max(z_NC, 1)
             exp_NC = tl.exp(z_NC - top_N[:, None])
@@ -123,7 +125,7 @@ def _kernel(
                 classes_C = first + tile_C
                 deviations_BC = _deviations(logits_ptr, mean_ptr, columns_B, classes_C, b, c, stride_b)
                 dz_NC = _dot(lam_NB, deviations_BC, PRECISION)
-                y_NC = _dot(lam_NB, _targets(targets_ptr, columns_B, classes_C, b, c, SOFT), PRECISION)
+                y_NC = _dot(lam_NB, _targets(targets_ptr, index_B, columns_B, classes_C, b, c, SOFT), PRECISION)
                 loss -= s_N * tl.sum(y_NC * dz_NC, 1)
                 if GRADIENT:
                     base_C = tl.load(base_ptr + classes_C, mask=classes_C < c, other=-float("inf"))
