@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from ..suite import CHEAP, PARTS, Part
 from ..suite.libraries import LIBRARIES, library_candidate
 from ..suite.page import label_colors, write_evaluation
@@ -52,6 +54,8 @@ class Common:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.device is not None:
+            check_device(self.device)
 
 
 Options: Any = dataclasses.make_dataclass(
@@ -108,6 +112,22 @@ def main(argv: list[str]) -> None:
         raise SystemExit(1)
 
 
+def check_device(name: str) -> None:
+    """Raise ValueError if this machine has no device `name`, before hours of evaluations fail one by one.
+
+    >>> check_device("cpu")
+    """
+    kind, _, number = name.partition(":")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise ValueError(f"--device must be cpu, cuda or cuda:NUMBER, got {name!r}")
+    if kind == "cuda" and int(number or 0) >= count:
+        raise ValueError(
+            f"--device {name}: PyTorch finds {count or 'no'} CUDA device{'s' * (count != 1)} here: use --device cpu"
+            f"{f', or up to cuda:{count - 1}' if count else ', or a build of PyTorch with CUDA'}"
+        )
+
+
 def chosen_parts(options: Any) -> list[Part]:
     """The parts that --parts names, with their options, in the order of the page.
 
@@ -138,6 +158,15 @@ def find_candidates(paths: Sequence[Path], options: Any, out: Path) -> list[Cand
     which: list[Which] = ["last", "best"] if options.which == "both" else [options.which]
     runs = [path for path in paths if not _is_library(path)]
     found: list[Candidate] = []
+    for path in runs:
+        if options.data and not path.exists():
+            raise ValueError(f"{path} does not exist: did you mean timm:{path} or torchvision:{path}?")
+    given = [name for name in ("data", "data_root", "weights", "image_size") if getattr(options, name) is not None]
+    if len(runs) == len(paths) and given:
+        raise ValueError(
+            f"--{given[0].replace('_', '-')} is for torchvision:NAME and timm:NAME, but all of "
+            f"{', '.join(map(str, paths))} are folders of runs, which have their own data and weights: leave it out"
+        )
     if runs:
         found += run_candidates(runs, which=which, device=options.device, batch_size=options.batch_size)
     for path in paths:

@@ -22,6 +22,25 @@ __all__ = ["NOISES", "ood_set"]
 NOISES = ("gaussian-noise", "uniform-noise")
 
 
+def parse_spec(spec: str) -> tuple[str, str]:
+    """Name and folder of `spec`, as `ood_set` takes it; the folder of noise is empty.
+
+    Raises:
+        ValueError: it is neither NAME=FOLDER nor the name of a noise.
+
+    >>> parse_spec("lsun=~/data/LSUN_resize")
+    ('lsun', '~/data/LSUN_resize')
+    """
+    name, given, place = (part.strip() for part in spec.partition("="))
+    if name in NOISES and given:
+        raise ValueError(f"{name} is made, not read: leave out the folder, got {spec!r}")
+    if name not in NOISES and not (name and place):
+        raise ValueError(
+            f"an out-of-distribution set is written NAME=FOLDER, or is one of {', '.join(NOISES)}; got {spec!r}"
+        )
+    return name, place
+
+
 def ood_set(
     spec: str,
     *,
@@ -65,15 +84,9 @@ def ood_set(
             "image_size and limit must be at least 1 and channels 1 or 3, "
             f"got image_size={image_size}, channels={channels}, limit={limit}"
         )
-    name, given, place = (part.strip() for part in spec.partition("="))
+    name, place = parse_spec(spec)
     if name in NOISES:
-        if given:
-            raise ValueError(f"{name} is made, not read: leave out the folder, got {spec!r}")
         return _noise(name, limit or 10_000, image_size, channels, generator)
-    if not name or not place:
-        raise ValueError(
-            f"an out-of-distribution set is written NAME=FOLDER, or is one of {', '.join(NOISES)}; got {spec!r}"
-        )
     folder = Path(place).expanduser()
     found = _READERS.get(name, _folder)(folder, name, download)
     if isinstance(found, Listing):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import inspect
 import math
@@ -114,6 +115,20 @@ def parse(text: str) -> Method:
     return method
 
 
+def complete() -> list[str]:
+    """The methods that need no options: no other method and no teacher.
+
+    >>> "erm" in complete(), "either" in complete(), "supermix" in complete()
+    (True, False, False)
+    """
+    found = []
+    for name, make in NAMES.items():
+        with contextlib.suppress(TypeError, ValueError):
+            make()
+            found.append(name)
+    return found
+
+
 def spelled(text: str) -> str:
     """The one spelling of a method that tables and folders use, since spaces mean nothing.
 
@@ -145,7 +160,7 @@ def _value(node: ast.expr, text: str) -> Any:
             value = option.value
             if isinstance(value, ast.Name) and value.id != "inf" and value.id.replace("_", "-") not in NAMES:
                 raise ValueError(
-                    f"cannot read {option.arg}={value.id} in the method {text!r}: a value is a number, a text in quotes, "
+                    f"cannot read {option.arg}={value.id} in the method {text!r}: a value is a number, a quoted text, "
                     "or the name of a method"
                 )
         keywords = {str(option.arg): _value(option.value, text) for option in node.keywords}
@@ -175,7 +190,8 @@ def _make(identifier: str, arguments: list[Any], keywords: dict[str, Any]) -> Me
             hint = f"did you mean {near[0]}?" if near else f"its options are {', '.join(options) or 'none'}"
             raise ValueError(f"{name} has no option {keyword!r}: {hint}")
     if len(arguments) > len(options):
-        raise ValueError(f"{name} takes at most {len(options)} values ({', '.join(options) or 'none'}), got {arguments}")
+        known = ", ".join(options) or "none"
+        raise ValueError(f"{name} takes at most {len(options)} values ({known}), got {arguments}")
     try:
         signature.bind(*arguments, **keywords)
     except TypeError as error:

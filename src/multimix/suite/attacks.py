@@ -63,6 +63,8 @@ class Attacks:
     """Of the choice of images and the random starts."""
 
     def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit counts test images, so it must be at least 1, or None for all; got {self.limit}")
         for name in ("fgsm_eps", "pgd_eps", "pgd_step", "pgd_steps", "l2_eps", "restarts", "curve_limit"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

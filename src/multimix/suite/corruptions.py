@@ -38,6 +38,8 @@ class Corruptions:
     """Of the choice of images and of the random corruptions."""
 
     def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit counts test images, so it must be at least 1, or None for all; got {self.limit}")
         unknown = [name for name in self.types if name not in CORRUPTIONS]
         if unknown or not self.types:
             raise ValueError(f"types must be some of {', '.join(CORRUPTIONS)}, got {', '.join(unknown) or 'none'}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import data, evaluation
-from ..data.ood_sets import NOISES, ood_set
+from ..data.ood_sets import NOISES, ood_set, parse_spec
 from ..evaluation.inference import evaluating
 from ..evaluation.ood import METRICS
 from ..evaluation.ood_detectors import FITTED_DETECTORS
@@ -55,7 +55,7 @@ class Ood:
         unknown = [name for name in self.detectors if name not in DETECTORS]
         if unknown or not self.detectors:
             raise ValueError(f"detectors must be some of {', '.join(DETECTORS)}, got {', '.join(unknown) or 'none'}")
-        names = [set_name(spec) for spec in self.sets]
+        names = [parse_spec(spec)[0] for spec in self.sets]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"sets must be one or more with different names, got {', '.join(names) or 'none'}")
         if self.fit_limit < 1 or (self.limit is not None and self.limit < 1):
@@ -72,7 +72,7 @@ class Ood:
 
         def measure(spec: str) -> dict[str, Any]:
             outliers = _load(spec, subject.image_size, _channels(subject), self.limit, self.download, self.seed)
-            outside = scores_of(outliers, f"{len(outliers)} images of {set_name(spec)}")
+            outside = scores_of(outliers, f"{len(outliers)} images of {parse_spec(spec)[0]}")
             first = self.detectors[0]
             return {
                 "images": len(outliers),
@@ -81,7 +81,7 @@ class Ood:
                 "roc": _roc(inside()[first], outside[first]),
             }
 
-        found = {set_name(spec): store.compute(spec, functools.partial(measure, spec)) for spec in self.sets}
+        found = {parse_spec(spec)[0]: store.compute(spec, functools.partial(measure, spec)) for spec in self.sets}
         return {
             "test_images": len(subject.test),
             "sets": found,
@@ -134,19 +134,10 @@ class Ood:
         return scores
 
 
-def set_name(spec: str) -> str:
-    """The name of an out-of-distribution set.
-
-    >>> set_name("lsun=~/data/LSUN_resize")
-    'lsun'
-    """
-    return spec.partition("=")[0].strip()
-
-
 # The classifiers of a page look at the same images, so they are decoded once.
 @functools.lru_cache(maxsize=8)
 def _load(spec: str, size: int, channels: int, limit: int | None, download: bool, seed: int) -> data.Dataset:
-    generator = make_generator(seed, "ood", set_name(spec))
+    generator = make_generator(seed, "ood", parse_spec(spec)[0])
     return ood_set(spec, image_size=size, channels=channels, limit=limit, download=download, generator=generator)
 
 
