@@ -133,7 +133,7 @@ def test_loss_and_gradient_are_those_of_the_weights_drawn(b, c, kind, m, attende
     wanted = expected(logits, targets, a, weights(n, b, m, positions=r))
     inputs = logits.to(DEVICE), targets.to(DEVICE), None if a is None else a.to(DEVICE)
     # Products in float32 (or its equal by tensor cores); tf32 keeps 10 bits, so deviations are off by 2^-11 at most.
-    for precision, tolerance in (("tf32x3", 1e-6), ("tf32", 5e-4)):
+    for precision, tolerance in (("tf32x3", 3e-6), ("tf32", 5e-4)):
         found = triton_loss.sums(*inputs, SEED, n, m, 0.5, 2.0, True, precision, launch)
         assert torch.allclose(found[0].cpu().double(), wanted[0], rtol=tolerance, atol=1e-5)
         assert torch.allclose(found[1].cpu().double(), wanted[1], rtol=1e-5)
