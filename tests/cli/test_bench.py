@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from multimix.benchmarking import methods as benchmark
 from multimix.cli import main
 
 
@@ -30,6 +31,15 @@ def test_bench_methods_prints_and_writes(tmp_path: Path, capsys) -> None:
     printed = capsys.readouterr().out
     assert "not measured: layers must be at most" in printed
     assert "images/s" in printed
+
+
+def test_all_are_the_methods_that_need_no_options(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(benchmark, "run", lambda chosen, *_, **__: [benchmark.Row(m, 1, 1, 1, 1) for m in chosen])
+    main(["bench", "methods", "--methods", "erm,all,cutmix(alpha=0.5)"])
+    printed = capsys.readouterr().out
+    assert "puzzlemix" in printed
+    assert "cutmix(alpha=0.5)" in printed
+    assert "either" not in printed
 
 
 @pytest.mark.parametrize(

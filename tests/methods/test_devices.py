@@ -87,7 +87,7 @@ def another_default() -> Iterator[None]:
     torch.set_default_device(None)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("puzzle", "comixup")])
+@pytest.mark.parametrize("name", NAMES)
 def test_another_default_device(name: str, model, images, labels, style_files, another_default) -> None:
     method = make(name, model, style_files)
     method.setup(model)

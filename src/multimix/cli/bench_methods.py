@@ -26,7 +26,7 @@ class Options:
     """What `multimix bench methods` takes."""
 
     methods: str = DEFAULT
-    """Methods, separated by commas; those with options in quotes."""
+    """Methods, separated by commas, those with options in quotes; `all` stands for every one that needs no options."""
     n: tuple[int, ...] = ()
     """Also MultiMix and Dense MultiMix at these numbers of mixed examples: --n 100 1000 10000."""
     model: str = "preactresnet18"
@@ -59,7 +59,8 @@ def main(argv: list[str]) -> None:
         "with ERM in this process; the ratio is the median over rounds. Methods that toss a coin count with their "
         "expected time.",
     )
-    chosen = methods.split_list(options.methods)
+    listed = methods.split_list(options.methods)
+    chosen = [name for given in listed for name in (methods.complete() if given == "all" else [given])]
     for n in options.n:
         chosen += [f"multimix-alone(n={n})", f"dense-multimix-alone(n={n})"]
     for method in chosen:

@@ -8,6 +8,7 @@ import difflib
 import inspect
 import math
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -123,7 +124,8 @@ def complete() -> list[str]:
     """
     found = []
     for name, make in NAMES.items():
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(TypeError, ValueError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             make()
             found.append(name)
     return found

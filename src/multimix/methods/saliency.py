@@ -91,6 +91,12 @@ class SaliencyMixer(Mixer):
         """The mixed mini-batch, from images (b, channels, h, w), probabilities (b, c) and saliency (b, h, w)."""
         raise NotImplementedError(f"{type(self).__name__} must define mix_salient")
 
+    def _mix(self, images: Tensor, soft: Tensor, saliency: Tensor, generator: torch.Generator | None) -> Mixed:
+        # The optimisation is the host's, whatever the default device; and pixels and targets are mixed in their own
+        # precision, also under autocast.
+        with torch.device("cpu"), torch.autocast(images.device.type, enabled=False):
+            return self.mix_salient(images, soft, saliency, generator)
+
     def mixed(
         self,
         model: SplitModel,
@@ -101,7 +107,7 @@ class SaliencyMixer(Mixer):
     ) -> Mixed:
         _check(images)
         soft = probabilities(images, targets, model.num_classes)
-        return self.mix_salient(images, soft, input_saliency(model, images, targets), generator)
+        return self._mix(images, soft, input_saliency(model, images, targets), generator)
 
     def forward(
         self,
@@ -116,7 +122,7 @@ class SaliencyMixer(Mixer):
         _check(images)
         soft = probabilities(images, targets, model.num_classes)
         clean = clean_pass(model, images, targets)
-        mixed = self.mix_salient(images, soft, clean.saliency, generator)
+        mixed = self._mix(images, soft, clean.saliency, generator)
         loss = nn.functional.cross_entropy(model(mixed.features), mixed.targets)
         return MethodOutput(loss + self.clean_lam * clean.loss, clean.logits)
 
