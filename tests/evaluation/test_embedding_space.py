@@ -128,3 +128,5 @@ def test_spread_and_rank_need_something_to_compare() -> None:
         effective_rank(torch.full((5, 3), 0.1))
     with pytest.raises(ValueError, match="at least 2 different embeddings, got 1"):
         effective_rank(torch.rand(1, 3))
+    with pytest.raises(ValueError, match="embeddings must be finite, but 1 of 3 are not"):
+        effective_rank(torch.tensor([[0.0, 1.0], [2.0, float("nan")], [3.0, 4.0]]))

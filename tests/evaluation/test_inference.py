@@ -74,3 +74,5 @@ def test_modes_and_statistics_are_left_as_they_were(data: tuple[torch.Tensor, to
 def test_an_empty_loader_is_an_error() -> None:
     with pytest.raises(ValueError, match="yields no batch"):
         predict(build(), [])
+    with pytest.raises(TypeError, match=r"got a tensor of shape \(2, 3, 8, 8\): pass \[\(images, labels\)\]"):
+        predict(build(), torch.rand(2, 3, 8, 8))  # type: ignore[arg-type]

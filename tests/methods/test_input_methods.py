@@ -130,6 +130,11 @@ def test_loss_is_the_mixture_of_the_two_cross_entropies(model, images, labels) -
         (lambda: InputMixup().mix(numbered(2), torch.tensor([0, 9]), 3), ValueError, r"in \[0, 2\] for 3 classes"),
         (lambda: CutMix().mix(torch.rand(2, 3), torch.arange(2), 2), ValueError, r"images must be \(b, channels"),
         (lambda: InputMixup().mix(numbered(2)[:0], torch.arange(0), 2), ValueError, r"at least one example"),
+        (
+            lambda: InputMixup().mix(numbered(2).byte(), torch.arange(2), 2),
+            TypeError,
+            r"got torch.uint8: divide them by",
+        ),
         (lambda: Either(Erm(), CutMix(), 0.0).mix(numbered(2), torch.arange(2), 2), TypeError, "only mix inputs"),
     ],
 )

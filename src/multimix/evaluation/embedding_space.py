@@ -153,6 +153,10 @@ def _prepare(embeddings: Tensor, normalize: bool) -> Tensor:
     if embeddings.ndim != 2 or len(embeddings) == 0:
         raise ValueError(f"embeddings must have shape (N, d) with N >= 1, got {tuple(embeddings.shape)}")
     z = embeddings.detach().double()
+    if wrong := len(z) - int(z.isfinite().all(dim=1).sum()):
+        raise ValueError(
+            f"embeddings must be finite, but {wrong} of {len(z)} are not: the weights are damaged, or training diverged"
+        )
     return torch.nn.functional.normalize(z, dim=1) if normalize else z
 
 

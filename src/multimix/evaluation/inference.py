@@ -54,6 +54,11 @@ def embeddings(model: SplitModel, loader: Loader) -> tuple[Tensor, Tensor]:
 
 
 def _run(model: nn.Module, function: Callable[[Tensor], Tensor], loader: Loader) -> tuple[Tensor, Tensor]:
+    if isinstance(loader, Tensor):
+        raise TypeError(
+            "the loader must yield batches of images and labels, got a tensor of shape "
+            f"{tuple(loader.shape)}: pass [(images, labels)]"
+        )
     outputs, labels = [], []
     with evaluating(model):
         for batch in loader.batches(0) if hasattr(loader, "batches") else loader:

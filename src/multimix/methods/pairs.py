@@ -33,6 +33,8 @@ class Pairing(NamedTuple):
 
     def mix(self, x: Tensor) -> Tensor:
         """lam x + (1 - lam) x[partner], for images, features or probabilities alike."""
+        if not x.is_floating_point():
+            raise TypeError(f"images must be floating-point pixels in [0, 1], got {x.dtype}: divide them by 255")
         return torch.lerp(x[self.partner], x, self.lam)
 
 
