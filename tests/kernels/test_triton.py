@@ -4,6 +4,7 @@ Also compiles the kernel for GPUs, which needs none.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,5 +53,5 @@ def test_the_kernel_compiles(capability, one_tile, soft, subset, precision, dtyp
     source = ASTSource(_kernel, types, {(names.index(name),): value for name, value in constants.items()})
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4})
     assert compiled.asm["cubin"]
-    for atomic in ("atom.global", "red.global"):  # their order, and so the rounding of sums, is up to the device
-        assert atomic not in compiled.asm["ptx"]
+    # The order of atomic additions, and so the rounding of sums, would be up to the device.
+    assert not re.search(r"\b(atom|red)\.", compiled.asm["ptx"])

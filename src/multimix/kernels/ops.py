@@ -18,8 +18,7 @@ from torch import Tensor
 from ..functional._checks import mixing_dtype
 from ..functional.attention import attend
 from ..functional.loss import normalized_weights, or_one, reference
-from ..functional.sampling import iter_weights
-from . import triton_launch
+from . import sampled
 from .logits_space import Accumulator, Details
 
 _Function = Callable[..., Any]
@@ -132,9 +131,11 @@ def _sampled_forward(
     gradient: bool,
     implementation: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    sums = _triton_sums if _by_triton(logits, implementation) else _chunked_sums
+    draws = int(seed), n, m, low, high
     with torch.autocast(logits.device.type, enabled=False):
-        losses, total_P, grad = sums(logits, targets, attention, int(seed), n, m, low, high, gradient)
+        losses, total_P, grad = sampled.sums(
+            logits, targets, attention, *draws, gradient=gradient, implementation=implementation
+        )
         if pooled:
             scale = torch.ones_like(total_P) / or_one(total_P.sum())
         else:
@@ -142,52 +143,6 @@ def _sampled_forward(
         if grad is not None:
             grad.mul_(scale[:, None, None])
         return (losses * scale).sum(), losses.new_empty(0) if grad is None else grad
-
-
-_Sums = tuple[Tensor, Tensor, Tensor | None]
-
-
-def _chunked_sums(
-    logits: Tensor, targets: Tensor, attention: Tensor | None, seed: int,
-    n: int, m: int, low: float, high: float, gradient: bool,
-) -> _Sums:  # fmt: skip
-    """For every position: sum_k s_k H_k, sum_k s_k, and the gradient of the former."""
-    P, B, _ = logits.shape
-    dtype = mixing_dtype(logits.dtype)
-    generator = torch.Generator(logits.device).manual_seed(seed)
-    sums = Accumulator(logits.to(dtype), targets, gradient=gradient)
-    total_P = torch.zeros(P, device=logits.device, dtype=dtype)
-    for where, _rows, lam in iter_weights(n, B, m, (low, high), P, generator, dtype):
-        s = lam.new_ones(lam.shape[:2])
-        if attention is not None:
-            lam, s = attend(lam, attention[:, where])
-        total_P[where] += s.sum(1)
-        sums.add(where, lam, s)
-    losses, grad = sums.finish()
-    return losses, total_P, grad
-
-
-def _triton_sums(
-    logits: Tensor, targets: Tensor, attention: Tensor | None, seed: int,
-    n: int, m: int, low: float, high: float, gradient: bool,
-) -> _Sums:  # fmt: skip
-    """The same with other draws, in one kernel."""
-    from . import triton_loss
-
-    P, B, C = logits.shape
-    precision = triton_launch.precision(logits.dtype)
-    processors = triton_launch.processors(logits.device)
-    launch = triton_launch.choose(positions=P, n=n, b=B, c=C, precision=precision, processors=processors)
-    return triton_loss.sums(logits, targets, attention, seed, n, m, low, high, gradient, precision, launch)
-
-
-def _by_triton(logits: Tensor, implementation: str) -> bool:
-    if implementation == "chunked" or (implementation == "auto" and logits.device.type != "cuda"):
-        return False
-    obstacle = triton_launch.why_not(logits)
-    if implementation == "triton" and obstacle:
-        raise ValueError(f"implementation='triton' does not work for {obstacle}; use implementation='auto'")
-    return obstacle is None
 
 
 def _sampled_fake(
@@ -232,17 +187,7 @@ def _resampled_reference(
     pooled: bool, implementation: str,
 ) -> Tensor:  # fmt: skip
     """The same draws again, through the differentiable reference."""
-    P, B, _ = logits.shape
-    if _by_triton(logits, implementation):
-        from . import triton_draw
-
-        lam = triton_draw.weights(int(seed), n, B, m, low, high, P, logits.device)
-    else:
-        dtype = mixing_dtype(logits.dtype)
-        generator = torch.Generator(logits.device).manual_seed(int(seed))
-        lam = torch.empty(P, n, B, device=logits.device, dtype=dtype)
-        for where, rows, block in iter_weights(n, B, m, (low, high), P, generator, dtype):
-            lam[where, rows] = block
+    lam = sampled.weights(logits, int(seed), n, m, low, high, implementation=implementation)
     s = None
     if attention is not None:
         lam, s = attend(lam, attention)

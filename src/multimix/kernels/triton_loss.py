@@ -61,7 +61,8 @@ def _targets(targets_ptr, index_B, columns_B, classes_C, b, c, SOFT: tl.constexp
         return tl.where(index_B[:, None] == classes_C[None, :], 1.0, 0.0)
 
 
-@triton.jit(do_not_specialize=["seed_low", "seed_high"])
+# Else other seeds and a last, smaller mini-batch would each compile the kernel again.
+@triton.jit(do_not_specialize=["seed_low", "seed_high", "n", "b", "m", "positions", "splits"])
 def _kernel(
     logits_ptr, mean_ptr, base_ptr, targets_ptr, mass_ptr, affinity_ptr, attention_ptr,
     loss_ptr, total_ptr, grad_ptr,
