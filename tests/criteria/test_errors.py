@@ -32,7 +32,7 @@ CASES = [
     (lambda: MultiMix(alpha=(2, 1)), ValueError, r"low <= high, got \(2, 1\)"),
     (lambda: MultiMix(alpha="1"), TypeError, "alpha must be a number or a pair"),
     (lambda: MultiMix(n=math.inf, m=2), ValueError, "n=math.inf is defined for m = b only, got m=2: leave m out"),
-    (lambda: MultiMix(implementation="fast"), ValueError, "'auto', 'reference', got 'fast'"),
+    (lambda: MultiMix(implementation="fast"), ValueError, "'auto', 'triton', 'reference', got 'fast'"),
     (lambda: DenseMultiMix(attention="cls"), ValueError, "attention must be one of 'gap', 'cam', 'uniform', got 'cls'"),
     (lambda: DenseMultiMix(nonlinearity="tanh"), ValueError, "nonlinearity must be one of .*got 'tanh'"),
     (lambda: DenseMultiMix(normalize="mean"), ValueError, "normalize must be one of .*got 'mean'"),
