@@ -129,25 +129,26 @@ def made_up_batch(b: int, num_classes: int, image_size: int, device: torch.devic
 
 
 def expected_times(
-    measured: Mapping[str, Steps], *, rounds: int, device: str, seconds: float | None = None
+    measured: Mapping[str, Steps], *, rounds: int, device: str, seconds: float
 ) -> tuple[dict[str, list[float]], int]:
-    """Seconds per step of every method in every round, and how many steps a round takes.
+    """Seconds per step of every method in every round, and how many steps of each a round takes.
 
     A method that tosses a coin for every mini-batch counts with its expected time: its parts are timed apart and
     weighted with their probabilities, where timing the mixture would need very many steps.
 
     Args:
-        seconds: about how long to measure in all, by taking several steps a round; default: one step a round.
+        rounds: at most; at least 3, where more would take several times `seconds`.
+        seconds: about how long to measure in all; short steps are repeated within a round to fill it.
     """
     parts = {(name, k): step for name, found in measured.items() for k, (_, step) in enumerate(found)}
-    block = 1
-    if seconds is not None:
-        for step in parts.values():
-            step()
-        began = time.perf_counter()
-        for step in parts.values():
-            step()
-        block = min(25, max(1, int(seconds / rounds / (time.perf_counter() - began))))
+    for step in parts.values():
+        step()
+    began = time.perf_counter()
+    for step in parts.values():
+        step()
+    once = time.perf_counter() - began
+    rounds = min(rounds, max(3, int(4 * seconds / once)))
+    block = min(25, max(1, int(seconds / rounds / once)))
     times = interleaved(
         {str(key): functools.partial(_repeat, step, block) for key, step in parts.items()}, rounds=rounds, device=device
     )

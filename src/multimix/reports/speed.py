@@ -42,6 +42,7 @@ def measure_speed(
     """
     measured = {name: steps_of(config, device) for name, config in configs.items()}
     expected, block = expected_times(measured, rounds=ROUNDS, device=device, seconds=SECONDS)
+    rounds = len(next(iter(expected.values())))
     speeds = {}
     for name, config in configs.items():
         relative = None if baseline not in expected else median_ratio(expected[baseline], expected[name])
@@ -50,7 +51,7 @@ def measure_speed(
     where = "one GPU" if device == "cuda" else f"{threads} CPU thread{'s' if threads > 1 else ''}"
     how = (
         f"Speed is of whole training steps on one real batch without data loading, in one process on {where} after "
-        f"the runs, the methods taking turns: the median of {ROUNDS} rounds of {block} "
+        f"the runs, the methods taking turns: the median of {rounds} rounds of {block} "
         f"step{'s' if block > 1 else ''}; for methods that toss a coin, the expected time."
     )
     return speeds, how
