@@ -35,6 +35,10 @@ from multimix.training import train
         (["--epohcs", "3"], "unknown option --epohcs: did you mean --epochs?"),
         (["--model", "smalnet"], "smalnet"),
         (["imagefolder", "--data-root", "nowhere"], "nowhere"),
+        (["--methods", "erm,manifold-mixup(layers=9)"], "manifold-mixup(layers=9) cannot be trained here: layers must"),
+        (["--methods", "erm,transmix"], "transmix cannot be trained here"),
+        (["--methods", 'erm,supermix(teacher="absent")'], "absent"),
+        (["--methods", "soft-targets(erm)"], "soft-targets(erm) needs soft_targets with every image"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .. import methods, models
+from .. import data, methods, models
 from ..reports.evaluated import default_device, load_splits
 from ..reports.plan import Plan, folder_name, read_plan
 from ..training import Config, RunDirectory
@@ -60,7 +60,7 @@ def run_plan(plan: Plan, config: Config, *, jobs: int | None, report: Callable[[
     todo = [job for job in every if not _is_finished(job)]
     whole = _merged(plan)
     if todo:
-        _check_setting(config)
+        _check_setting(config, list(dict.fromkeys(job.config.method for job in todo)))
         whole.write()
     failures: dict[Job, str] = {}
     try:
@@ -117,16 +117,41 @@ def _is_finished(job: Job) -> bool:
     return run.is_finished(job.config)
 
 
-def _check_setting(config: Config) -> None:
-    """Find out here, once, whether data and model can be had; downloads end up where the workers look for them."""
+def _check_setting(config: Config, chosen: Sequence[str]) -> None:
+    """Find out here, once, whether data and model can be had, and whether each method can take a step on them;
+    downloads end up where the workers look for them.
+
+    Raises:
+        ValueError, OSError, ImportError: what cannot be had, or the method that cannot run and why.
+    """
     splits = load_splits(config)
-    models.build(
+    model = models.build(
         config.model,
         num_classes=splits.num_classes,
         image_size=splits.image_size,
+        mean=splits.mean,
+        std=splits.std,
         pretrained=config.pretrained,
         generator=torch.Generator().manual_seed(0),
     )
+    few = data.loader(
+        splits.train,
+        batch_size=min(8, config.batch_size),
+        train=True,
+        image_size=splits.image_size,
+        balance_domains=config.balance_domains,
+    )
+    images, targets, extras = next(iter(few.batches(0)))
+    for text in chosen:
+        method = methods.parse(text)
+        missing = [name for name in method.needs if name not in extras]
+        if missing:
+            raise ValueError(f"{text} needs {', '.join(missing)} with every image, which the data set has not")
+        try:
+            method.setup(model)
+            method(model, images, targets, torch.Generator(), **{name: extras[name] for name in method.needs})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{text} cannot be trained here: {error}") from None
 
 
 def _train(todo: Sequence[Job], total: int, log: Path, config: Config, jobs: int | None) -> dict[Job, str]:
