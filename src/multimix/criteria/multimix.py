@@ -23,10 +23,9 @@ class MultiMix(nn.Module):
             without sampling (linear classifier and m = b only; see `expected_mixed_cross_entropy`).
         m: examples per mixture; default and at most the whole mini-batch.
         alpha: Dirichlet concentration, or a range of which it is drawn uniformly for every mixed example.
-        implementation: of a linear classifier's loss. "auto": block by block through the clean logits, on an NVIDIA
-            GPU in one Triton kernel where that can run. "triton": that kernel, or a ValueError where it cannot run.
-            "reference": every tensor of the equations in memory, for checking. The kernel's draws are not those of
-            the others; their distribution is.
+        implementation: of a linear classifier's loss. "auto": block by block through the clean logits. "triton": one
+            kernel on an NVIDIA GPU, with draws of its own (docs/numerics.md; not measured on a device yet).
+            "reference": every tensor of the equations in memory, for checking.
         rescale: multiply the loss by `multimix.functional.rescaling_factor`, so that the gradient that tells examples
             apart is about as large as cross entropy's. For small alpha (0.05 to 0.2); at the paper's alpha the
             factor is near m, which multiplies the gradient of the mean prediction too, and training diverges.
