@@ -60,7 +60,8 @@ def main(argv: list[str]) -> None:
         "expected time.",
     )
     listed = methods.split_list(options.methods)
-    chosen = [name for given in listed for name in (methods.complete() if given == "all" else [given])]
+    every = [name for given in listed for name in (methods.complete() if given == "all" else [given])]
+    chosen = list(dict.fromkeys(every))
     for n in options.n:
         chosen += [f"multimix-alone(n={n})", f"dense-multimix-alone(n={n})"]
     for method in chosen:
