@@ -80,7 +80,9 @@ def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path, monkeypatch
     command = [sys.executable, "-m", "multimix", "compare", *options, "--jobs", "2", "--epochs", "100000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     metrics = [out / "erm" / f"seed{seed}" / "metrics.jsonl" for seed in range(2)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    # Whoever runs the tests in the background may have made its children ignore Ctrl-C.
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=listen) as process:
         while not all(path.is_file() and path.read_text().count("\n") >= 2 for path in metrics):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
