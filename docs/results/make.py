@@ -10,7 +10,7 @@ from multimix.reports.style import figure, line, method_colors, to_svg
 HERE = Path(__file__).parent
 FILE = '<svg xmlns="http://www.w3.org/2000/svg" width="720" '  # a file needs what an SVG inside a page does not
 
-for folder in sorted(path for path in HERE.iterdir() if path.is_dir()):
+for folder in sorted({file.parent for file in HERE.glob("*/*-seed*.jsonl")}):
     names = {file.name.rpartition("-seed")[0] for file in folder.glob("*-seed*.jsonl")}
     methods = sorted(names, key=lambda name: (name != "erm", name))
     colors = method_colors(methods, "erm")
@@ -31,6 +31,13 @@ for folder in sorted(path for path in HERE.iterdir() if path.is_dir()):
                 axes.fill_between(epochs, mean - std, mean + std, color=colors[method], alpha=0.15, linewidth=0)
         accuracy.set(xlabel="epoch", title="test accuracy, %", ylim=(93, 100) if folder.name == "digits" else None)
         loss.set(xlabel="epoch", title="training loss", ylim=(0, None))
-        accuracy.legend(frameon=False, fontsize=7, ncols=1 + len(methods) // 8)
+        # What diverged is far above; the figure is about the others.
+        starts = [line.get_ydata()[0] for line in loss.lines]
+        loss.set_ylim(0, min(loss.get_ylim()[1], 2.5 * float(np.median(starts))))
+        if len(methods) > 6:
+            drawn.set_figheight(4.4)
+            drawn.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        else:
+            accuracy.legend(frameon=False)
         svg = to_svg(drawn, f"learning curves on {folder.name}: mean over seeds, band of one standard deviation")
     (HERE / f"{folder.name}.svg").write_text(svg.replace("<svg ", FILE, 1))
