@@ -53,7 +53,8 @@ def sentence(metric: str, differences: Mapping[str, Difference], *, higher_is_be
         than = "" if clauses else f" from ERM in {metric}"
         clauses.append(f"for {_enumerate(names)} the difference{than} is within the noise")
     if names := by_verdict["unknown"]:
-        clauses.append(f"for {_enumerate(names)} there is only one pair of runs, which cannot tell")
+        what = "" if clauses else f" a difference from ERM in {metric} from noise"
+        clauses.append(f"for {_enumerate(names)} there is only one pair of runs, which cannot tell{what}")
     return f"{'; '.join(clauses)}."
 
 

@@ -109,9 +109,12 @@ def _sentences(outcomes: Sequence[Outcome], parts: Sequence[Part], which: str | 
                 if label != BASELINE and title in of_label
                 if (difference := paired_difference(of_label[title], baseline)) is not None
             }
-            if differences and "%" in title and title.endswith(("↑", "↓")):
+            told = {label: d for label, d in differences.items() if d.verdict != "unknown"}
+            if differences and not told:
+                return ["There is one pair of runs to compare with ERM: differences cannot be told from noise."]
+            if told and "%" in title and title.endswith(("↑", "↓")):
                 name = title.rstrip(" ↑↓").removesuffix(", %")
-                text = sentence(name, differences, higher_is_better=title.endswith("↑"))
+                text = sentence(name, told, higher_is_better=title.endswith("↑"))
                 found.append(text[0].upper() + text[1:] if text.startswith(("no ", "for ")) else text)
     return [text.replace(" ± ", "\u00a0±\u00a0") for text in found]
 
