@@ -92,7 +92,7 @@ def test_pgd_is_foolbox_from_the_same_random_start(norm: str) -> None:
 
 
 @given(
-    st.integers(0, 10**6), st.floats(0, 2), st.floats(0, 1), st.integers(0, 4), st.booleans(),
+    st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 1), st.integers(0, 4), st.booleans(),
     st.sampled_from(["linf", "l2"]), st.sampled_from([1, 3]),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
@@ -199,6 +199,7 @@ NET, IMAGES, LABELS = problem(n=2)
         (lambda: fgsm(NET, IMAGES, LABELS[:1], 0.1), ValueError, r"labels must have shape \(2,\)"),
         (lambda: fgsm(NET, IMAGES, LABELS + 9, 0.1), ValueError, r"labels must lie in \[0, 5\)"),
         (lambda: fgsm(NET, IMAGES, LABELS, -0.1), ValueError, "eps must be finite and not negative, got -0.1"),
+        (lambda: fgsm(NET, IMAGES, LABELS, 8), ValueError, r"got 8: for 8 grey levels pass 8 / 255"),
         (lambda: pgd(NET, IMAGES, LABELS, 0.1, -1, 2), ValueError, "step_size must be"),
         (lambda: pgd(NET, IMAGES, LABELS, 0.1, 0.1, -2), ValueError, "steps must be"),
         (lambda: pgd(NET, IMAGES, LABELS, 0.1, 0.1, 2, norm="l1"), ValueError, "'linf' or 'l2', got 'l1'"),

@@ -84,7 +84,7 @@ def check_attack(
         for x, y in batches
     ]
     by_steps = [int(torch.stack(counts).sum()) / len(images) for counts in zip(*per_batch, strict=True)]
-    by_eps = {k: error(attack(k * eps, k * step_size)) for k in (0.25, 0.5, 2.0, 4.0)} | {1.0: by_steps[-1]}
+    by_eps = {k: error(attack(min(1.0, k * eps), k * step_size)) for k in (0.25, 0.5, 2.0, 4.0)} | {1.0: by_steps[-1]}
     zero = sum(int((input_gradient(model, x, y).flatten(1) == 0).all(dim=1).sum()) for x, y in batches) / len(images)
     still = torch.cat([attack(0.0, step_size)(x, y) for x, y in batches])
     at_zero = (_all_logits(model, still, batch_size).argmax(dim=1) != labels).double().mean().item()

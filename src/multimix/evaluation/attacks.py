@@ -135,6 +135,10 @@ def pgd_iterates(
     for name, value in (("eps", eps), ("step_size", step_size), ("steps", steps)):
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {value}")
+    if norm == "linf" and eps > 1:
+        raise ValueError(
+            f"eps is a distance between pixels in [0, 1], got {eps}: for {eps} grey levels pass {eps} / 255"
+        )
     clean = images.detach().clone()
     ball = _Ball(clean, eps, norm)
     current = ball.start(random.fork(generator, images.device)) if random_start else clean
