@@ -8,7 +8,8 @@ within the budget (900 steps), so that regularisation has room to help. Make the
 Command:  multimix compare cifar20-quick --data-root cifar20.npz --seeds 3
 Hardware: one CPU core for each run
 Time:     about two minutes a run for erm
-Expected: see docs/results.md
+Expected: test accuracy after the last epoch: erm 57.7 %, input-mixup 55.8 %, automix 59.7 %, multimix 44.9 %,
+          multimix(alpha=0.02) 55.0 % (docs/results.md)
 """
 
 from ..training.config import Config
