@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import random
+from ..models.modes import keeping_modes
 from .classification import check_predictions
 
 Norm = Literal["linf", "l2"]
@@ -187,9 +188,10 @@ def attacking(model: Classifier, device: torch.device) -> Iterator[None]:
     """Evaluation mode, full precision and frozen parameters, which saves the memory that their gradients would need;
     the model's modes and parameters are restored afterwards."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [(module, module.training) for module in modules]
     trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
     with ExitStack() as stack:
+        if isinstance(model, nn.Module):
+            stack.enter_context(keeping_modes(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.autocast(device.type, enabled=False))
         try:
@@ -201,8 +203,6 @@ def attacking(model: Classifier, device: torch.device) -> Iterator[None]:
         finally:
             for parameter in trainable:
                 parameter.requires_grad_(True)
-            for module, mode in modes:
-                module.training = mode
 
 
 def check_images(images: Tensor) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..models.modes import keeping_modes
+
 if TYPE_CHECKING:
     from ..models import SplitModel
 
@@ -74,11 +76,6 @@ def _run(model: nn.Module, function: Callable[[Tensor], Tensor], loader: Loader)
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every module's own training mode is restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with keeping_modes(model), torch.inference_mode():
+        model.eval()
+        yield

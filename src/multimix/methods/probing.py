@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import SplitModel
+from ..models.modes import keeping_modes
 from .mix_block import feature_map
 
 
@@ -32,10 +33,9 @@ def feature_channels(model: SplitModel, layer: int) -> int:
     """
     told = [getattr(m, name, None) for m in model.modules() for name in ("img_size", "image_size")]
     sides = [side[-1] if isinstance(side, (tuple, list)) else side for side in (*told, 32, 64, 224)]
-    modes = [(module, module.training) for module in model.modules()]
     like, failure = next(model.parameters(), torch.empty(0)), Exception()
-    model.eval()  # a blank image must not enter the running statistics
-    try:
+    with keeping_modes(model):
+        model.eval()  # a blank image must not enter the running statistics
         for side in dict.fromkeys(side for side in sides if isinstance(side, int)):
             images = like.new_zeros((1, image_channels(model), side, side))
             try:
@@ -44,7 +44,4 @@ def feature_channels(model: SplitModel, layer: int) -> int:
                 failure = error
             else:
                 return features.shape[1]
-    finally:
-        for module, mode in modes:
-            module.training = mode
     raise ValueError(f"cannot find out the features after stage {layer}: {failure}") from failure

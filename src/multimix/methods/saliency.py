@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..models.modes import keeping_modes
 from .base import MethodOutput, Mixed, Mixer
 from .pairs import probabilities
 
@@ -43,7 +42,8 @@ def input_saliency(model: SplitModel, images: Tensor, targets: Tensor) -> Tensor
     >>> input_saliency(net, torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])).shape
     torch.Size([4, 2, 2])
     """
-    with _evaluation_mode(model):
+    with keeping_modes(model):
+        model.eval()
         return clean_pass(model, images, targets, keep_graph=False).saliency
 
 
@@ -58,18 +58,6 @@ def clean_pass(model: SplitModel, images: Tensor, targets: Tensor, *, keep_graph
         (gradient,) = torch.autograd.grad(total, probe, retain_graph=keep_graph)
     saliency = gradient.float().square().mean(1).sqrt()
     return CleanPass(saliency, total / images.shape[0], logits)
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        # Not model.train(): modules that were frozen in evaluation mode must stay so.
-        for module in training:
-            module.training = True
 
 
 class SaliencyMixer(Mixer):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .arrange import find_features, group_stages, is_channels_last, make_pool
+from .modes import keeping_modes
 from .outline import CannotSplit, Outline, Piece
 from .split import SplitModel
 
@@ -45,18 +46,15 @@ def split(
     """
     if not isinstance(model, nn.Module) or isinstance(model, SplitModel):
         raise TypeError(f"split takes an nn.Module that is not split yet, got {type(model).__name__}")
-    training, modes = model.training, [(module, module.training) for module in model.modules()]
+    training = model.training
     try:
-        with torch.no_grad():
+        with keeping_modes(model), torch.no_grad():
             return _split(model.eval(), mean, std, image_size).train(training)
     except CannotSplit as reason:
         raise ValueError(
             f"cannot split {type(model).__name__} into stages, pool and classifier: {reason}. "
             "Build one by hand: multimix.models.SplitModel(stages, pool, classifier)"
         ) from reason.__cause__
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _split(

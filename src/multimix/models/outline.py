@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from .modes import keeping_modes
+
 
 class CannotSplit(Exception):  # noqa: N818 - a reason, not an error of its own: `split` turns it into one
     """Why a model cannot be split, as the middle of a sentence."""
@@ -54,12 +56,8 @@ class Outline:
         Raises:
             CannotSplit: the forward cannot be traced, or is not the same in training and in evaluation.
         """
-        modes = [(module, module.training) for module in model.modules()]
-        try:
+        with keeping_modes(model):
             training = _trace(model.train())
-        finally:
-            for module, mode in modes:
-                module.training = mode
         evaluation = _trace(model)
         if str(training.graph) != str(evaluation.graph):
             raise CannotSplit("its forward does not do the same in training and in evaluation (auxiliary classifiers?)")
