@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
 from ..extras import require
 from ..training import Progress
+from .live import LiveBoard
 from .progress import duration
 from .workers import Job
 
 __all__ = ["Board"]
 
-# Without a terminal, a sign of life this often (seconds) when no run ends.
-_SILENCE = 60.0
 
-
-class Board:
+class Board(LiveBoard):
     """Callbacks for `run_jobs`; use it as a context manager.
 
     Args:
@@ -27,26 +24,12 @@ class Board:
     """
 
     def __init__(self, jobs: Sequence[Job], *, total: int, file: TextIO | None = None) -> None:
-        self.file = sys.stdout if file is None else file
+        super().__init__(file)
         self.total, self.ended = total, total - len(jobs)
         self.share = {job: 0.0 for job in jobs}
         self.first: dict[Job, float] = {}
         self.latest: dict[Job, Progress] = {}
-        self.began = self.spoke = time.monotonic()
-        self._live: Any = None
-
-    def __enter__(self) -> Board:
-        if self.file.isatty():
-            console = require("rich.console", "train").Console(file=self.file, highlight=False, markup=False)
-            live = require("rich.live", "train").Live
-            self._live = live(console=console, transient=True, refresh_per_second=4, get_renderable=self._render)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self.began = time.monotonic()
 
     def progress(self, job: Job, progress: Progress) -> None:
         """A report of a run under way."""
@@ -54,7 +37,7 @@ class Board:
         self.share[job] = (progress.epoch - 1 + progress.batch / progress.batches) / progress.epochs
         # What a resumed run had done before says nothing about the speed now.
         self.first.setdefault(job, self.share[job])
-        if self._live is None and time.monotonic() - self.spoke > _SILENCE:
+        if self._silent():
             self._say(f"{self.ended}/{self.total} runs done, {len(self.latest)} under way{self._left()}")
 
     def end(self, job: Job, failure: str | None) -> None:
@@ -76,17 +59,6 @@ class Board:
         done = sum(self.share[job] - start for job, start in self.first.items())
         left = sum(1 - share for share in self.share.values())
         return (time.monotonic() - self.began) * left / done if done > 0 else None
-
-    def _left(self) -> str:
-        remaining = self.remaining()
-        return f"; about {duration(remaining)} left" if remaining else ""
-
-    def _say(self, line: str) -> None:
-        self.spoke = time.monotonic()
-        if self._live is None:
-            print(line, file=self.file, flush=True)
-        else:
-            self._live.console.print(line, soft_wrap=True)
 
     def _render(self) -> Any:
         table = require("rich.table", "train").Table.grid(padding=(0, 2))

@@ -15,7 +15,7 @@ from ..reports import domains as report
 from ..reports.plan import Plan, folder_name
 from ..reports.runs import read_run
 from ..training import Config, RunDirectory
-from ..training.files import write_atomically, write_json
+from ..training.files import write_json, write_text
 from .console import show_table
 from .options import parse
 from .planned import checked_methods, run_plan
@@ -104,6 +104,5 @@ def _write(plans: dict[str, Plan], folder: Path) -> None:
     found = report.rows(chosen, list(plans), runs)
     show_table(report.table(found))
     write_json(folder / "domains.json", {"split": "test", "epoch": "last", "methods": report.as_json(found)})
-    text = report.as_csv(runs).encode()
-    write_atomically(folder / "domains.csv", lambda file: file.write(text))
+    write_text(folder / "domains.csv", report.as_csv(runs))
     print(f"\nWritten: domains.json and domains.csv in {folder}; `multimix report {folder}/DOMAIN` makes a page of one")

@@ -16,7 +16,7 @@ from ..reports.runs import find_runs
 from ..reports.style import standalone
 from ..reports.sweep import Axis, with_option
 from ..training import Config
-from ..training.files import write_atomically, write_json
+from ..training.files import write_json, write_text
 from .console import show_table
 from .options import parse
 from .planned import checked_methods, run_plan
@@ -110,18 +110,14 @@ def write(plan: Plan, bases: Sequence[str], axes: Sequence[Axis], config: Config
     show_table(report.table(found, quantity=quantity))
     setting = {"data": config.data, "model": config.model, "epochs": config.epochs, "split": split}
     write_json(plan.folder / "sweep.json", setting | {"command": plan.command, "points": report.as_rows(found)})
-    _put(plan.folder / "sweep.csv", report.as_csv(found))
+    write_text(plan.folder / "sweep.csv", report.as_csv(found))
     panels = {axis.option: report.panel(axis, found, quantity=quantity) for axis in axes}
     for option, svg in panels.items():
-        _put(plan.folder / f"sweep-{option}.svg", standalone(svg))
+        write_text(plan.folder / f"sweep-{option}.svg", standalone(svg))
     conditions = {name: str(value) for name, value in setting.items()} | {
         "seeds": ", ".join(map(str, plan.seeds)),
         "command": plan.command,
         "page made": now(),
     }
-    _put(plan.folder / "sweep.html", report.page(found, panels, quantity=quantity, conditions=conditions))
+    write_text(plan.folder / "sweep.html", report.page(found, panels, quantity=quantity, conditions=conditions))
     print(f"\nPage: {plan.folder / 'sweep.html'} (also sweep.json, sweep.csv and sweep-OPTION.svg)")
-
-
-def _put(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..extras import require
-from ..training.files import write_atomically, write_json
+from ..training.files import write_json, write_text
 from . import notes, sections
 from .headline import headline
 from .statistics import Estimate
@@ -37,10 +37,8 @@ def write_report(paths: Iterable[Path], out: Path, *, say: Callable[[str], None]
     summary = summarize(paths)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "summary.json", as_json(summary))
-    table = results_csv(summary)
-    write_atomically(out / "results.csv", lambda file: file.write(table.encode()))
-    page = render(summary, say=say)
-    write_atomically(out / "report.html", lambda file: file.write(page.encode()))
+    write_text(out / "results.csv", results_csv(summary))
+    write_text(out / "report.html", render(summary, say=say))
     return summary
 
 

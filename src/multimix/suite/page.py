@@ -15,7 +15,7 @@ from ..reports.sections import Section
 from ..reports.statistics import paired_difference
 from ..reports.style import method_colors, standalone
 from ..reports.summary import BASELINE
-from ..training.files import write_atomically, write_json
+from ..training.files import write_json, write_text
 from ..training.records import environment
 from .paper_numbers import beside_paper
 from .part import Part
@@ -41,7 +41,7 @@ def write_evaluation(
     colors = label_colors(outcomes)
     conditions = {**conditions, **_conditions(outcomes, parts), "Command": command}
     write_json(out / "evaluation.json", {"conditions": conditions, "made": now(), "models": as_json(outcomes, parts)})
-    _write(out / "evaluation.csv", as_csv(outcomes, parts))
+    write_text(out / "evaluation.csv", as_csv(outcomes, parts))
     kinds = kinds_of(outcomes)
     shown: dict[str | None, list[Section]] = {}
     for which in kinds:
@@ -70,7 +70,7 @@ def write_evaluation(
         folded_sections=[section for which in kinds[1:] for section in shown[which] if not section.left_out],
         conditions={**conditions, "Page made": now()},
     )
-    _write(out / "evaluation.html", page)
+    write_text(out / "evaluation.html", page)
     return [f"{section.title}: {section.left_out}" for section in first if section.left_out]
 
 
@@ -148,7 +148,7 @@ def _write_plots(sections: Sequence[Section], folder: Path) -> None:
     for section in sections:
         for panel in section.panels:
             folder.mkdir(parents=True, exist_ok=True)
-            _write(folder / f"{_slug(section.title)}-{_slug(panel.title)}.svg", standalone(panel.svg))
+            write_text(folder / f"{_slug(section.title)}-{_slug(panel.title)}.svg", standalone(panel.svg))
 
 
 def _slug(text: str) -> str:
@@ -158,10 +158,6 @@ def _slug(text: str) -> str:
     'pgd-4-255-error-over-steps'
     """
     return re.sub(r"[^a-z0-9.=]+", "-", text.lower()).strip("-")
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _weights(kinds: Sequence[str | None]) -> str:

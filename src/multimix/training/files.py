@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows has no fcntl; the lock is a safeguard, not a need.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["append_line", "locked", "write_atomically", "write_json"]
+__all__ = ["append_line", "locked", "write_atomically", "write_json", "write_text"]
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -36,16 +36,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise OSError(f"cannot write {path}: {error}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_lines(path: Path, records: Iterable[Any]) -> None:
     """Write one JSON object per line, atomically."""
-    text = "".join(json.dumps(record) + "\n" for record in records)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def append_line(path: Path, record: Any) -> None:
