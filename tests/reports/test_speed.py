@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from multimix import recipes
 from multimix.benchmarking import methods as timing
 from multimix.methods import Erm, InputMixup, MultiMix
 from multimix.reports import speed
+from multimix.training import Config
 
 
 def test_a_mixture_of_methods_costs_its_expectation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,3 +49,20 @@ def test_real_steps_train_and_leave_the_global_generator_alone() -> None:
     step()
     assert weight == 1.0
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_batch_that_is_timed_is_balanced_where_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
+    for domain, count in (("art", 30), ("photo", 2), ("sketch", 1)):
+        for label in ("left", "right"):
+            (tmp_path / "data" / domain / label).mkdir(parents=True)
+            for k in range(count):
+                Image.new("RGB", (8, 8), (k, 0, 0)).save(tmp_path / "data" / domain / label / f"{k}.png")
+    config = Config(
+        data="domains", data_root=tmp_path / "data", held_out="sketch", balance_domains=True, model="smallnet-w4",
+        method="erm", batch_size=8,
+    )  # fmt: skip
+    timed = []
+    monkeypatch.setattr(speed, "steps", lambda fabric, config, model, method, batch: timed.append(batch))
+    speed.steps_of(config, "cpu")
+    assert timed[0].extras["domain"].bincount().tolist() == [4, 4]

@@ -20,6 +20,7 @@ from multimix.methods.base import Method, MethodOutput
 from multimix.random import make_generator
 from multimix.training import Config, DivergenceError, Interrupted, evaluate_model, load_run, train
 from multimix.training.loop import Loop
+from multimix.training.setting import make_loaders
 
 CONFIG = Config(
     data="digits",
@@ -337,16 +338,9 @@ def test_evaluate_model_refuses_what_is_not_finite():
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused_early():
-    from multimix.training.run import _make_loaders
-
-    class Ranks:
-        rank, size = 0, 2
-
-    class Fabric:
-        device = torch.device("cpu")
-
+    splits = data.load("digits", per_class=20)
     with pytest.raises(ValueError, match=r"batch of 50 examples cannot be divided evenly over 2 processes .* of 4"):
-        _make_loaders(replace(CONFIG, accumulate=2), data.load("digits", per_class=20), Fabric(), Ranks())
+        make_loaders(replace(CONFIG, accumulate=2), splits, device="cpu", rank=0, world_size=2)
 
 
 def test_load_run_says_what_is_missing(tmp_path):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
-from .. import data, methods, models
+from .. import methods
 from ..reports.evaluated import default_device, load_splits
 from ..reports.plan import Plan, folder_name, read_plan
 from ..training import Config, RunDirectory
 from ..training.rundir import refuse_changes
+from ..training.setting import build_model, train_loader
 from .board import Board
 from .workers import Job, run_jobs
 
@@ -125,23 +126,9 @@ def _check_setting(config: Config, chosen: Sequence[str]) -> None:
         ValueError, OSError, ImportError: what cannot be had, or the method that cannot run and why.
     """
     splits = load_splits(config)
-    model = models.build(
-        config.model,
-        num_classes=splits.num_classes,
-        image_size=splits.image_size,
-        mean=splits.mean,
-        std=splits.std,
-        pretrained=config.pretrained,
-        generator=torch.Generator().manual_seed(0),
-    )
-    few = data.loader(
-        splits.train,
-        batch_size=min(8, config.batch_size),
-        train=True,
-        image_size=splits.image_size,
-        balance_domains=config.balance_domains,
-    )
-    images, targets, extras = next(iter(few.batches(0)))
+    model = build_model(config, splits)
+    few = dataclasses.replace(config, batch_size=min(8, config.batch_size), accumulate=1)
+    images, targets, extras = next(iter(train_loader(few, splits).batches(0)))
     for text in chosen:
         method = methods.parse(text)
         missing = [name for name in method.needs if name not in extras]

@@ -13,12 +13,12 @@ from typing import Literal
 
 import torch
 
-from .. import data, methods, models
+from .. import methods
 from ..benchmarking.measure import median_ratio
 from ..benchmarking.methods import Speed, Steps, expected_times, steps
-from ..random import make_generator
 from ..training import Config
 from ..training.devices import connect
+from ..training.setting import build_model, train_loader
 from .evaluated import load_splits
 
 ROUNDS = 9
@@ -62,23 +62,6 @@ def steps_of(config: Config, device: Device) -> Steps:
     fabric = connect(replace(config, accelerator=device, devices=1, nodes=1))
     fabric.launch()
     splits = load_splits(config)
-    train = data.loader(
-        splits.train,
-        batch_size=config.batch_size,
-        train=True,
-        augment=config.augment,
-        image_size=splits.image_size,
-        seed=config.seed,
-        device=fabric.device,
-        workers=0,
-    )
-    batch = next(iter(train.batches(0)))
-    model = models.build(
-        config.model,
-        num_classes=splits.num_classes,
-        image_size=splits.image_size,
-        mean=splits.mean,
-        std=splits.std,
-        generator=make_generator(config.seed, "init"),
-    ).to(fabric.device)
+    batch = next(iter(train_loader(replace(config, workers=0), splits, device=fabric.device).batches(0)))
+    model = build_model(config, splits).to(fabric.device)
     return steps(fabric, config, model, methods.parse(config.method), batch)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..random import derive_seed, make_generator
+from .. import data
+from ..random import derive_seed
 from .averaging import MovingAverage
 from .checkpoint import CheckpointError, load_checkpoint
 from .config import Config
@@ -25,14 +26,12 @@ from .progress import Progress, Reporter
 from .records import TensorBoard, best_record, environment, selection_metric
 from .repeatability import borrowed_global_state
 from .rundir import RunDirectory
+from .setting import build_model, data_options, make_loaders
 from .state import TrainingState
 from .step import TrainingStep
 from .weights import model_weights, save_weights
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-    from ..data import DataSplits, Loader
     from ..models import SplitModel
 
 __all__ = ["train"]
@@ -78,9 +77,13 @@ def train(
             return run.path
         saved = _on_first(ranks, lambda: stack.enter_context(run.opened(config, resume=resume)))
 
-        splits = _load_data(config, fabric)
-        loaders = _make_loaders(config, splits, fabric, ranks)
-        model = _build_model(config, splits, fabric)
+        # One process of a node downloads and decodes; the others find the result.
+        with fabric.rank_zero_first(local=True):
+            splits = data.load(**data_options(config))
+        loaders = make_loaders(config, splits, device=fabric.device, rank=ranks.rank, world_size=ranks.size)
+        model = build_model(config, splits).to(fabric.device)
+        if config.channels_last:
+            model = model.to(memory_format=torch.channels_last)
         torch.manual_seed(derive_seed(config.seed, "method"))
         method.setup(model)
         step = TrainingStep(model, method)
@@ -137,74 +140,6 @@ def _on_first(ranks: Ranks, function: Callable[[], Any]) -> Any:
     return result
 
 
-def _load_data(config: Config, fabric: Fabric) -> DataSplits:
-    from .. import data
-
-    # One process of a node downloads and decodes; the others find the result.
-    with fabric.rank_zero_first(local=True):
-        return data.load(
-            config.data,
-            root=config.data_root,
-            held_out=config.held_out,
-            download=config.download,
-            per_class=config.per_class,
-            val_per_class=config.val_per_class,
-            subset_seed=config.subset_seed,
-            image_size=config.image_size,
-            bad_images=config.bad_images,
-        )
-
-
-def _make_loaders(config: Config, splits: DataSplits, fabric: Fabric, ranks: Ranks) -> dict[str, Loader]:
-    from .. import data
-
-    batch = min(config.batch_size, len(splits.train))
-    share = ranks.size * (config.accumulate if ranks.size > 1 else 1)
-    if batch % share:
-        raise ValueError(
-            f"a batch of {batch} examples cannot be divided evenly over {ranks.size} processes with "
-            f"accumulate={config.accumulate}: make batch_size a multiple of {share}"
-        )
-    common: dict[str, Any] = {
-        "image_size": splits.image_size,
-        "seed": config.seed,
-        "device": fabric.device,
-        "rank": ranks.rank,
-        "world_size": ranks.size,
-        "workers": config.workers,
-    }
-    loaders = {
-        "train": data.loader(
-            splits.train,
-            batch_size=config.batch_size,
-            train=True,
-            augment=config.augment,
-            balance_domains=config.balance_domains,
-            **common,
-        ),
-        "test": data.loader(splits.test, batch_size=config.batch_size, train=False, **common),
-    }
-    if splits.val is not None:
-        loaders["val"] = data.loader(splits.val, batch_size=config.batch_size, train=False, **common)
-    return loaders
-
-
-def _build_model(config: Config, splits: DataSplits, fabric: Fabric) -> SplitModel:
-    from .. import models
-
-    model = models.build(
-        config.model,
-        num_classes=splits.num_classes,
-        image_size=splits.image_size,
-        mean=splits.mean,
-        std=splits.std,
-        pretrained=config.pretrained,
-        generator=make_generator(config.seed, "init"),
-    )
-    model = model.to(fabric.device)
-    return model.to(memory_format=torch.channels_last) if config.channels_last else model
-
-
 @contextmanager
 def _compiled(model: SplitModel) -> Iterator[None]:
     """Compile the stages one by one, since methods enter and leave the network between them."""
@@ -217,7 +152,7 @@ def _compiled(model: SplitModel) -> Iterator[None]:
         yield
 
 
-def _data_info(splits: DataSplits, model: SplitModel) -> dict[str, Any]:
+def _data_info(splits: data.DataSplits, model: SplitModel) -> dict[str, Any]:
     def channel_values(buffer: torch.Tensor | None) -> list[float] | None:
         # The model may have statistics of its own (pretrained weights); what it uses is what must be kept.
         return None if buffer is None else buffer.flatten().tolist()

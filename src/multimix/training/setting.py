@@ -1,0 +1,108 @@
+"""What a `Config` asks for: its data, their batches and the model.
+
+Training, reports and the checks before a comparison all take them from here, so that what is measured or checked is
+what is trained.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .. import data, models
+from ..random import make_generator
+from .config import Config
+
+__all__ = ["build_model", "data_options", "evaluation_loader", "make_loaders", "train_loader"]
+
+
+def data_options(config: Config) -> dict[str, Any]:
+    """The arguments of `multimix.data.load`; two configurations that agree in them have the same data."""
+    return {
+        "name": config.data,
+        "root": config.data_root,
+        "held_out": config.held_out,
+        "download": config.download,
+        "per_class": config.per_class,
+        "val_per_class": config.val_per_class,
+        "subset_seed": config.subset_seed,
+        "image_size": config.image_size,
+        "bad_images": config.bad_images,
+    }
+
+
+def train_loader(
+    config: Config, splits: data.DataSplits, *, device: torch.device | str = "cpu", rank: int = 0, world_size: int = 1
+) -> data.Loader:
+    """The training images, shuffled and augmented."""
+    return data.loader(
+        splits.train,
+        batch_size=config.batch_size,
+        train=True,
+        augment=config.augment,
+        image_size=splits.image_size,
+        seed=config.seed,
+        device=device,
+        rank=rank,
+        world_size=world_size,
+        workers=config.workers,
+        balance_domains=config.balance_domains,
+    )
+
+
+def evaluation_loader(
+    config: Config,
+    splits: data.DataSplits,
+    dataset: data.Dataset,
+    *,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+) -> data.Loader:
+    """The images of `dataset`, a split or a part of one, in their order."""
+    return data.loader(
+        dataset,
+        batch_size=config.batch_size,
+        train=False,
+        image_size=splits.image_size,
+        device=device,
+        rank=rank,
+        world_size=world_size,
+        workers=config.workers,
+    )
+
+
+def make_loaders(
+    config: Config, splits: data.DataSplits, *, device: torch.device | str, rank: int, world_size: int
+) -> dict[str, data.Loader]:
+    """The loaders by split: train, test, and val where there is one.
+
+    Raises:
+        ValueError: a batch cannot be divided evenly over the processes and their micro-batches.
+    """
+    batch = min(config.batch_size, len(splits.train))
+    share = world_size * (config.accumulate if world_size > 1 else 1)
+    if batch % share:
+        raise ValueError(
+            f"a batch of {batch} examples cannot be divided evenly over {world_size} processes with "
+            f"accumulate={config.accumulate}: make batch_size a multiple of {share}"
+        )
+    loaders = {"train": train_loader(config, splits, device=device, rank=rank, world_size=world_size)}
+    for split, dataset in (("test", splits.test), ("val", splits.val)):
+        if dataset is not None:
+            loaders[split] = evaluation_loader(config, splits, dataset, device=device, rank=rank, world_size=world_size)
+    return loaders
+
+
+def build_model(config: Config, splits: data.DataSplits) -> models.SplitModel:
+    """The model as training begins with it, on the CPU."""
+    return models.build(
+        config.model,
+        num_classes=splits.num_classes,
+        image_size=splits.image_size,
+        mean=splits.mean,
+        std=splits.std,
+        pretrained=config.pretrained,
+        generator=make_generator(config.seed, "init"),
+    )
