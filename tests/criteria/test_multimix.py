@@ -259,3 +259,18 @@ def test_rescaled_is_the_loss_times_the_factor_of_this_mini_batch(n, m, alpha) -
                     x, y, through, generator=torch.Generator().manual_seed(1)
                 )
                 assert torch.allclose(rescaled, factor * plain, rtol=1e-9)
+
+
+def test_spread_weight_of_the_criteria_is_that_of_the_closed_form() -> None:
+    head, labels = make(nn.Linear(3, 4)), torch.arange(6) % 4
+    features = normal(6, 5, 3, seed=1)
+    attention = features.mean(1, keepdim=True).mul(features).sum(-1).relu()
+    attention = attention / attention.sum(1, keepdim=True)
+    options = {"alpha": (0.1, 0.4), "spread_weight": 3.0}
+    with torch.no_grad():
+        plain = mm.MultiMix(math.inf, **options)(features[:, 0], labels, head)
+        dense = mm.DenseMultiMix(math.inf, **options)(features, labels, head)
+        logits = head(features)
+    limit = mm.functional.expected_mixed_cross_entropy
+    assert torch.allclose(plain, limit(logits[:, 0], labels, **options), rtol=1e-12)
+    assert torch.allclose(dense, limit(logits.transpose(0, 1), labels, attention, **options), rtol=1e-9)

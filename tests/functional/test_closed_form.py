@@ -201,3 +201,41 @@ def test_half_precision_logits_are_taken_to_float32(dtype, autocast) -> None:
     assert loss.dtype == torch.float32
     assert torch.allclose(loss.double(), expected(logits.double(), labels), rtol=1e-6)
     assert torch.autograd.grad(loss, logits)[0].dtype == dtype
+
+
+@pytest.mark.parametrize("kind", ["index", "soft"])
+def test_spread_weight_leaves_the_loss_at_the_mean(kind) -> None:
+    logits, targets = normal(2, 5, 4, seed=0, scale=3), make_targets(kind, 5, 4)
+    a = torch.rand(5, 2, generator=rng(1), dtype=torch.float64)
+    pi, y = (a / a.sum(0)).mT, one_hot(targets, 4)
+    at_mean = torch.nn.functional.cross_entropy(torch.einsum("rb,rbc->rc", pi, logits), pi @ y)
+    spread = expected(logits, targets, a, 0.3) - at_mean
+    for weight in (0.0, 0.5, 4.0):
+        loss = expected(logits, targets, a, 0.3, spread_weight=weight)
+        assert torch.allclose(loss, at_mean + weight * spread, rtol=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 2.0])
+@pytest.mark.parametrize(("share", "stable"), [(0.95, True), (1.05, False)])
+def test_spread_weight_beyond_the_bound_has_no_minimum(alpha, share, stable) -> None:
+    # For balanced classes the stationary point is known: p uniform, and l_i - mu = c (y_i - ybar) minimises every q_i.
+    b = c = 4
+    labels, weight = torch.arange(b), share * (b * alpha + 1) / (c - 1)
+    stationary = c * torch.eye(b, dtype=torch.float64) - 1
+
+    def loss(logits: Tensor) -> Tensor:
+        return expected(logits.view(b, c), labels, alpha=alpha, spread_weight=weight)
+
+    assert torch.autograd.functional.jacobian(loss, stationary.flatten()).abs().max() < 1e-12
+    curvature = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, stationary.flatten()))
+    assert (curvature.min() > -1e-12) == stable
+
+
+@pytest.mark.parametrize(
+    ("weight", "error", "message"),
+    [(-1.0, ValueError, "at least 0 and finite, got -1.0"), (math.inf, ValueError, "got inf"),
+     ("1", TypeError, "a number, got '1'"), (True, TypeError, "got True")],
+)  # fmt: skip
+def test_bad_spread_weight(weight, error, message) -> None:
+    with pytest.raises(error, match=f"spread_weight must be .*{message}"):
+        expected(normal(3, 4, seed=0), torch.arange(3), spread_weight=weight)

@@ -29,6 +29,9 @@ def test_options_and_nesting() -> None:
     assert method.b.b.linear.alpha == 0.2
     assert parse("multimix(alpha=1.0, share=0.75)").p == 0.75
     assert parse("dense-multimix(attention='cam')").a.criterion.attention == "cam"
+    for name in ("multimix", "dense-multimix"):
+        assert parse(f"{name}(n=inf, spread_weight=3)").a.criterion.spread_weight == 3
+        assert parse(f"{name}-alone(n=inf, spread_weight=3)").criterion.spread_weight == 3
 
 
 def test_lists() -> None:

@@ -19,7 +19,8 @@ class DenseMultiMix(MultiMix):
     """MultiMix at every spatial position, with weights scaled by attention and a dense loss, (9)-(14).
 
     Args:
-        n, m, alpha, implementation, rescale: as in `MultiMix`; fresh weights are drawn for every position.
+        n, m, alpha, implementation, rescale, spread_weight: as in `MultiMix`; fresh weights are drawn for every
+            position.
         attention: "gap", "cam" or "uniform", u of (9).
         nonlinearity: "relu" (then l1 normalisation) or "softmax", h of (9).
         detach_attention: take no gradient through the attention map.
@@ -44,8 +45,9 @@ class DenseMultiMix(MultiMix):
         *,
         implementation: str = "auto",
         rescale: bool = False,
+        spread_weight: float = 1.0,
     ) -> None:
-        super().__init__(n, m, alpha, implementation=implementation, rescale=rescale)
+        super().__init__(n, m, alpha, implementation=implementation, rescale=rescale, spread_weight=spread_weight)
         self.attention = check_choice("attention", attention, ("gap", "cam", "uniform"))
         self.nonlinearity = check_choice("nonlinearity", nonlinearity, ("relu", "softmax"))
         self.detach_attention = detach_attention

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .. import random
 from ..functional import attend, expected_mixed_cross_entropy, mixed_cross_entropy, rescaling_factor, sample_weights
 from ..functional._checks import Alpha, as_probabilities, check_alpha, check_choice, check_count, check_targets
+from ..functional.closed_form import check_spread_weight
 from ..functional.interpolation import mix
 from ..kernels.ops import sampled_cross_entropy
 from .classifiers import Classifier, apply_linear, is_linear
@@ -29,6 +30,8 @@ class MultiMix(nn.Module):
         rescale: multiply the loss by `multimix.functional.rescaling_factor`, so that the gradient that tells examples
             apart is about as large as cross entropy's. For small alpha (0.05 to 0.2); at the paper's alpha the
             factor is near m, which multiplies the gradient of the mean prediction too, and training diverges.
+        spread_weight: with n=math.inf, what multiplies the part of the loss that tells examples apart, and not the loss
+            at the batch mean; see `expected_mixed_cross_entropy`.
 
     >>> head = nn.Linear(16, 10)
     >>> embeddings, labels = torch.randn(8, 16, requires_grad=True), torch.arange(8)
@@ -46,6 +49,7 @@ class MultiMix(nn.Module):
         *,
         implementation: str = "auto",
         rescale: bool = False,
+        spread_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.n, self.m, self.alpha = check_n(n), m, check_alpha(alpha)
@@ -54,6 +58,12 @@ class MultiMix(nn.Module):
             if n == math.inf:
                 raise ValueError(f"n=math.inf is defined for m = b only, got m={m}: leave m out, or give a finite n")
         self.rescale = rescale
+        self.spread_weight = check_spread_weight(spread_weight)
+        if n != math.inf and self.spread_weight != 1:
+            raise ValueError(
+                f"spread_weight={spread_weight} needs the closed form, n=math.inf; got n={n}, whose mixtures are not "
+                "split into a mean and a spread"
+            )
         self.implementation = check_choice("implementation", implementation, ("auto", "triton", "reference"))
 
     def forward(
@@ -112,6 +122,7 @@ class MultiMix(nn.Module):
 
     def extra_repr(self) -> str:
         text = f"n={self.n}, m={self.m}, alpha={self.alpha}"
+        text += f", spread_weight={self.spread_weight}" if self.spread_weight != 1 else ""
         return f"{text}, rescale=True" if self.rescale else text
 
 
@@ -143,7 +154,9 @@ def loss_from_logits(
     check_targets(targets, b, c)
     scale = criterion.scale(b)
     if criterion.n == math.inf:
-        return scale * expected_mixed_cross_entropy(logits_RBC, targets, attention_BR, criterion.alpha, normalize)
+        return scale * expected_mixed_cross_entropy(
+            logits_RBC, targets, attention_BR, criterion.alpha, normalize, spread_weight=criterion.spread_weight
+        )
     n = int(criterion.n)
     needs_weights = targets.requires_grad or (attention_BR is not None and attention_BR.requires_grad)
     if criterion.implementation == "triton" and needs_weights:

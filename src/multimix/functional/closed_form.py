@@ -10,9 +10,13 @@ p = softmax(mu) and J = diag(p) - p p',
 
 For targets with sums t_i other than 1, and tbar = sum_i pi_i t_i, the first term of either line is multiplied by tbar,
 and q_i gains 2 (t_i - tbar) p . (l_i - mu).
+
+The first term is the loss at the batch mean; the second is what the spread of the mixtures around it adds.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -26,6 +30,8 @@ def expected_mixed_cross_entropy(
     a: Tensor | None = None,
     alpha: Alpha = (0.5, 2.0),
     normalize: str = "position",
+    *,
+    spread_weight: float = 1.0,
 ) -> Tensor:
     """The expectation of `mixed_cross_entropy` over lambda ~ Dir(alpha) with m = b, to second order.
 
@@ -38,6 +44,9 @@ def expected_mixed_cross_entropy(
         a: attention (b, r) for logits (r, b, c); None: uniform.
         alpha: Dirichlet concentration, or a range (low, high) of which it is drawn uniformly for every mixture.
         normalize: "position" or "global", as in `mixed_cross_entropy`.
+        spread_weight: multiplies the second-order term, all that tells examples apart. `rescale=True` of the criteria
+            multiplies both terms, by `rescaling_factor`; this one leaves the pull on the mean prediction as it is. The
+            term is not bounded below: keep `spread_weight` below (b alpha + 1) / (c - 1), see docs/closed_form.md.
 
     Returns:
         A scalar, float32 (float64 for float64 logits), differentiable as often as wanted.
@@ -47,6 +56,7 @@ def expected_mixed_cross_entropy(
     1.0986
     """
     low, high = check_alpha(alpha)
+    check_spread_weight(spread_weight)
     check_choice("normalize", normalize, ("position", "global"))
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
@@ -82,11 +92,20 @@ def expected_mixed_cross_entropy(
         e_R = pi_RB.square().sum(1)
         second_R = (pi_RB.square() * q_RB).sum(1)
         first_R = tbar_R * mu_RC.logsumexp(-1) - (ybar_RC * mu_RC).sum(-1)
-        loss_R = first_R + 0.5 * _mean_inverse(low, high, e_R) * second_R
+        loss_R = first_R + 0.5 * spread_weight * _mean_inverse(low, high, e_R) * second_R
         weight_R = total_R if normalize == "global" else attended_R.to(dtype)
         weighted = (weight_R * torch.where(attended_R, loss_R, torch.zeros_like(loss_R))).sum()
         whole = weight_R.sum()
         return weighted / torch.where(whole == 0, torch.ones_like(whole), whole)
+
+
+def check_spread_weight(value: float) -> float:
+    """A number >= 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"spread_weight must be a number, got {value!r}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"spread_weight must be at least 0 and finite, got {value}")
+    return float(value)
 
 
 def _mean_inverse(low: float, high: float, e: Tensor) -> Tensor:

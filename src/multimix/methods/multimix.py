@@ -25,7 +25,7 @@ class MultiMix(Method):
     `Either(MultiMix(), InputMixup(), p=0.5)`.
 
     Args:
-        n, m, alpha, rescale: as in `multimix.MultiMix`.
+        n, m, alpha, rescale, spread_weight: as in `multimix.MultiMix`.
         layer: None: the embeddings, just before the classifier (the paper's default). k: the output of stage k, 0
             being the input; then `n` examples go through the rest of the network, so choose `n` near b (Figure 4(a)).
     """
@@ -38,9 +38,10 @@ class MultiMix(Method):
         *,
         layer: int | None = None,
         rescale: bool = False,
+        spread_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.criterion = criteria.MultiMix(n, m, alpha, rescale=rescale)
+        self.criterion = criteria.MultiMix(n, m, alpha, rescale=rescale, spread_weight=spread_weight)
         self.layer = check_layer(layer, n)
 
     def forward(
@@ -67,7 +68,8 @@ class DenseMultiMix(Method):
     """MultiMix at every spatial position of the features, weighted by attention, with a dense loss, (9)-(14).
 
     Args:
-        n, m, alpha, attention, nonlinearity, detach_attention, normalize, rescale: as in `multimix.DenseMultiMix`.
+        n, m, alpha, attention, nonlinearity, detach_attention, normalize, rescale, spread_weight: as in
+            `multimix.DenseMultiMix`.
         layer: None: the features of the last stage (patch tokens for transformers). k: the output of stage k; all
             tokens of a transformer are then positions. `n` examples go through the rest of the network.
     """
@@ -84,10 +86,19 @@ class DenseMultiMix(Method):
         *,
         layer: int | None = None,
         rescale: bool = False,
+        spread_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.criterion = criteria.DenseMultiMix(
-            n, m, alpha, attention, nonlinearity, detach_attention, normalize, rescale=rescale
+            n,
+            m,
+            alpha,
+            attention,
+            nonlinearity,
+            detach_attention,
+            normalize,
+            rescale=rescale,
+            spread_weight=spread_weight,
         )
         self.layer = check_layer(layer, n)
 

@@ -45,15 +45,18 @@ def paper_regime(*, multimix: Method, share: float = 0.5) -> Either:
 
 
 def _multimix(n: int | float = 1000, m: int | None = None, alpha: Any = (0.5, 2.0), *, layer: int | None = None,
-              rescale: bool = False, share: float = 0.5) -> Either:  # fmt: skip
-    return paper_regime(multimix=MultiMix(n, m, alpha, layer=layer, rescale=rescale), share=share)
+              rescale: bool = False, spread_weight: float = 1.0, share: float = 0.5) -> Either:  # fmt: skip
+    alone = MultiMix(n, m, alpha, layer=layer, rescale=rescale, spread_weight=spread_weight)
+    return paper_regime(multimix=alone, share=share)
 
 
 def _dense_multimix(n: int | float = 1000, m: int | None = None, alpha: Any = (0.5, 2.0), attention: str = "gap",
                     nonlinearity: str = "relu", detach_attention: bool = True, normalize: str = "position", *,
-                    layer: int | None = None, rescale: bool = False, share: float = 0.5) -> Either:  # fmt: skip
+                    layer: int | None = None, rescale: bool = False, spread_weight: float = 1.0,
+                    share: float = 0.5) -> Either:  # fmt: skip
     options = (n, m, alpha, attention, nonlinearity, detach_attention, normalize)
-    return paper_regime(multimix=DenseMultiMix(*options, layer=layer, rescale=rescale), share=share)
+    alone = DenseMultiMix(*options, layer=layer, rescale=rescale, spread_weight=spread_weight)
+    return paper_regime(multimix=alone, share=share)
 
 
 def _alignmixup(alpha: float = 2.0, *, eps: float = 0.1, max_iter: int = 100, share: float = 0.5) -> Either:
