@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from multimix import cli, recipes
-from multimix.cli.compare import METHODS, Options, make_plan
+from multimix import cli
+from multimix.cli.compare import METHODS, Options
+from multimix.cli.request import read_request
 from multimix.cli.workers import Job
 from multimix.reports import speed
+from multimix.reports.plan import Plan
 from multimix.training import train
 
 
@@ -59,9 +61,12 @@ def test_mistakes_are_one_line_and_leave_nothing(
 
 
 def test_the_plan_is_methods_by_seeds_from_the_first_seed_on() -> None:
-    options = Options(methods="erm, multimix(alpha=0.1,n=5)", seeds=2, config=recipes.get("digits"))
-    plan = make_plan(options, "digits", command="c")
+    def planned(*argv: str) -> Plan:
+        return read_request(argv, Options, command="compare", recipe="digits", description="").plan()
+
+    plan = planned("--methods", "erm, multimix(alpha=0.1,n=5)", "--seeds", "2")
     assert plan.folder == Path("runs/compare-digits")
+    assert plan.command == "multimix compare --methods 'erm, multimix(alpha=0.1,n=5)' --seeds 2"
     assert [(method, seed, path.name) for method, seed, path in plan.jobs()] == [
         ("erm", 0, "seed0"),
         ("multimix(alpha=0.1, n=5)", 0, "seed0"),
@@ -69,7 +74,9 @@ def test_the_plan_is_methods_by_seeds_from_the_first_seed_on() -> None:
         ("multimix(alpha=0.1, n=5)", 1, "seed1"),
     ]
     assert len({path for _, _, path in plan.jobs()}) == 4
-    assert len(make_plan(Options(config=recipes.get("digits")), "digits", command="c").methods) == 6
+    assert len(planned().methods) == 6
+    assert planned("cifar10", "--seed", "7").seeds == [7, 8, 9]
+    assert planned("cifar10").folder == Path("runs/compare-cifar10")
     assert METHODS.startswith("erm,")
 
 

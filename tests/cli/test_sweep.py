@@ -24,6 +24,7 @@ SMALL = ["--model", "smallnet-w4", "--epochs", "1", "--per-class", "5", "--val-p
         (["--methods", "multimix(n=2)", "--vary", "n=1"], "multimix(n=2) has n already"),
         (["--vary", "n=1", "--method", "erm"], "sweep takes a list of methods: --methods erm"),
         (["--vary", "n=1", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--vary", "n=1", "--methods", ","], "--methods is empty: name some, separated by commas, such as multimix,"),
     ],
 )
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from .. import methods
 from ..reports import write_report
 from ..reports.evaluated import default_device
 from ..reports.plan import Plan
 from ..reports.speed import measure_speed
 from ..training import Config, RunDirectory
 from .console import show_results
-from .options import parse
-from .planned import checked_methods, run_plan, workers_and_threads
+from .planned import run_plan, workers_and_threads
+from .request import read_request
 
 METHODS = "erm,input-mixup,manifold-mixup,cutmix,multimix,dense-multimix"
 
@@ -42,44 +39,16 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Train what is not there yet, then print the table and write the page."""
-    from .. import recipes
-
-    recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("digits", argv)
-    options = parse(
-        rest,
-        Options(config=recipes.get(recipe)),
-        prog=f"multimix compare {recipe}",
+    request = read_request(
+        argv,
+        Options,
+        command="compare",
+        recipe="digits",
         description="Train several methods over several seeds, each run with the options of the recipe, then print a "
         "table and write summary.json, results.csv and report.html. The same command continues where it stopped.",
     )
-    if options.config.method != recipes.get(recipe).method:
-        raise ValueError(f"compare takes a list of methods: --methods erm,{options.config.method} instead of --method")
-    plan = make_plan(options, recipe, command=shlex.join(["multimix", "compare", *argv]))
-    run_plan(plan, options.config, jobs=options.jobs, report=lambda whole: _report(whole, options))
-
-
-def make_plan(options: Options, recipe: str, *, command: str) -> Plan:
-    """Methods x seeds, checked.
-
-    Raises:
-        ValueError: an unknown method, one that is named twice, or a number that is not positive.
-    """
-    chosen = methods.split_list(options.methods)
-    if not chosen:
-        raise ValueError(f"--methods is empty: name some, separated by commas, such as {METHODS}")
-    chosen = checked_methods(chosen)
-    for name in ("seeds", "jobs"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
-    first = options.config.seed
-    return Plan(
-        folder=options.out or Path("runs") / f"compare-{recipe}",
-        methods=chosen,
-        seeds=list(range(first, first + options.seeds)),
-        command=command,
-        started=datetime.now().astimezone().isoformat(timespec="seconds"),
-    )
+    options = request.options
+    run_plan(request.plan(), options.config, jobs=options.jobs, report=lambda whole: _report(whole, options))
 
 
 def _report(plan: Plan, options: Options) -> None:

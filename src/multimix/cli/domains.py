@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-from .. import methods
 from ..data.domains import domain_names
 from ..reports import domains as report
 from ..reports.plan import Plan, folder_name
@@ -17,8 +14,8 @@ from ..reports.runs import read_run
 from ..training import Config, RunDirectory
 from ..training.files import write_json, write_text
 from .console import show_table
-from .options import parse
-from .planned import checked_methods, run_plan
+from .planned import run_plan
+from .request import read_request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,41 +37,21 @@ def main(argv: list[str]) -> None:
     """Train what is not there yet, domain by domain, then print the table."""
     from .. import recipes
 
-    recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("office-home", argv)
-    default = recipes.get(recipe)
-    options = parse(
-        rest,
-        Options(config=default),
-        prog=f"multimix domains {recipe}",
+    request = read_request(
+        argv,
+        Options,
+        command="domains",
+        recipe="office-home",
         description="Train on all domains but one and test on that one, for every domain, method and seed, then "
         "print the accuracies and their average. The same command continues where it stopped.",
     )
-    config = options.config
-    if config.method != default.method:
-        raise ValueError(f"domains takes a list of methods: --methods erm,{config.method} instead of --method")
+    config = request.options.config
     if config.data != "domains" or config.data_root is None:
         raise ValueError("domains needs a folder that holds DOMAIN/CLASS/IMAGE: give --data domains --data-root DIR")
-    if config.held_out != default.held_out:
+    if config.held_out != recipes.get(request.recipe).held_out:
         raise ValueError("domains holds out every domain in turn: leave out --held-out, or use multimix train")
-    for name in ("seeds", "jobs"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
-    chosen = checked_methods(methods.split_list(options.methods))
-    if not chosen:
-        raise ValueError("--methods is empty: name some, separated by commas")
-    folder = options.out or Path("runs") / f"domains-{recipe}"
-    plans = {
-        name: Plan(
-            folder=folder / folder_name(name),
-            methods=chosen,
-            seeds=list(range(config.seed, config.seed + options.seeds)),
-            command=shlex.join(["multimix", "domains", *argv]),
-            started=datetime.now().astimezone().isoformat(timespec="seconds"),
-        )
-        for name in domain_names(config.data_root)
-    }
-    _run(plans, config, options.jobs, folder)
+    plans = {name: request.plan(folder=request.folder / folder_name(name)) for name in domain_names(config.data_root)}
+    _run(plans, config, request.options.jobs, request.folder)
 
 
 def _run(plans: dict[str, Plan], config: Config, jobs: int | None, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Train what a plan lacks, several runs at a time: what `compare` and `sweep` share."""
+"""Train what a plan lacks, several runs at a time: what `compare`, `sweep` and `domains` share."""
 
 from __future__ import annotations
 
@@ -12,36 +12,16 @@ import torch
 
 from .. import methods
 from ..reports.evaluated import default_device, load_splits
-from ..reports.plan import Plan, folder_name, read_plan
+from ..reports.plan import Plan, read_plan
 from ..training import Config, RunDirectory
 from ..training.rundir import refuse_changes
 from ..training.setting import build_model, train_loader
 from .board import Board
 from .workers import Job, run_jobs
 
-__all__ = ["checked_methods", "run_plan", "workers_and_threads"]
+__all__ = ["run_plan", "workers_and_threads"]
 
 LOG = "log.txt"
-
-
-def checked_methods(chosen: Sequence[str]) -> list[str]:
-    """Methods as they are called in tables and files, so that two spellings do not become two rows.
-
-    Raises:
-        ValueError: an unknown method, or one that is named twice.
-    """
-    chosen = [methods.spelled(method) for method in chosen]
-    folders: dict[str, str] = {}
-    for method in chosen:
-        methods.parse(method)
-        other = folders.setdefault(folder_name(method), method)
-        if other is not method:
-            raise ValueError(
-                f"--methods names {other} twice: leave out one"
-                if other == method
-                else f"--methods names {other} and {method}, which would share a folder: compare them apart"
-            )
-    return chosen
 
 
 def run_plan(plan: Plan, config: Config, *, jobs: int | None, report: Callable[[Plan], None]) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from .. import methods
@@ -18,8 +16,8 @@ from ..reports.sweep import Axis, with_option
 from ..training import Config
 from ..training.files import write_json, write_text
 from .console import show_table
-from .options import parse
-from .planned import checked_methods, run_plan
+from .planned import run_plan
+from .request import checked_methods, read_request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,35 +39,20 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Train what is not there yet, then print the table and draw the curves."""
-    from .. import recipes
-
-    recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("digits", argv)
-    options = parse(
-        rest,
-        Options(config=recipes.get(recipe)),
-        prog=f"multimix sweep {recipe}",
+    request = read_request(
+        argv,
+        Options,
+        command="sweep",
+        recipe="digits",
         description="Train methods with one option at a time changed, over several seeds, and plot the accuracy over "
         "each option as in Figure 4 of the paper: on the validation split where the recipe has one "
         "(--val-per-class), so that settings are not chosen by the test set. The same command continues where it "
         "stopped.",
     )
-    if options.config.method != recipes.get(recipe).method:
-        raise ValueError(f"sweep takes a list of methods: --methods {options.config.method} instead of --method")
-    for name in ("seeds", "jobs"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
-    bases = checked_methods(methods.split_list(options.methods))
+    options, bases = request.options, request.methods
     axes = read_axes(options.vary)
     chosen = [with_option(base, axis.option, value) for axis in axes for base in bases for value in axis.values]
-    first = options.config.seed
-    plan = Plan(
-        folder=options.out or Path("runs") / f"sweep-{recipe}",
-        methods=checked_methods(list(dict.fromkeys([*bases, *chosen]))),
-        seeds=list(range(first, first + options.seeds)),
-        command=shlex.join(["multimix", "sweep", *argv]),
-        started=datetime.now().astimezone().isoformat(timespec="seconds"),
-    )
+    plan = request.plan(methods=checked_methods(list(dict.fromkeys([*bases, *chosen]))))
     run_plan(plan, options.config, jobs=options.jobs, report=lambda whole: write(plan, bases, axes, options.config))
 
 

@@ -1,0 +1,119 @@
+"""What the commands that train methods x seeds are asked for: what `compare`, `sweep` and `domains` share."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from .. import methods
+from ..reports.plan import Plan, folder_name
+from ..training import Config
+from .options import parse
+
+__all__ = ["Request", "checked_methods", "read_request"]
+
+
+class PlanOptions(Protocol):
+    """The options that the three commands share."""
+
+    @property
+    def methods(self) -> str: ...
+    @property
+    def seeds(self) -> int: ...
+    @property
+    def out(self) -> Path | None: ...
+    @property
+    def jobs(self) -> int | None: ...
+    @property
+    def config(self) -> Config: ...
+
+
+O = TypeVar("O", bound=PlanOptions)  # noqa: E741
+
+
+@dataclass(frozen=True)
+class Request(Generic[O]):
+    """A command line, read and checked."""
+
+    recipe: str
+    options: O
+    methods: Sequence[str]
+    """Those of --methods, as they are called in tables and files."""
+    folder: Path
+    command: str
+    """The whole command line."""
+
+    def plan(self, *, folder: Path | None = None, methods: Sequence[str] | None = None) -> Plan:
+        """Every method with every seed, begun now; by default of the methods and in the folder that were named."""
+        first = self.options.config.seed
+        return Plan(
+            folder=self.folder if folder is None else folder,
+            methods=list(self.methods if methods is None else methods),
+            seeds=list(range(first, first + self.options.seeds)),
+            command=self.command,
+            started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        )
+
+
+def read_request(
+    argv: Sequence[str], make: Callable[..., O], *, command: str, recipe: str, description: str
+) -> Request[O]:
+    """Read `[RECIPE] [OPTIONS]`.
+
+    Args:
+        make: the dataclass of the command's options; its default is that of the command.
+        command: `compare`, say.
+        recipe: what is trained when none is named.
+
+    Raises:
+        ValueError: an unknown recipe, option or method, --method, a method that is named twice, none at all, or a
+            number that is not positive.
+    """
+    from .. import recipes
+
+    recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (recipe, argv)
+    default = make(config=recipes.get(recipe))
+    options = parse(rest, default, prog=f"multimix {command} {recipe}", description=description)
+    if options.config.method != default.config.method:
+        baseline = "erm," if default.methods.startswith("erm,") else ""
+        raise ValueError(
+            f"{command} takes a list of methods: --methods {baseline}{options.config.method} instead of --method"
+        )
+    for name in ("seeds", "jobs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
+    chosen = methods.split_list(options.methods)
+    if not chosen:
+        raise ValueError(f"--methods is empty: name some, separated by commas, such as {default.methods}")
+    return Request(
+        recipe,
+        options,
+        checked_methods(chosen),
+        folder=options.out or Path("runs") / f"{command}-{recipe}",
+        command=shlex.join(["multimix", command, *argv]),
+    )
+
+
+def checked_methods(chosen: Sequence[str]) -> list[str]:
+    """Methods as they are called in tables and files, so that two spellings do not become two rows.
+
+    Raises:
+        ValueError: an unknown method, or one that is named twice.
+    """
+    chosen = [methods.spelled(method) for method in chosen]
+    folders: dict[str, str] = {}
+    for method in chosen:
+        methods.parse(method)
+        other = folders.setdefault(folder_name(method), method)
+        if other is not method:
+            raise ValueError(
+                f"--methods names {other} twice: leave out one"
+                if other == method
+                else f"--methods names {other} and {method}, which would share a folder: compare them apart"
+            )
+    return chosen
