@@ -71,10 +71,15 @@ class Loader:
         return self._batches(self._shares(epoch, start), epoch)
 
     def _batches(self, shares: list[Tensor], epoch: int) -> Iterator[Batch]:
-        for share, images in zip(shares, self._reader.read(epoch, shares), strict=True):
-            indices = share.to(self._device, non_blocking=True)
-            extras = {name: values[indices] for name, values in self._extras.items()}
-            yield Batch(images, self._labels[indices], extras)
+        if not shares:
+            return
+        # Copied to the device once in an epoch: a copy for every batch can make the host wait.
+        order = torch.cat(shares).to(self._device, non_blocking=True)
+        sizes = [len(share) for share in shares]
+        targets = self._labels.index_select(0, order).split(sizes)
+        for images, labels, indices in zip(self._reader.read(epoch, shares), targets, order.split(sizes), strict=True):
+            extras = {name: values.index_select(0, indices) for name, values in self._extras.items()}
+            yield Batch(images, labels, extras)
 
     def _shares(self, epoch: int, start: int) -> list[Tensor]:
         order = torch.arange(len(self.dataset))

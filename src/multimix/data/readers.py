@@ -24,7 +24,10 @@ __all__ = ["ArrayReader", "FileReader"]
 
 
 class ArrayReader:
-    """Images that live on `device` as uint8 and are augmented there, a batch at a time."""
+    """Images that live on `device` as uint8 and are augmented there."""
+
+    AHEAD = 2**25
+    """Bytes of float32 images that an accelerator may prepare at once."""
 
     def __init__(
         self, dataset: ArrayDataset, *, augment: Augment, image_size: int, seed: int, device: torch.device
@@ -34,16 +37,29 @@ class ArrayReader:
 
     def read(self, epoch: int, shares: list[Tensor]) -> Iterator[Tensor]:
         """For each share, example indices (b,), the images (b, channels, size, size) in [0, 1]."""
-        count, side, device = len(self._images), self._images.shape[-1], self._images.device
+        if not shares:
+            return
+        (count, channels, side, _), device = self._images.shape, self._images.device
         generator = make_generator(self._seed, epoch, "augment")
-        draws = augmentation.draw(self._augment, count, side, generator).to(device)
-        for share in shares:
-            indices = share.to(device, non_blocking=True)
-            images = augmentation.apply(self._augment, self._images[indices], draws[indices])
+        order = torch.cat(shares)
+        draws = augmentation.draw(self._augment, count, side, generator)[order].to(device, non_blocking=True)
+        order = order.to(device, non_blocking=True)
+        together = self._together(4 * channels * self._size**2 * len(shares[0]))
+        begin = 0
+        for first in range(0, len(shares), together):
+            sizes = [len(share) for share in shares[first : first + together]]
+            part = slice(begin, begin + sum(sizes))
+            begin = part.stop
+            images = augmentation.apply(self._augment, self._images.index_select(0, order[part]), draws[part])
             if side != self._size:
                 size = (self._size, self._size)
                 images = nnf.interpolate(images, size, mode="bilinear", antialias=True)
-            yield images
+            yield from images.split(sizes)
+
+    def _together(self, batch_bytes: int) -> int:
+        """How many batches to augment at once. Launching a dozen small kernels for each would keep a fast GPU waiting;
+        on a CPU, what does not fit into the cache is slower."""
+        return 1 if self._images.device.type == "cpu" else max(1, self.AHEAD // batch_bytes)
 
 
 class FileReader:

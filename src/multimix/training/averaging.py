@@ -40,12 +40,12 @@ class MovingAverage:
         """Move towards the present weights of `model`."""
         mine = list(chain(self.model.parameters(), self.model.buffers()))
         theirs = list(chain(model.parameters(), model.buffers()))
-        pairs = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.is_floating_point()]
+        averaged = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.is_floating_point()]
+        counters = [(a, b) for a, b in zip(mine, theirs, strict=True) if not a.is_floating_point()]
         weight = 1 - min(self.decay, self.updates / (self.updates + 9))
-        torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], weight)
-        for a, b in zip(mine, theirs, strict=True):
-            if not a.is_floating_point():
-                a.copy_(b)
+        torch._foreach_lerp_([a for a, _ in averaged], [b for _, b in averaged], weight)
+        if counters:
+            torch._foreach_copy_([a for a, _ in counters], [b for _, b in counters])
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:

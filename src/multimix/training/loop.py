@@ -20,6 +20,7 @@ from .meters import Totals
 from .optimizers import learning_rate
 from .progress import Reporter
 from .records import TensorBoard, best_record, selection_metric
+from .repeatability import seed_global_state
 from .rundir import RunDirectory
 from .state import TrainingState
 
@@ -91,13 +92,13 @@ class Loop:
         pieces = _pieces(images, targets, self._wanted(extras), config.accumulate)
         for number, (images_, targets_, extras_) in enumerate(pieces):
             # Everything random is a function of where we are, so a resumed run needs no generator state.
-            torch.manual_seed(derive_seed(config.seed, state.step, number, rank, "network"))
+            seed_global_state(derive_seed(config.seed, state.step, number, rank, "network"), images.device)
             generator = make_generator(config.seed, state.step, number, rank, "mix")
             if config.channels_last:
                 images_ = images_.contiguous(memory_format=torch.channels_last)
             with self.fabric.no_backward_sync(self.module, enabled=number + 1 < len(pieces)):
                 loss, correct = self.module(images_, targets_, generator, extras_)
-                self.fabric.backward(loss * (len(targets_) / len(targets)))
+                self.fabric.backward(loss if len(pieces) == 1 else loss * (len(targets_) / len(targets)))
             state.meters.add(loss, correct, len(targets_), state.step)
         if config.clip_norm is not None:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)

@@ -1,7 +1,8 @@
-"""Running sums of an epoch, kept on the device."""
+"""Running sums of an epoch, which wait for the device only when they are read."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -45,8 +46,19 @@ class Totals(NamedTuple):
         return self.correct / self.clean if self.clean else None
 
 
+class _Added(NamedTuple):
+    loss: Tensor
+    correct: Tensor | None
+    examples: int
+    step: int
+
+
 class Meters:
-    """The sums of one rank. Adding never waits for the device."""
+    """The sums of one rank. Adding launches nothing on the device and never waits for it.
+
+    What is added stays on the device until somebody looks, and is then summed on the host: in the order of the steps
+    and in double precision, so that the sums do not depend on when anybody looked.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -54,47 +66,64 @@ class Meters:
 
     def restore(self, totals: Totals) -> None:
         """Go on from `totals`; a new epoch starts from `Totals()`."""
-        # Sums of many small losses want double precision; MPS has none.
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        self._loss = torch.tensor(totals.loss, dtype=dtype, device=self.device)
-        self._correct = torch.tensor(totals.correct, device=self.device)
-        self._bad_step = torch.tensor(totals.bad_step, device=self.device)
-        self._batches, self._clean = totals.batches, totals.clean
-        self._underway: tuple[Tensor, int, int, torch.cuda.Event] | None = None
+        self._totals = totals
+        self._pending: list[_Added] = []
+        self._underway: tuple[Tensor, list[_Added], torch.cuda.Event] | None = None
 
     def add(self, loss: Tensor, correct: Tensor | None, examples: int, step: int) -> None:
-        """One micro-batch of `examples` images at optimiser step `step`."""
-        loss = loss.detach()
-        self._bad_step = torch.where((self._bad_step < 0) & ~loss.isfinite(), step, self._bad_step)
-        self._loss += loss
-        self._batches += 1
-        if correct is not None:
-            self._correct += correct
-            self._clean += examples
+        """One micro-batch of `examples` images at optimiser step `step`. Its loss must not be changed in place."""
+        self._pending.append(_Added(loss.detach(), correct, examples, step))
 
     def totals(self) -> Totals:
         """The sums so far; waits for the device."""
-        return _read(self._stack().cpu(), self._batches, self._clean)
+        if self._underway is not None:
+            self._underway[2].synchronize()
+            self._land()
+        if self._pending:
+            self._totals = _sum(self._totals, _together(self._pending).tolist(), self._pending)
+            self._pending = []
+        return self._totals
 
     def glance(self) -> Totals | None:
         """The sums at some earlier call, without waiting for a CUDA device; None if they are not there yet."""
         if self.device.type != "cuda":
             return self.totals()
         seen = None
-        if self._underway is not None and self._underway[3].query():
-            seen = _read(*self._underway[:3])
-            self._underway = None
-        if self._underway is None:
-            copied = self._stack().to("cpu", non_blocking=True)
+        if self._underway is not None and self._underway[2].query():
+            self._land()
+            seen = self._totals
+        if self._underway is None and self._pending:
+            copied = _together(self._pending).to("cpu", non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-            self._underway = copied, self._batches, self._clean, event
+            self._underway, self._pending = (copied, self._pending, event), []
         return seen
 
-    def _stack(self) -> Tensor:
-        return torch.stack([self._loss, self._correct.to(self._loss), self._bad_step.to(self._loss)])
+    def _land(self) -> None:
+        assert self._underway is not None
+        copied, added, _ = self._underway
+        self._totals = _sum(self._totals, copied.tolist(), added)
+        self._underway = None
 
 
-def _read(sums: Tensor, batches: int, clean: int) -> Totals:
-    loss, correct, bad_step = sums.tolist()
-    return Totals(loss, batches, int(correct), clean, int(bad_step))
+def _together(added: list[_Added]) -> Tensor:
+    """One vector to be read at once: the losses, then the numbers of correct images that there are."""
+    losses = torch.stack([entry.loss for entry in added])
+    # Whole numbers of images are exact in float32, and not in half precision.
+    losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
+    correct = [entry.correct for entry in added if entry.correct is not None]
+    return torch.cat([losses, torch.stack(correct).to(losses.dtype)]) if correct else losses
+
+
+def _sum(totals: Totals, values: list[float], added: list[_Added]) -> Totals:
+    correct = iter(values[len(added) :])
+    for loss, entry in zip(values, added, strict=False):
+        clean = entry.correct is not None
+        totals += Totals(
+            loss=loss,
+            batches=1,
+            correct=int(next(correct)) if clean else 0,
+            clean=entry.examples if clean else 0,
+            bad_step=-1 if math.isfinite(loss) else entry.step,
+        )
+    return totals

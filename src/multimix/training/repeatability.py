@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["borrowed_global_state"]
+__all__ = ["borrowed_global_state", "seed_global_state"]
 
 
 @contextmanager
@@ -39,3 +39,16 @@ def borrowed_global_state(*, deterministic: bool) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
         if mps is not None:
             torch.mps.set_rng_state(mps)
+
+
+def seed_global_state(seed: int, device: torch.device) -> None:
+    """Seed the global generators that a network on `device` draws from: the CPU's, and that device's own.
+
+    torch.manual_seed also seeds all other devices, and as long as CUDA is not initialised it writes down the call
+    stack, for a millisecond each time.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
