@@ -18,7 +18,9 @@ import multimix.evaluation as ev
 from multimix.data import ArrayDataset
 from multimix.evaluation.projection import umap
 from multimix.models import build
-from multimix.suite.embedding import Embedding, sample
+from multimix.random import make_generator
+from multimix.reports.sampling import sample_classes
+from multimix.suite.embedding import Embedding
 from multimix.suite.intrusion import Intrusion
 from multimix.suite.ood import Ood, _histogram, _roc
 from multimix.suite.part import Subject
@@ -107,12 +109,12 @@ def test_histograms_hold_everything_and_roc_curves_pass_through_their_points() -
 
 def test_the_sample_is_balanced_and_the_same_for_all() -> None:
     labels = torch.arange(200) % 20
-    indices, groups = sample(labels, classes=5, per_class=4, seed=0)
+    indices, groups = sample_classes(labels, 5, 4, make_generator(0))
     assert groups.bincount().tolist() == [4] * 5
     assert len(labels[indices].unique()) == 5
     assert all((labels[indices][groups == k] == labels[indices][groups == k][0]).all() for k in range(5))
-    assert torch.equal(indices, sample(labels, 5, 4, 0)[0])
-    assert not torch.equal(indices, sample(labels, 5, 4, 1)[0])
+    assert torch.equal(indices, sample_classes(labels, 5, 4, make_generator(0))[0])
+    assert not torch.equal(indices, sample_classes(labels, 5, 4, make_generator(1))[0])
 
 
 def test_embedding_space_of_the_test_images(subject: Subject) -> None:

@@ -18,6 +18,7 @@ from ..training import load_run
 from .evaluated import default_device, load_splits, make_test_loader
 from .overlays import data_uri, enlarge, one_of_each, overlay
 from .runs import Group, Run
+from .sampling import sample_classes
 
 
 @dataclass(frozen=True)
@@ -86,17 +87,11 @@ def choose_sample(run: Run, *, classes: int = 10, per_class: int = 50) -> Sample
     """Up to `per_class` test images of each of up to `classes` random classes."""
     splits = load_splits(run.config)
     labels = splits.test.labels
-    generator = make_generator("embedding", "sample")
-    present = labels.unique()
-    picked = present[torch.randperm(len(present), generator=generator)[:classes]].sort().values
-    parts = []
-    for label in picked.tolist():
-        members = (labels == label).nonzero().flatten()
-        parts.append(members[torch.randperm(len(members), generator=generator)[:per_class]].sort().values)
+    indices, groups = sample_classes(labels, classes, per_class, make_generator("embedding", "sample"))
     return Sample(
-        indices=torch.cat(parts),
-        classes=[position for position, part in enumerate(parts) for _ in part],
-        names=[splits.class_names[label] for label in picked.tolist()],
+        indices=indices,
+        classes=groups.tolist(),
+        names=[splits.class_names[label] for label in labels[indices].unique().tolist()],
     )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from .. import evaluation
@@ -15,6 +14,7 @@ from ..evaluation.projection import umap
 from ..extras import require
 from ..random import make_generator
 from ..reports.charts import scatter_panel
+from ..reports.sampling import sample_classes
 from ..reports.sections import Panel, Section
 from ..reports.style import CLASS_COLORS
 from ..reports.tables import estimates_table
@@ -63,7 +63,8 @@ class Embedding:
             measured[space] = store.compute(space, functools.partial(self._measure, z, labels, space == "normalized"))
         found: dict[str, Any] = {"examples": len(z), "dimension": z.shape[1], "t": list(self.t), "spaces": measured}
         if self.umap:
-            chosen, groups = sample(labels.cpu(), self.classes, self.per_class, self.seed)
+            pick = make_generator(self.seed, "embedding", "sample")
+            chosen, groups = sample_classes(labels.cpu(), self.classes, self.per_class, pick)
             say(f"projecting {len(chosen)} embeddings by UMAP")
             generator = make_generator(self.seed, "umap")
             found["umap"] = {
@@ -98,25 +99,6 @@ class Embedding:
             "ratio": spread.ratio,
             "effective_rank": evaluation.effective_rank(z, normalize),
         }
-
-
-def sample(labels: Tensor, classes: int, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Up to `per_class` random examples of each of up to `classes` random classes: indices (N,) and, for each, the
-    position of its class among the chosen ones.
-
-    >>> indices, groups = sample(torch.tensor([0, 0, 3, 3, 5]), classes=2, per_class=1, seed=0)
-    >>> len(indices), groups.tolist()
-    (2, [0, 1])
-    """
-    generator = make_generator(seed, "embedding", "sample")
-    present = labels.unique()
-    picked = present[torch.randperm(len(present), generator=generator)[:classes]].sort().values
-    parts = []
-    for label in picked.tolist():
-        members = (labels == label).nonzero().flatten()
-        parts.append(members[torch.randperm(len(members), generator=generator)[:per_class]].sort().values)
-    groups = [torch.full((len(part),), position) for position, part in enumerate(parts)]
-    return torch.cat(parts), torch.cat(groups)
 
 
 def _table_section(
