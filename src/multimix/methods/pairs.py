@@ -27,7 +27,7 @@ class Pairing(NamedTuple):
     @classmethod
     def draw(cls, b: int, alpha: float, generator: torch.Generator, device: torch.device) -> Pairing:
         """Drawn on the host, so that the same generator mixes alike on every device."""
-        lam = sample_weights(1, 2, alpha=alpha, generator=generator, dtype=torch.float64)[0, 0].item()
+        lam = draw_beta(alpha, generator)
         partner = torch.randperm(b, generator=generator, device="cpu")
         return cls(lam, partner.to(device, non_blocking=True))
 
@@ -89,6 +89,11 @@ class InputMethod(Mixer):
     ) -> Mixed:
         mixed, soft = self.mix(images, targets, model.num_classes, generator)
         return Mixed(mixed, 0, soft)
+
+
+def draw_beta(alpha: float, generator: torch.Generator) -> float:
+    """One draw from Beta(alpha, alpha)."""
+    return sample_weights(1, 2, alpha=alpha, generator=generator, dtype=torch.float64)[0, 0].item()
 
 
 def host(generator: torch.Generator | None) -> torch.Generator:

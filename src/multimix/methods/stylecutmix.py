@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .adain import adain
 from .cutmix import CutMix
-from .pairs import check_positive, host, probabilities
+from .pairs import check_positive, draw_beta, host, probabilities
 from .style_distance import load_distances
-from .stylemix import StyleMethod, draw_beta
+from .stylemix import StyleMethod
 
 if TYPE_CHECKING:
     from ..models import SplitModel

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import random
-from ..functional import sample_weights
 from ..functional._checks import check_count
 from .adain import StyleNetworks, adain, load_networks
-from .pairs import InputMethod, Pairing, check_positive, host, probabilities
+from .pairs import InputMethod, Pairing, check_positive, draw_beta, host, probabilities
 
 if TYPE_CHECKING:
     from ..models import SplitModel
@@ -103,8 +102,3 @@ class StyleMix(StyleMethod):
         features = features + (content - both) * adain(first, second) + (style - both) * adain(second, first)
         share = self.content_weight * content + (1 - self.content_weight) * style
         return networks.decode(features, images), pairing._replace(lam=share).mix(soft)
-
-
-def draw_beta(alpha: float, generator: torch.Generator) -> float:
-    """One draw from Beta(alpha, alpha)."""
-    return sample_weights(1, 2, alpha=alpha, generator=generator, dtype=torch.float64)[0, 0].item()
