@@ -164,6 +164,21 @@ def test_error_rates_are_those_of_a_loop(subject: Subject, attacked: dict[str, A
     }
 
 
+def test_mixed_precision_attacks_are_counted_in_full_precision(subject: Subject, attacked: dict[str, Any]) -> None:
+    seen = []
+    hook = subject.model.classifier.register_forward_hook(lambda module, given, logits: seen.append(logits.dtype))
+    part = replace(ATTACKS, mixed_precision=True)
+    found = part.evaluate(subject, Memory(), nothing)
+    hook.remove()
+    assert {torch.bfloat16, torch.float32} == set(seen)
+    assert found["error"]["clean"] == attacked["error"]["clean"]
+    # On a network this small, bfloat16 finds nearly the same images.
+    assert found["error"]["PGD 4/255"] == pytest.approx(attacked["error"]["PGD 4/255"], abs=0.1)
+    assert {check["name"]: check["passed"] for check in found["checks"]}["evaluation mode"]
+    assert "in mixed precision" in part.section({"erm": [found]}, {"erm": "#8a8a8a"})[0].caption
+    assert not any(module.training for module in subject.model.modules())
+
+
 def test_checks_transfer_from_a_surrogate_where_there_are_other_images(
     subject: Subject, attacked: dict[str, Any]
 ) -> None:

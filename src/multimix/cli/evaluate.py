@@ -17,7 +17,7 @@ from ..suite import CHEAP, PARTS, Part
 from ..suite.libraries import LIBRARIES, library_candidate
 from ..suite.page import label_colors, write_evaluation
 from ..suite.results import overview
-from ..suite.running import Outcome, run_parts
+from ..suite.running import Outcome, check_inputs, run_parts
 from ..suite.subjects import Candidate, Which, run_candidates
 from .console import show_table, split_paths
 from .evaluation_board import EvaluationBoard
@@ -89,6 +89,7 @@ def main(argv: list[str]) -> None:
     candidates = find_candidates(paths, options, out)
     command = shlex.join(["multimix", "evaluate", *argv])
     try:
+        check_inputs(candidates, parts)
         with EvaluationBoard(candidates, parts) as board:
             outcomes = run_parts(candidates, parts, board, log=out / LOG)
         if not any(outcome.results for outcome in outcomes):

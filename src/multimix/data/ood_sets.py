@@ -17,7 +17,7 @@ from .files import open_files
 from .listing import EXTENSIONS, Listing, image_files, require_folder
 from .pictures import SMALL_SIDE
 
-__all__ = ["NOISES", "ood_set"]
+__all__ = ["NOISES", "check_set", "ood_set"]
 
 NOISES = ("gaussian-noise", "uniform-noise")
 
@@ -39,6 +39,18 @@ def parse_spec(spec: str) -> tuple[str, str]:
             f"an out-of-distribution set is written NAME=FOLDER, or is one of {', '.join(NOISES)}; got {spec!r}"
         )
     return name, place
+
+
+def check_set(spec: str, *, download: bool = False) -> None:
+    """Look whether a set is there and has images, without decoding them; arrays are read.
+
+    Args and errors as in `ood_set`, but images are neither read nor measured.
+
+    >>> check_set("gaussian-noise")
+    """
+    name, place = parse_spec(spec)
+    if name not in NOISES:
+        _find(name, place, download)
 
 
 def ood_set(
@@ -87,19 +99,27 @@ def ood_set(
     name, place = parse_spec(spec)
     if name in NOISES:
         return _noise(name, limit or 10_000, image_size, channels, generator)
-    folder = Path(place).expanduser()
-    found = _READERS.get(name, _folder)(folder, name, download)
+    found = _find(name, place, download)
     if isinstance(found, Listing):
         listing = _choose(found, limit, generator)
         crop = name == "tinyimagenet-crop"
         dataset = _open(listing, None if crop else image_size)
         if crop:
             assert isinstance(dataset, ArrayDataset)
-            dataset = ArrayDataset(_crop(dataset.images, image_size, folder, generator), dataset.labels)
+            dataset = ArrayDataset(_crop(dataset.images, image_size, found.folder, generator), dataset.labels)
     else:
         chosen = _pick(len(found), limit, generator)
         dataset = ArrayDataset(found.images[chosen], torch.zeros(len(chosen), dtype=torch.int64), image_size=image_size)
     return _grey(dataset) if channels == 1 else dataset
+
+
+def _find(name: str, place: str, download: bool) -> ArrayDataset | Listing:
+    """The arrays of a set, or the list of its files."""
+    folder = Path(place).expanduser()
+    found = _READERS.get(name, _folder)(folder, name, download)
+    if not len(found.labels):
+        raise ValueError(f"{folder} holds no images, which {name} needs: fill it, or leave the set out")
+    return found
 
 
 def _noise(name: str, count: int, size: int, channels: int, generator: torch.Generator | None) -> ArrayDataset:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import evaluation
 from ..evaluation.attacks import Norm, attacking
@@ -25,7 +25,7 @@ Attack = Callable[[Tensor, Tensor, torch.Generator], list[Tensor]]
 """Images, labels and a generator -> one batch of images for every point of a curve."""
 
 SURROGATE_IMAGES = 2000
-SHOWN = ("pgd_eps", "pgd_step", "pgd_steps", "random_start", "restarts")
+SHOWN = ("pgd_eps", "pgd_step", "pgd_steps", "random_start", "restarts", "mixed_precision")
 """The settings that the page states."""
 
 
@@ -59,6 +59,8 @@ class Attacks:
     """Test images for the curves and the checks, equally many of each class."""
     autoattack: bool = False
     """Also run AutoAttack in the ball of PGD (needs torchattacks; thousands of passes for every robust image)."""
+    mixed_precision: bool = False
+    """Attack in bfloat16 where PyTorch's autocast thinks fit: faster on some devices, and a weaker attack."""
     seed: int = 0
     """Of the choice of images and the random starts."""
 
@@ -110,7 +112,7 @@ class Attacks:
 
     def _table(self, subject: Subject) -> dict[str, Attack]:
         """What is measured at one strength, on all chosen images."""
-        model = subject.model
+        model = self._attacked(subject)
         attacks: dict[str, Attack] = {
             "clean": lambda x, y, g: [x],
             f"FGSM {self.fgsm_eps:g}/255": lambda x, y, g: [evaluation.fgsm(model, x, y, self.fgsm_eps / 255)],
@@ -124,7 +126,7 @@ class Attacks:
         return attacks
 
     def _curves(self, subject: Subject) -> dict[str, Attack]:
-        model, stride = subject.model, self.pgd_step / self.pgd_eps
+        model, stride = self._attacked(subject), self.pgd_step / self.pgd_eps
 
         def over_eps(x: Tensor, y: Tensor, g: torch.Generator) -> list[Tensor]:
             def pgd(eps: float) -> Tensor:
@@ -146,9 +148,14 @@ class Attacks:
 
     def _pgd(self, subject: Subject, x: Tensor, y: Tensor, g: torch.Generator, norm: Norm) -> Tensor:
         eps, step = (self.pgd_eps / 255, self.pgd_step / 255) if norm == "linf" else (self.l2_eps, self.l2_eps / 5)
+        model = self._attacked(subject)
         return evaluation.pgd(
-            subject.model, x, y, eps, step, self.pgd_steps, self.random_start, g, restarts=self.restarts, norm=norm
+            model, x, y, eps, step, self.pgd_steps, self.random_start, g, restarts=self.restarts, norm=norm
         )
+
+    def _attacked(self, subject: Subject) -> nn.Module:
+        """The model as the attacks see it; what they find is always counted in full precision."""
+        return _MixedPrecision(subject.model) if self.mixed_precision else subject.model
 
     def _count(
         self,
@@ -186,7 +193,7 @@ class Attacks:
         if others is not None:
             surrogate = evaluation.distil(subject.model, others, generator=make_generator(self.seed, "surrogate"))
         findings = evaluation.check_attack(
-            subject.model,
+            self._attacked(subject),
             images,
             labels,
             eps=self.pgd_eps / 255,
@@ -197,6 +204,20 @@ class Attacks:
             batch_size=subject.batch_size,
         )
         return [finding._asdict() for finding in findings]
+
+
+class _MixedPrecision(nn.Module):
+    """A model under autocast, which attacks switch off around what they are given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            logits: Tensor = self.model(images)
+        return logits.float()
 
 
 def _curve(x: Sequence[float], errors: Sequence[float]) -> list[list[float]]:

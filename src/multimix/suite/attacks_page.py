@@ -28,6 +28,7 @@ def _errors(results: Results, colors: Mapping[str, str]) -> Section:
     chance = 100 * 1.96 * 0.5 / math.sqrt(n)
     start = "a random start" if settings["random_start"] else "the image itself as start"
     restarts = f" and {settings['restarts']} restarts" if settings["restarts"] > 1 else ""
+    precision = ", in mixed precision" if settings["mixed_precision"] else ""
     panels = [
         ("PGD, error over eps", "pgd_by_eps", "eps, in 1/255"),
         ("FGSM, error over eps", "fgsm_by_eps", "eps, in 1/255"),
@@ -39,9 +40,9 @@ def _errors(results: Results, colors: Mapping[str, str]) -> Section:
         f"robust, bold is the lowest. The choice of images alone moves a rate by up to {chance:.1f} points either way. "
         "The attacks know the model and change pixels in [0, 1] before its normalisation. FGSM takes one step; PGD "
         f"{settings['pgd_steps']} steps of {settings['pgd_step']:g}/255 in the l-infinity ball (l2: a fifth of the "
-        f"radius), with {start}{restarts}. The curves are of {curve_n:,} images. Look at whether the order of methods "
-        "holds along the curves. Errors near 100 % mean no robustness, whatever the differences; an advantage under "
-        "FGSM that PGD takes away is of the gradient, not of the model.",
+        f"radius), with {start}{restarts}{precision}. The curves are of {curve_n:,} images. Look at whether the order "
+        "of methods holds along the curves. Errors near 100 % mean no robustness, whatever the differences; an "
+        "advantage under FGSM that PGD takes away is of the gradient, not of the model.",
         [
             Panel(title, curves(_points(results, key), colors, xlabel=xlabel, description=title))
             for title, key, xlabel in panels

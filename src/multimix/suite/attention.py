@@ -19,7 +19,7 @@ from ..reports.overlays import SIDE, data_uri, one_of_each, shrink
 from ..reports.sections import Section
 from .attention_page import sections
 from .part import Store, Subject
-from .pointing import play_all, to_input
+from .pointing import play_all, read_boxes_once, to_input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,17 @@ class Attention:
             )
         if self.count < 1 or not self.tolerance >= 0:
             raise ValueError(f"count must be at least 1 and tolerance 0, got {self.count} and {self.tolerance}")
+
+    def files(self) -> dict[str, Path]:
+        named = {"images": self.images, "boxes": self.boxes}
+        return {name: path for name, path in named.items() if path is not None}
+
+    def check_files(self) -> None:
+        """Look for images to show, and for a detection set with boxes."""
+        if self.images is not None:
+            _files_to_show(self.images)
+        if self.boxes is not None:
+            read_boxes_once(self.boxes, self.split)
 
     def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
         """Small images with their maps, and by kind of attention the pointing game for every image.
@@ -112,13 +123,18 @@ class Attention:
             labels = torch.cat([batch.targets for batch in batches])
             names = [str(subject.class_names[label]) for label in labels.tolist()]
             return torch.cat([batch.images for batch in batches]), names, labels
-        folder = self.images.expanduser()
-        require_folder(folder, "images")
-        files = image_files(folder)[: self.count]
-        if not files:
-            raise FileNotFoundError(f"{folder} holds no images to show")
-        read = [pictures.pixels(pictures.fit(pictures.read(folder / file), subject.image_size)) for file in files]
-        return to_input(torch.stack(read), subject), [Path(file).stem for file in files], None
+        files = _files_to_show(self.images)[: self.count]
+        read = [pictures.pixels(pictures.fit(pictures.read(file), subject.image_size)) for file in files]
+        return to_input(torch.stack(read), subject), [file.stem for file in files], None
+
+
+def _files_to_show(folder: Path) -> list[Path]:
+    folder = folder.expanduser()
+    require_folder(folder, "images")
+    files = image_files(folder)
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no images to show")
+    return [folder / file for file in files]
 
 
 def _rounded(a: Tensor) -> list[list[float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor
 
 from .. import data, evaluation
-from ..data.ood_sets import NOISES, ood_set, parse_spec
+from ..data.ood_sets import NOISES, check_set, ood_set, parse_spec
 from ..evaluation.inference import evaluating
 from ..evaluation.ood import METRICS
 from ..evaluation.ood_detectors import FITTED_DETECTORS
 from ..random import make_generator
 from ..reports.sections import Section
+from .fingerprint import fingerprint
 from .ood_page import sections
 from .part import Store, Subject
 
@@ -61,6 +63,15 @@ class Ood:
         if self.fit_limit < 1 or (self.limit is not None and self.limit < 1):
             raise ValueError(f"limits must be at least 1, got limit={self.limit}, fit_limit={self.fit_limit}")
 
+    def files(self) -> dict[str, Path]:
+        parsed = [parse_spec(spec) for spec in self.sets]
+        return {name: Path(place) for name, place in parsed if place}
+
+    def check_files(self) -> None:
+        """Look for every set, and fetch it where that is asked for."""
+        for spec in self.sets:
+            check_set(spec, download=self.download)
+
     def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
         """By set: the number of images and, by detector, `ood_metrics`; histogram and ROC curve of the first one.
 
@@ -71,8 +82,11 @@ class Ood:
         inside = functools.cache(lambda: scores_of(subject.test, "test images"))
 
         def measure(spec: str) -> dict[str, Any]:
-            outliers = _load(spec, subject.image_size, _channels(subject), self.limit, self.download, self.seed)
-            outside = scores_of(outliers, f"{len(outliers)} images of {parse_spec(spec)[0]}")
+            name, place = parse_spec(spec)
+            state = fingerprint(Path(place)) if place else ""
+            size, channels = subject.image_size, _channels(subject)
+            outliers = _load(spec, state, size, channels, self.limit, self.download, self.seed)
+            outside = scores_of(outliers, f"{len(outliers)} images of {name}")
             first = self.detectors[0]
             return {
                 "images": len(outliers),
@@ -136,7 +150,10 @@ class Ood:
 
 # The classifiers of a page look at the same images, so they are decoded once.
 @functools.lru_cache(maxsize=8)
-def _load(spec: str, size: int, channels: int, limit: int | None, download: bool, seed: int) -> data.Dataset:
+def _load(
+    spec: str, state: str, size: int, channels: int, limit: int | None, download: bool, seed: int
+) -> data.Dataset:
+    """The images of a set whose files are in the given state."""
     generator = make_generator(seed, "ood", parse_spec(spec)[0])
     return ood_set(spec, image_size=size, channels=channels, limit=limit, download=download, generator=generator)
 

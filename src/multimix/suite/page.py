@@ -12,11 +12,11 @@ import torch
 from ..reports.headline import sentence
 from ..reports.page import fill, now
 from ..reports.sections import Section
-from ..reports.statistics import paired_difference
 from ..reports.style import method_colors, standalone
 from ..reports.summary import BASELINE
 from ..training.files import write_json, write_text
 from ..training.records import environment
+from .differences import as_rows, differences_from_erm, differences_section
 from .paper_numbers import beside_paper
 from .part import Part
 from .results import as_csv, as_json, by_label, headlines, kinds_of, overview
@@ -40,16 +40,20 @@ def write_evaluation(
     out.mkdir(parents=True, exist_ok=True)
     colors = label_colors(outcomes)
     conditions = {**conditions, **_conditions(outcomes, parts), "Command": command}
-    write_json(out / "evaluation.json", {"conditions": conditions, "made": now(), "models": as_json(outcomes, parts)})
-    write_text(out / "evaluation.csv", as_csv(outcomes, parts))
     kinds = kinds_of(outcomes)
+    numbers = {label: headlines(group, parts) for label, group in by_label(outcomes, which=kinds[0]).items()}
+    differences = differences_from_erm(numbers)
+    whole = {"conditions": conditions, "made": now(), "differences": as_rows(differences)}
+    write_json(out / "evaluation.json", whole | {"models": as_json(outcomes, parts)})
+    write_text(out / "evaluation.csv", as_csv(outcomes, parts))
     shown: dict[str | None, list[Section]] = {}
     for which in kinds:
         groups = by_label(outcomes, which=which)
         shown[which] = [section for part in parts for section in _sections(part, groups, colors)]
         _write_plots(shown[which], out / "plots" / (which or ""))
     paper = _beside_paper(outcomes, parts, kinds[0])
-    first = [*([paper] if paper else []), *shown[kinds[0]]]
+    beside = [differences_section(differences, colors), paper]
+    first = [*(section for section in beside if section is not None), *shown[kinds[0]]]
     names = list(colors)
     about = outcomes[0].candidate
     page = fill(
@@ -97,25 +101,24 @@ def _sections(part: Part, groups: Mapping[str, Sequence[Outcome]], colors: Mappi
 def _sentences(outcomes: Sequence[Outcome], parts: Sequence[Part], which: str | None) -> list[str]:
     """For the first number of every part, how the methods differ from ERM."""
     groups = by_label(outcomes, which=which)
-    if BASELINE not in groups or len(groups) < 2:
-        return []
     found = []
     for part in parts:
-        numbers = {label: headlines(group, [part]) for label, group in groups.items()}
-        for title, baseline in list(numbers[BASELINE].items())[:1]:
-            differences = {
-                label: difference._replace(mean=difference.mean / 100, half_width=difference.half_width / 100)
-                for label, of_label in numbers.items()
-                if label != BASELINE and title in of_label
-                if (difference := paired_difference(of_label[title], baseline)) is not None
-            }
-            told = {label: d for label, d in differences.items() if d.verdict != "unknown"}
-            if differences and not told:
-                return ["There is one pair of runs to compare with ERM: differences cannot be told from noise."]
-            if told and "%" in title and title.endswith(("↑", "↓")):
-                name = title.rstrip(" ↑↓").removesuffix(", %")
-                text = sentence(name, told, higher_is_better=title.endswith("↑"))
-                found.append(text[0].upper() + text[1:] if text.startswith(("no ", "for ")) else text)
+        of_part = {label: headlines(group, [part]) for label, group in groups.items()}
+        title = next(iter(of_part.get(BASELINE, {})), "")
+        differences = {
+            label: of_label[title]._replace(
+                mean=of_label[title].mean / 100, half_width=of_label[title].half_width / 100
+            )
+            for label, of_label in differences_from_erm(of_part).items()
+            if title in of_label
+        }
+        told = {label: d for label, d in differences.items() if d.verdict != "unknown"}
+        if differences and not told:
+            return ["There is one pair of runs to compare with ERM: differences cannot be told from noise."]
+        if told and "%" in title and title.endswith(("↑", "↓")):
+            name = title.rstrip(" ↑↓").removesuffix(", %")
+            text = sentence(name, told, higher_is_better=title.endswith("↑"))
+            found.append(text[0].upper() + text[1:] if text.startswith(("no ", "for ")) else text)
     return [text.replace(" ± ", "\u00a0±\u00a0") for text in found]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from .. import data
 from ..models import SplitModel
 from ..reports.sections import Section
+from ..training import Config
 
 T = TypeVar("T")
 
@@ -34,6 +36,8 @@ class Subject:
     method: str | None
     """The training method, as `multimix.methods.parse` reads it; None for a model trained elsewhere."""
     workers: int = 0
+    config: Config | None = None
+    """How it was trained; None for a model trained elsewhere."""
 
     @property
     def device(self) -> torch.device:
@@ -90,4 +94,21 @@ class Part(Protocol):
 
     def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
         """What the page shows: by label, the results of its seeds; `colors` by label."""
+        ...
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A part that reads files besides those of the classifiers; its results hold for these files as they are."""
+
+    def files(self) -> Mapping[str, Path]:
+        """The folders and files, by a name for each."""
+        ...
+
+    def check_files(self) -> None:
+        """Called before anything is evaluated, unless all results are there; may fetch what is missing.
+
+        Raises:
+            FileNotFoundError, ValueError: a file or folder is missing, of another form, or empty.
+        """
         ...

@@ -15,9 +15,10 @@ from ..data import pictures
 from ..data.boxes import BoxedImage, BoxedImages, read_boxes
 from ..evaluation.inference import evaluating
 from ..extras import require
+from .fingerprint import fingerprint
 from .part import Store, Subject
 
-__all__ = ["play_all", "to_input"]
+__all__ = ["play_all", "read_boxes_once", "to_input"]
 
 CHUNK = 32
 """Images between two savings."""
@@ -42,7 +43,7 @@ def play_all(
         As `read_boxes`.
     """
     say(f"reading the boxes in {folder}")
-    boxed = _read(folder, split)
+    boxed = read_boxes_once(folder, split)
     index = {_plain(str(name)): k for k, name in enumerate(subject.class_names)}
     index = {name: k for name, k in index.items() if name in _classes(boxed.images)}
     usable = [image for image in boxed.images if not index or _classes([image]) & index.keys()]
@@ -124,6 +125,11 @@ def _plain(name: str) -> str:
     return name.replace("_", " ").strip().casefold()
 
 
-@functools.lru_cache(maxsize=2)  # the classifiers of a page look at the same images
-def _read(folder: Path, split: str | None) -> BoxedImages:
+def read_boxes_once(folder: Path, split: str | None) -> BoxedImages:
+    """As `read_boxes`; read again only when the files have changed, since the models of a page share them."""
+    return _read(folder, split, fingerprint(folder))
+
+
+@functools.lru_cache(maxsize=2)
+def _read(folder: Path, split: str | None, state: str) -> BoxedImages:
     return read_boxes(folder, split)

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from .part import Part, Subject
+from .fingerprint import fingerprint
+from .part import Part, ReadsFiles, Subject
 from .store import FileStore
 from .subjects import Candidate
 
-__all__ = ["Outcome", "Watch", "measure", "options_of", "run_parts"]
+__all__ = ["Outcome", "Watch", "check_inputs", "measure", "options_of", "run_parts"]
 
 _WHOLE = "whole"
 
@@ -50,8 +51,21 @@ def measure(
     Args:
         load: instead of the candidate's own, where its subject is at hand.
     """
-    store = _store(candidate, part)
-    return store.compute(_WHOLE, lambda: part.evaluate((load or candidate.load)(), store, say))
+    return _measure(candidate, part, _store(candidate, part, _fingerprints(part)), load or candidate.load, say)
+
+
+def check_inputs(candidates: Sequence[Candidate], parts: Sequence[Part]) -> None:
+    """Refuse what cannot be evaluated before anything is; nothing is looked at whose results are there already.
+
+    Raises:
+        FileNotFoundError, ValueError: data or further files are missing, empty or do not fit.
+    """
+    missing = [(c, part) for part in parts for c in candidates if _WHOLE not in _store(c, part, _fingerprints(part))]
+    for part in dict.fromkeys(part for _, part in missing):
+        if isinstance(part, ReadsFiles):
+            part.check_files()
+    for candidate in dict.fromkeys(candidate for candidate, _ in missing):
+        candidate.check()
 
 
 def run_parts(
@@ -63,15 +77,17 @@ def run_parts(
         log: file for the tracebacks of failures; only made if there is one.
     """
     outcomes = []
+    files = {part.name: _fingerprints(part) for part in parts}
     for candidate in candidates:
         outcome = Outcome(candidate)
         outcomes.append(outcome)
         load = _once(candidate.load)
         for part in parts:
             watch.begin(candidate, part)
-            kept, start, failure = _WHOLE in _store(candidate, part), time.monotonic(), None
+            store = _store(candidate, part, files[part.name])
+            kept, start, failure = _WHOLE in store, time.monotonic(), None
             try:
-                outcome.results[part.name] = measure(candidate, part, load=load, say=watch.say)
+                outcome.results[part.name] = _measure(candidate, part, store, load, watch.say)
             except Exception as error:  # whatever it is, the other parts do not suffer from it
                 failure = " ".join(str(error).split()) or type(error).__name__
                 outcome.failures[part.name] = failure
@@ -92,8 +108,21 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 
-def _store(candidate: Candidate, part: Part) -> FileStore:
-    return FileStore(candidate.folder / f"{part.name}.json", identity=candidate.identity, options=options_of(part))
+def _measure(
+    candidate: Candidate, part: Part, store: FileStore, load: Callable[[], Subject], say: Callable[[str], None]
+) -> Mapping[str, Any]:
+    return store.compute(_WHOLE, lambda: part.evaluate(load(), store, say))
+
+
+def _fingerprints(part: Part) -> dict[str, str]:
+    if not isinstance(part, ReadsFiles):
+        return {}
+    return {name: fingerprint(path) for name, path in part.files().items()}
+
+
+def _store(candidate: Candidate, part: Part, files: Mapping[str, str]) -> FileStore:
+    options = options_of(part) | ({"files": dict(files)} if files else {})
+    return FileStore(candidate.folder / f"{part.name}.json", identity=candidate.identity, options=options)
 
 
 def _once(load: Callable[[], Subject]) -> Callable[[], Subject]:

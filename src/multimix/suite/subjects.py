@@ -43,6 +43,8 @@ class Candidate:
     load: Callable[[], Subject]
     training: str = "trained elsewhere"
     """The conditions of its training in a few words."""
+    check: Callable[[], object] = lambda: None
+    """Raises early, before any model is made, for data that `load` would refuse."""
 
     @property
     def name(self) -> str:
@@ -93,6 +95,7 @@ def run_candidate(
         identity=file_digest(weights_file(run.path, which)),
         load=lambda: run_subject(run, label, which=which, device=device, batch_size=batch_size),
         training=_training(run),
+        check=lambda: _splits(run),
     )
 
 
@@ -105,26 +108,33 @@ def run_subject(
         FileNotFoundError: no weights, or no data.
         ValueError: the files are damaged, or the data are not those that the run was trained on.
     """
+    splits = _splits(run)
     config, model = load_run(run.path, which=which, device=device or default_device(run.config))
-    splits = load_splits(config)
-    names, before = list(splits.class_names), list(run.data_info["class_names"])
-    if names != before:
-        raise ValueError(
-            f"{run.path} was trained on {_classes(before)}, but the data now have {_classes(names)}: restore the data"
-        )
     subject = Subject(
         label=label,
         seed=config.seed,
         model=model,
         train=splits.train,
         test=splits.test,
-        class_names=names,
+        class_names=list(splits.class_names),
         image_size=splits.image_size,
         batch_size=batch_size or config.batch_size,
         method=config.method,
         workers=config.workers,
+        config=config,
     )
     return verified(subject)
+
+
+def _splits(run: Run) -> data.DataSplits:
+    """The data of a run, if they still have the classes that it was trained on."""
+    splits = load_splits(run.config)
+    names, before = list(splits.class_names), list(run.data_info["class_names"])
+    if names != before:
+        raise ValueError(
+            f"{run.path} was trained on {_classes(before)}, but the data now have {_classes(names)}: restore the data"
+        )
+    return splits
 
 
 def verified(subject: Subject) -> Subject:

@@ -1,0 +1,85 @@
+"""How the methods differ from ERM in every headline number, over runs paired by seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..reports.sections import Section
+from ..reports.statistics import Difference, paired_difference
+from ..reports.summary import BASELINE
+from ..reports.tables import Cell, Table
+from .results import Numbers
+
+__all__ = ["as_rows", "differences_from_erm", "differences_section"]
+
+Differences = Mapping[str, Mapping[str, Difference]]
+"""By label, then by title of the headline number, in its unit."""
+
+
+def differences_from_erm(numbers: Mapping[str, Numbers]) -> dict[str, dict[str, Difference]]:
+    """Of every label but ERM that shares a seed and a headline number with it.
+
+    Args:
+        numbers: headline numbers by label, as `results.headlines` returns them.
+
+    >>> numbers = {"erm": {"NLL ↓": {0: 1.0, 1: 2.0}}, "cutmix": {"NLL ↓": {0: 1.5, 1: 2.5, 2: 9.0}}}
+    >>> differences_from_erm(numbers)
+    {'cutmix': {'NLL ↓': Difference(mean=0.5, half_width=0.0, n=2)}}
+    """
+    baseline = numbers.get(BASELINE, {})
+    found = {}
+    for label, of_label in numbers.items():
+        if label != BASELINE:
+            pairs = {t: paired_difference(seeds, baseline[t]) for t, seeds in of_label.items() if t in baseline}
+            found[label] = {title: difference for title, difference in pairs.items() if difference is not None}
+    return {label: of_label for label, of_label in found.items() if of_label}
+
+
+def as_rows(differences: Differences) -> list[dict[str, Any]]:
+    """For JSON: one object for each label and number."""
+    return [
+        {
+            "label": label,
+            "number": title,
+            "mean": difference.mean,
+            "half_width_95": None if math.isnan(difference.half_width) else difference.half_width,
+            "pairs": difference.n,
+            "verdict": difference.verdict,
+        }
+        for label, of_label in differences.items()
+        for title, difference in of_label.items()
+    ]
+
+
+def differences_section(differences: Differences, colors: Mapping[str, str]) -> Section | None:
+    """A row for each label, a column for each number; None where no label has two pairs of runs."""
+    if not any(d.verdict != "unknown" for of_label in differences.values() for d in of_label.values()):
+        return None
+    titles = list(dict.fromkeys(title for of_label in differences.values() for title in of_label))
+    rows = [
+        [Cell(label, label, color=colors.get(label, "")), *(_cell(of_label.get(title)) for title in titles)]
+        for label, of_label in differences.items()
+    ]
+    return Section(
+        "Difference from ERM",
+        "In the unit of each number: the mean of the differences between runs with the same seed ± the half-width of "
+        "its 95 % t-interval. Bold are differences whose interval leaves out zero, whichever way they go; the others "
+        "are within the noise. The intervals are not corrected for the number of comparisons: of a hundred differences "
+        "that are none, five would be bold. They cover the noise of training, not that of the choice of test images.",
+        table=Table(["method", *(title.replace(", % ", ",\n% ") for title in titles)], rows),
+    )
+
+
+def _cell(difference: Difference | None) -> Cell:
+    if difference is None:
+        return Cell("–", "")
+    size = max(abs(difference.mean), 0 if math.isnan(difference.half_width) else difference.half_width)
+    digits = 3 if size < 1 else 2 if size < 100 else 0
+    return Cell(
+        f"{round(difference.mean, digits) + 0.0:+.{digits}f}".replace("-", "−"),
+        difference.mean,
+        spread="" if difference.verdict == "unknown" else f"± {difference.half_width:.{digits}f}",
+        top=difference.verdict in ("higher", "lower"),
+    )

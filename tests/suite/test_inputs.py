@@ -1,0 +1,160 @@
+"""What is refused before anything is evaluated, and which results no longer hold when files have changed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from multimix import cli
+from multimix.suite import Accuracy, Ood, ood
+from multimix.suite.fingerprint import fingerprint
+
+MakeRun = Callable[..., Path]
+
+
+def picture(path: Path, value: int, side: int = 12) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((side, side, 3), value, np.uint8)).save(path)
+
+
+def evaluate(*arguments: object) -> None:
+    cli.main(["evaluate", *map(str, arguments)])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], arguments: Sequence[object]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        evaluate(*arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2, error
+    assert error.count("\n") == 1, error
+    return error
+
+
+def test_a_fingerprint_changes_with_names_sizes_times_and_not_otherwise(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    seen = [fingerprint(folder)]
+
+    def changed() -> bool:
+        seen.append(fingerprint(folder))
+        assert fingerprint(folder) == seen[-1]
+        return seen[-1] not in seen[:-1]
+
+    folder.mkdir()
+    assert changed()
+    (folder / "inner").mkdir()
+    (folder / "inner" / "a").write_bytes(b"12")
+    os.utime(folder / "inner" / "a", ns=(5, 5))
+    assert changed()
+    (folder / "inner" / "a").write_bytes(b"123")
+    os.utime(folder / "inner" / "a", ns=(5, 5))
+    assert changed()
+    os.utime(folder / "inner" / "a", ns=(5, 6))
+    assert changed()
+    (folder / "inner" / "a").rename(folder / "b")
+    assert changed()
+    (folder / "link").symlink_to(tmp_path / "nowhere")
+    assert changed()
+    before = fingerprint(folder / "b")
+    (folder / "b").write_bytes(b"1234")
+    assert fingerprint(folder / "b") != before
+
+
+def test_bad_sets_and_folders_are_refused_before_anything_is_computed(
+    digits_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = digits_run("run")
+    picture(tmp_path / "good" / "0.png", 9)
+    (tmp_path / "empty").mkdir()
+    no_images = np.zeros((0, 32, 32, 3), np.uint8)
+    one, none = np.arange(10), np.zeros(0, np.int64)
+    ten = np.zeros((10, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "empty.npz", train_images=ten, train_labels=one, test_images=no_images, test_labels=none)
+    (tmp_path / "voc" / "Annotations").mkdir(parents=True)
+    (tmp_path / "voc" / "Annotations" / "0.xml").write_text("<annotation>")
+    every = [run, "--parts", "accuracy,ood,attention"]
+    for arguments, message in (
+        (["--ood.sets", f"good={tmp_path / 'good'}", f"none={tmp_path / 'empty'}"], "empty holds no images"),
+        (["--ood.sets", f"lost={tmp_path / 'lost'}"], "lost does not exist: expected the images of lost"),
+        (["--ood.sets", f"cifar10={tmp_path / 'empty.npz'}"], "empty.npz"),
+        (["--ood.sets", f"svhn={tmp_path / 'good'}"], "svhn (test_32x32.mat) is not in"),
+        (["--ood.sets", f"cifar100={tmp_path / 'empty'}"], "cifar100 is not in"),
+        (["--attention.images", tmp_path / "lost"], "lost does not exist: expected images"),
+        (["--attention.images", tmp_path / "empty"], "holds no images to show"),
+        (["--attention.boxes", tmp_path / "empty"], "holds no boxes"),
+        (["--attention.boxes", tmp_path / "voc"], "cannot read the boxes in"),
+    ):
+        assert message in refusal(capsys, [*every, *arguments]), arguments
+    assert not (run / "evaluation").exists()
+    # Nobody asked for these parts.
+    evaluate(run, "--parts", "accuracy", "--ood.sets", f"lost={tmp_path / 'lost'}")
+
+
+def test_other_classes_are_refused_before_the_first_run_is_evaluated(
+    digits_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = digits_run("runs/0"), digits_run("runs/1", seed=1)
+    for run in (first, second):
+        config = json.loads((run / "config.json").read_text())
+        config["data_info"]["class_names"][9] = "nine"
+        (run / "config.json").write_text(json.dumps(config))
+    error = refusal(capsys, [first.parent, "--parts", "accuracy"])
+    assert f"{first} was trained on 10 classes (0, 1, 2, ...), but the data now have" in error
+    assert not (first / "evaluation").exists()
+
+
+def test_a_set_whose_files_changed_is_measured_again(
+    digits_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = digits_run("run"), tmp_path / "set"
+    for k in range(4):
+        picture(folder / f"{k}.png", 60 * k)
+    command = (run, "--parts", "accuracy,ood", "--ood.sets", f"mine={folder}")
+
+    def images() -> int:
+        evaluate(*command)
+        (model,) = json.loads((run / "evaluation.json").read_text())["models"]
+        count: int = model["parts"]["ood"]["result"]["sets"]["mine"]["images"]
+        return count
+
+    assert images() == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(Ood, "evaluate", lambda *_: pytest.fail("measured again"))
+        patch.setattr(ood, "check_set", lambda *_, **__: pytest.fail("looked at again"))
+        assert images() == 4
+    picture(folder / "4.png", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Accuracy, "evaluate", lambda *_: pytest.fail("measured again"))
+        assert images() == 5
+
+
+def test_boxes_that_changed_are_read_again(digits_run: MakeRun, tmp_path: Path) -> None:
+    run, root = digits_run("run"), tmp_path / "set"
+    picture(root / "val" / "0.png", 50, side=20)
+
+    def annotate(*boxes: list[int]) -> None:
+        (root / "annotations").mkdir(exist_ok=True)
+        content = {
+            "images": [{"id": 0, "file_name": "0.png", "width": 20, "height": 20}],
+            "categories": [{"id": 1, "name": "thing"}],
+            "annotations": [
+                {"id": k, "image_id": 0, "category_id": 1, "bbox": box, "iscrowd": 0} for k, box in enumerate(boxes)
+            ],
+        }
+        (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
+
+    def area() -> float:
+        evaluate(run, "--parts", "attention", "--attention.boxes", root)
+        (model,) = json.loads((run / "evaluation.json").read_text())["models"]
+        (share,) = model["parts"]["attention"]["result"]["pointing"]["area"]
+        return float(share)
+
+    annotate([0, 0, 10, 10])
+    assert area() == pytest.approx(0.25)
+    annotate([0, 0, 10, 10], [10, 10, 10, 10])
+    assert area() == pytest.approx(0.5)
