@@ -40,7 +40,7 @@ from multimix.training import train
         (["--methods", "erm,manifold-mixup(layers=9)"], "manifold-mixup(layers=9) cannot be trained here: layers must"),
         (["--methods", "erm,transmix"], "transmix cannot be trained here"),
         (["--methods", 'erm,supermix(teacher="absent")'], "absent"),
-        (["--methods", "soft-targets(erm)"], "soft-targets(erm) needs soft_targets with every image"),
+        (["--methods", "soft-targets(erm)"], "method 'soft-targets(erm)' needs soft_targets for every example"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

@@ -16,6 +16,7 @@ from ..reports.plan import Plan, read_plan
 from ..training import Config, RunDirectory
 from ..training.rundir import refuse_changes
 from ..training.setting import build_model, train_loader
+from ..training.step import wanted_extras
 from .board import Board
 from .workers import Job, run_jobs
 
@@ -111,12 +112,10 @@ def _check_setting(config: Config, chosen: Sequence[str]) -> None:
     images, targets, extras = next(iter(train_loader(few, splits).batches(0)))
     for text in chosen:
         method = methods.parse(text)
-        missing = [name for name in method.needs if name not in extras]
-        if missing:
-            raise ValueError(f"{text} needs {', '.join(missing)} with every image, which the data set has not")
+        wanted = wanted_extras(dataclasses.replace(config, method=text), method, extras)
         try:
             method.setup(model)
-            method(model, images, targets, torch.Generator(), **{name: extras[name] for name in method.needs})
+            method(model, images, targets, torch.Generator(), **wanted)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{text} cannot be trained here: {error}") from None
 

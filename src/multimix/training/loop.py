@@ -23,6 +23,7 @@ from .records import TensorBoard, best_record, selection_metric
 from .repeatability import seed_global_state
 from .rundir import RunDirectory
 from .state import TrainingState
+from .step import wanted_extras
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -89,7 +90,8 @@ class Loop:
         config, state, rank = self.config, self.state, self.ranks.rank
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, state.step, self.batches)
-        pieces = _pieces(images, targets, self._wanted(extras), config.accumulate)
+        wanted = wanted_extras(config, state.module.method, extras)
+        pieces = _pieces(images, targets, wanted, config.accumulate)
         for number, (images_, targets_, extras_) in enumerate(pieces):
             # Everything random is a function of where we are, so a resumed run needs no generator state.
             seed_global_state(derive_seed(config.seed, state.step, number, rank, "network"), images.device)
@@ -109,16 +111,6 @@ class Loop:
             state.average.update(state.module.model)
         state.step += 1
         state.batch += 1
-
-    def _wanted(self, extras: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        needs = self.state.module.method.needs
-        missing = [name for name in needs if name not in extras]
-        if missing:
-            raise ValueError(
-                f"method {self.config.method!r} needs {', '.join(missing)} for every example, "
-                f"which data set {self.config.data!r} does not have: choose another data set or method"
-            )
-        return {name: extras[name] for name in needs}
 
     def _signals(self) -> tuple[float, float, float]:
         """What this rank has to say after a step: stop, save, and whether its loss has gone bad."""

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from .config import Config
+
 if TYPE_CHECKING:
     from ..methods.base import Method
     from ..models import SplitModel
 
-__all__ = ["TrainingStep"]
+__all__ = ["TrainingStep", "wanted_extras"]
 
 
 class TrainingStep(nn.Module):
@@ -48,3 +50,18 @@ class TrainingStep(nn.Module):
         if out.logits is None:
             return out.loss, None
         return out.loss, (out.logits.detach().argmax(dim=1) == targets).sum()
+
+
+def wanted_extras(config: Config, method: Method, extras: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the further tensors of a batch that `method`, the one of `config`, needs.
+
+    Raises:
+        ValueError: the data set does not have one of them.
+    """
+    missing = [name for name in method.needs if name not in extras]
+    if missing:
+        raise ValueError(
+            f"method {config.method!r} needs {', '.join(missing)} for every example, "
+            f"which data set {config.data!r} does not have: choose another data set or method"
+        )
+    return {name: extras[name] for name in method.needs}
