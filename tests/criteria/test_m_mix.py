@@ -62,7 +62,7 @@ def test_loss_and_gradient_are_those_of_the_loops(threshold: float, detach: bool
 def test_without_similar_embeddings_it_is_simclr() -> None:
     first, second = views()
     z = [v / v.norm() for v in (*first, *second)]
-    for threshold in (1.0, 7.0, 1 - 1e-9):
+    for threshold in (1, 1.0, 1 - 1e-9):
         assert torch.allclose(mm.MMix(0.5, threshold)(first, second), nt_xent(z, 0.5), rtol=1e-12)
 
 
@@ -109,6 +109,8 @@ def test_precisions_and_small_batches() -> None:
     [
         (ValueError, "temperature must be a positive number, got 0", lambda: mm.MMix(0)),
         (ValueError, "threshold must be a positive number, got -1", lambda: mm.MMix(threshold=-1)),
+        (ValueError, "threshold must be a cosine similarity, at most 1, got 3", lambda: mm.MMix(threshold=3)),
+        (ValueError, "threshold must be a positive number, got nan", lambda: mm.MMix(threshold=math.nan)),
         (TypeError, "first must be floating point", lambda: mm.MMix()(torch.ones(2, 3).int(), torch.ones(2, 3))),
         (ValueError, r"second must be \(b, d\)", lambda: mm.MMix()(torch.ones(2, 3), torch.ones(2))),
         (ValueError, "two views must agree", lambda: mm.MMix()(torch.ones(2, 3), torch.ones(3, 3))),

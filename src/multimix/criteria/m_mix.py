@@ -20,9 +20,12 @@ class MMix(nn.Module):
 
     Args:
         temperature: tau.
-        threshold: cosine similarity, positive, from which two embeddings are similar. At 1 or above nothing is mixed
-            and the loss is NT-Xent.
+        threshold: cosine similarity, in (0, 1], from which two embeddings are similar. At 1 nothing is mixed and the
+            loss is NT-Xent.
         detach_weights: no gradient through the mixing weights a.
+
+    Raises:
+        ValueError: temperature or threshold is out of its range.
 
     >>> first, second = torch.randn(8, 16, requires_grad=True), torch.randn(8, 16)
     >>> loss = MMix()(first, second)
@@ -36,6 +39,10 @@ class MMix(nn.Module):
         for name, value in (("temperature", temperature), ("threshold", threshold)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ValueError(f"{name} must be a positive number, got {value!r}")
+        if threshold > 1:
+            raise ValueError(
+                f"threshold must be a cosine similarity, at most 1, got {threshold!r}: at 1 nothing is mixed"
+            )
         self.temperature, self.threshold = float(temperature), float(threshold)
         self.detach_weights = detach_weights
 
@@ -56,7 +63,7 @@ class MMix(nn.Module):
         """The mixed embeddings (b, d) of one view, of length 1, in float32 or better."""
         dtype = torch.promote_types(embeddings.dtype, torch.float32)
         z = nnf.normalize(embeddings.to(dtype), dim=1)
-        if self.threshold >= 1:
+        if self.threshold == 1:
             return z
         s = z @ z.mT
         # An embedding is always similar to itself, whatever rounding makes of its length.
