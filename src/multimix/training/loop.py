@@ -69,12 +69,18 @@ class Loop:
             DivergenceError: the loss or the weights are not finite.
         """
         while self.state.epoch < self.config.epochs:
-            totals = self._train_epoch()
+            totals = self.train_epoch()
             self._finish_epoch(totals, self._evaluate())
             if any(self.ranks.gather(self.stop.received)) and self.state.epoch < self.config.epochs:
                 raise self._interrupted()
 
-    def _train_epoch(self) -> Totals:
+    def train_epoch(self) -> Totals:
+        """Train on what is left of the epoch under way, without evaluating or saving; the sums over all ranks.
+
+        Raises:
+            Interrupted: a signal arrived; the state is saved.
+            DivergenceError: the loss or the weights are not finite.
+        """
         state = self.state
         self.module.train()
         for batch in self.loaders["train"].batches(state.epoch, start=state.batch):

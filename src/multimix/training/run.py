@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from .repeatability import borrowed_global_state
 from .rundir import RunDirectory
 from .setting import build_model, data_options, make_loaders
 from .state import TrainingState
-from .step import TrainingStep
+from .step import TrainingStep, compiled_stages
 from .weights import model_weights, save_weights
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def train(
         if saved is not None:
             state.restore(saved, ranks)
         if config.compile:
-            stack.enter_context(_compiled(model))
+            stack.enter_context(compiled_stages(model))
         if ranks.rank == 0:
             _begin(run, config, _data_info(splits, model), state, environment(fabric.device, ranks.size))
         first = ranks.rank == 0
@@ -138,18 +138,6 @@ def _on_first(ranks: Ranks, function: Callable[[], Any]) -> Any:
     if failure is not None:
         raise failure
     return result
-
-
-@contextmanager
-def _compiled(model: SplitModel) -> Iterator[None]:
-    """Compile the stages one by one, since methods enter and leave the network between them."""
-    import torch._dynamo
-
-    # Stages share one cache, of eight graphs by default: too few for all of them in training and evaluation.
-    with torch._dynamo.config.patch(recompile_limit=8 * (1 + model.depth)):
-        for stage in model.stages:
-            stage.compile()
-        yield
 
 
 def _data_info(splits: data.DataSplits, model: SplitModel) -> dict[str, Any]:

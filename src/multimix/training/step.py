@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -65,3 +66,15 @@ def wanted_extras(config: Config, method: Method, extras: Mapping[str, Tensor]) 
             f"which data set {config.data!r} does not have: choose another data set or method"
         )
     return {name: extras[name] for name in method.needs}
+
+
+@contextmanager
+def compiled_stages(model: SplitModel) -> Iterator[None]:
+    """Compile the stages one by one, since methods enter and leave the network between them."""
+    import torch._dynamo
+
+    # Stages share one cache, of eight graphs by default: too few for all of them in training and evaluation.
+    with torch._dynamo.config.patch(recompile_limit=8 * (1 + model.depth)):
+        for stage in model.stages:
+            stage.compile()
+        yield
