@@ -39,7 +39,7 @@ def test_the_slowest_part_counts() -> None:
 
 def test_rates_of_known_devices() -> None:
     for name, precision in itertools.product(["NVIDIA A100-SXM4-80GB", "NVIDIA H200"], ["bf16", "tf32", "tf32x3"]):
-        assert all(rate > 1e9 for rate in gpu_rates(name, precision) or ())
+        assert all(rate > 1e9 for rate in gpu_rates(name, precision)[:4])
     bf16, tf32x3 = gpu_rates("NVIDIA H100 80GB HBM3", "bf16"), gpu_rates("NVIDIA H100 80GB HBM3", "tf32x3")
     assert bf16 is not None
     assert tf32x3 is not None

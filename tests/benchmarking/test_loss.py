@@ -1,10 +1,14 @@
 """The benchmark compares like with like: the direct form is the same loss, and memory is really counted."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
 
 import multimix as mm
+from multimix.benchmarking import floor
 from multimix.benchmarking.loss import direct_dense_loss, direct_loss, run
-from multimix.benchmarking.measure import median_ratio, peak_memory
+from multimix.benchmarking.measure import Ratio
 
 
 def test_direct_forms_estimate_the_same_expectation() -> None:
@@ -19,21 +23,65 @@ def test_direct_forms_estimate_the_same_expectation() -> None:
         assert torch.allclose(dense, mm.DenseMultiMix(40_000)(features.float(), labels, head), atol=2e-3)
 
 
-def test_rows_are_produced() -> None:
-    (row,) = run(n=50, b=8, sizes=((16, 5, 4),), rounds=3)
-    assert (row.d, row.c, row.r, row.n, row.b) == (16, 5, 4, 50, 8)
-    assert row.direct_ms > 0
-    assert row.ours_ms > 0
-    assert row.direct_mib > 0
+def test_rows_of_one_size_compare_with_each_other() -> None:
+    before = torch.get_rng_state()
+    rates = {"float32": floor.Rates(1e9, 1e9, 1e9, 1e6, one_unit=True)}
+    rows = run(n=50, b=8, sizes=((16, 5, 4),), rounds=3, compiled=False, rates=rates)
+    direct, ours = list(rows)
+    assert (direct.variant, ours.variant) == ("direct", "ours")
+    assert (ours.d, ours.c, ours.r, ours.n, ours.b, ours.precision) == (16, 5, 4, 50, 8, "float32")
+    assert direct.faster_than_direct == Ratio(1.0, 1.0, 1.0)
+    assert ours.faster_than_direct.low <= ours.faster_than_direct.median <= ours.faster_than_direct.high
+    assert ours.faster_than_compiled is None
+    # 50 x 8 gamma variates at 4 positions, and so on, at the rates above.
+    least = (4 * 50 * (4 * 8 * 5 + 2 * 8 * 5) + 6 * 32 * 16 * 5 + 4 * 50 * 5) / 1e9 + 4 * 50 * 8 / 1e6
+    assert ours.over_floor == pytest.approx(ours.milliseconds / 1e3 / least)
+    assert direct.mib > ours.mib > 0
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_peak_memory_counts_what_is_allocated_at_once() -> None:
-    def call() -> None:
-        for _ in range(3):  # one megabyte at a time, four bytes each
-            torch.empty(2**18).fill_(1)
-
-    assert 2**20 <= peak_memory(call, device="cpu") < 1.2 * 2**20
+def test_bfloat16_is_the_same_loss_under_autocast() -> None:
+    rows = list(run(n=20, b=8, sizes=((16, 5, 1),), rounds=3, compiled=False, precisions=("bfloat16", "float32")))
+    assert [row.precision for row in rows] == ["bfloat16"] * 2 + ["float32"] * 2
+    assert not any(row.why_not for row in rows)
 
 
-def test_ratio_is_taken_within_rounds() -> None:
-    assert median_ratio([2.0, 20.0, 4.0], [1.0, 10.0, 1.0]) == 2.0
+def test_where_nothing_compiles_the_row_says_why_and_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> Callable[..., None]:
+        def compiled(*_: object) -> None:
+            raise RuntimeError("InvalidCxxCompiler: no working compiler\nand a long trace")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", broken)
+    rows = {row.variant: row for row in run(n=5, b=4, sizes=((6, 3, 1),), rounds=3)}
+    assert rows["direct, compiled"].why_not == "InvalidCxxCompiler: no working compiler"
+    assert rows["ours"].milliseconds > 0
+    assert rows["ours"].faster_than_compiled is None
+
+
+def test_compiled_form_is_compared_and_draws_leave_the_global_generator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The compiler itself takes half a minute; what is compiled runs eagerly here, and must then draw globally.
+    generators = []
+
+    def eager(function: Callable[..., torch.Tensor], **_: object) -> Callable[..., torch.Tensor]:
+        def compiled(*arguments: object) -> torch.Tensor:
+            generators.append(arguments[-1])
+            return function(*arguments)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", eager)
+    before = torch.get_rng_state()
+    rows = {row.variant: row for row in run(n=5, b=4, sizes=((6, 3, 2),), rounds=3)}
+    assert set(generators) == {None}
+    assert rows["direct, compiled"].faster_than_compiled == Ratio(1.0, 1.0, 1.0)
+    assert rows["direct"].faster_than_compiled.median > 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_the_direct_form_compiles_whole() -> None:
+    rows = {row.variant: row for row in run(n=20, b=4, sizes=((6, 3, 1), (6, 3, 2)), rounds=3)}
+    assert rows["direct, compiled"].why_not == ""
+    assert rows["direct, compiled"].milliseconds > 0

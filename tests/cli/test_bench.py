@@ -6,35 +6,109 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from multimix.benchmarking import floor, loss, steps
 from multimix.benchmarking import methods as benchmark
+from multimix.benchmarking.measure import Ratio
 from multimix.cli import main
 
 
-def test_bench_prints_and_writes(tmp_path: Path, monkeypatch, capsys) -> None:
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("multimix.benchmarking.loss.SIZES", ((16, 5, 1),))
-    main(["bench", "--n", "20", "--b", "8", "--rounds", "3", "--json", str(tmp_path / "new" / "bench.json")])
-    found = json.loads((tmp_path / "new" / "bench.json").read_text())
+    setting = steps.Setting(model="smallnet-w4", image_size=8, classes=3, b=4, d=16, positions=1)
+    monkeypatch.setattr("multimix.benchmarking.steps.CPU", (setting,))
+    monkeypatch.setattr("multimix.cli.bench.cpu_rates", lambda: floor.Rates(1e9, 1e9, 1e9, 1e6, one_unit=True))
+
+
+def test_bench_prints_and_writes(small: None, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "new" / "bench.json"
+    main(["bench", "--n", "20", "--b", "8", "--rounds", "3", "--device", "cpu", "--no-compile", "--json", str(out)])
+    found = json.loads(out.read_text())
     assert found["machine"]["torch"]
-    assert [row["n"] for row in found["loss"]] == [20]
-    assert "speedup" in capsys.readouterr().out
+    assert found["setting"]["n"] == 20
+    assert found["rates"]["float32"]["gammas"] == 1e6
+    assert [row["variant"] for row in found["loss"]] == ["direct", "ours"]
+    assert found["loss"][1]["faster_than_direct"].keys() == {"median", "low", "high"}
+    methods = [row["method"] for row in found["steps"]]
+    assert methods[0] == "erm"
+    assert {"dense-multimix-alone(n=20)", "multimix-alone(n=200)", "dense-multimix-alone(n=inf)"} < set(methods)
+    printed = capsys.readouterr().out
+    assert "over floor" in printed
+    assert "smallnet-w4, 8x8" in printed
+
+
+def test_what_was_measured_is_kept_when_the_rest_is_interrupted(small: None, tmp_path: Path, monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("multimix.benchmarking.steps.run", interrupted)
+    out = tmp_path / "bench.json"
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "--n", "5", "--b", "4", "--rounds", "3", "--device", "cpu", "--no-compile", "--json", str(out)])
+    assert stop.value.code == 130
+    assert len(json.loads(out.read_text())["loss"]) == 2
+
+
+def test_a_gpu_of_unknown_rates_has_a_footnote(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "GeForce GTX 1080")
+    row = loss.Row(512, 100, 1, 1000, 128, "bfloat16", "ours", 1.5, Ratio(2.0, 1.9, 2.1), None, 3.0, None)
+    monkeypatch.setattr("multimix.benchmarking.loss.run", lambda **_: [row])
+    main(["bench", "--tables", "loss"])
+    printed = capsys.readouterr().out
+    assert "2.00 [1.90, 2.10]" in printed
+    assert "– : no rates of GeForce GTX 1080 are known" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--n", "x"], "--n: expected INT, got 'x'"),
+        (["--n", "0"], "--n must be at least 1, got 0"),
+        (["--dvice", "cuda"], "did you mean --device?"),
+        (["--tables", "los"], "invalid choice 'los'"),
+    ],
+)
+def test_bench_mistakes(options: list[str], message: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", *options])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_no_gpu_is_one_line(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--device", "cuda"])
+    assert "PyTorch finds no CUDA device here; use --device cpu" in capsys.readouterr().err
 
 
 def test_bench_methods_prints_and_writes(tmp_path: Path, capsys) -> None:
     out = tmp_path / "new" / "methods.json"
-    small = ["--model", "smallnet-w4", "--image-size", "8", "--classes", "3", "--batch-size", "4", "--rounds", "1"]
-    main(["bench", "methods", "--methods", "erm,manifold-mixup(layers=9)", "--n", "7", *small, "--json", str(out)])
+    tiny = ["--model", "smallnet-w4", "--image-size", "8", "--classes", "3", "--batch-size", "4", "--rounds", "1"]
+    main(
+        ["bench", "methods", "--methods", "erm,manifold-mixup(layers=9)", "--n", "7", "inf", *tiny, "--json", str(out)]
+    )
     found = json.loads(out.read_text())
     assert found["setting"]["model"] == "smallnet-w4"
     names = [row["method"] for row in found["methods"]]
-    assert names == ["erm", "manifold-mixup(layers=9)", "multimix-alone(n=7)", "dense-multimix-alone(n=7)"]
+    by_n = [f"{name}(n={n})" for n in (7, "inf") for name in ("multimix-alone", "dense-multimix-alone")]
+    assert names == ["erm", "manifold-mixup(layers=9)", *by_n]
+    assert found["methods"][0]["relative"] == 1.0
+    assert found["methods"][0]["relative_low"] > 0
     printed = capsys.readouterr().out
     assert "not measured: layers must be at most" in printed
     assert "images/s" in printed
 
 
 def test_all_are_the_methods_that_need_no_options(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(benchmark, "run", lambda chosen, *_, **__: [benchmark.Row(m, 1, 1, 1, 1) for m in chosen])
+    monkeypatch.setattr(
+        benchmark, "run", lambda chosen, *_, **__: [benchmark.Row(m, 1, 1, 1, 1, "", 1, 1) for m in chosen]
+    )
     main(["bench", "methods", "--methods", "erm,all,cutmix(alpha=0.5)"])
     printed = capsys.readouterr().out
     assert "puzzlemix" in printed
@@ -47,6 +121,7 @@ def test_all_are_the_methods_that_need_no_options(monkeypatch, capsys) -> None:
     [
         (["--methods", "cutmixx"], "did you mean cutmix?"),
         (["--rounds", "0"], "--rounds must be at least 1, got 0"),
+        (["--seconds", "0"], "--seconds must be positive, got 0"),
         (["--modle", "x"], "did you mean --model?"),
     ],
 )

@@ -23,7 +23,7 @@ def test_a_mixture_of_methods_costs_its_expectation(monkeypatch: pytest.MonkeyPa
         timing, "_step", lambda fabric, config, model, method, batch: lambda: done.append(cost[type(method)])
     )
 
-    def timed(variants: dict, *, rounds: int, device: str) -> dict[str, list[float]]:  # type: ignore[type-arg]
+    def timed(variants: dict, *, rounds: int, device: str, warm: bool) -> dict[str, list[float]]:  # type: ignore[type-arg]
         times: dict[str, list[float]] = {}
         for name, call in variants.items():
             done.clear()

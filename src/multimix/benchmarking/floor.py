@@ -1,5 +1,7 @@
 """The least that the sampled loss must do, and the time that takes at the rates of a device: its roofline.
 
+Rates of a GPU are its vendor's; those of a CPU are measured (`rates`).
+
 For every one of r positions and n mixtures of m of b examples in c classes: m gamma variates and c exponentials; the
 mixed logits and the gradient, 2 m c operations each; what the targets contribute, 2 m min(m, c) (a Gram matrix, or the
 mixed targets). Of memory, the logits are read once and a gradient of the same size and type is written once: nothing
@@ -27,6 +29,8 @@ class Rates(NamedTuple):
     products: float
     exponentials: float
     gammas: float
+    one_unit: bool = False
+    """Whether products, exponentials and gammas share one unit, as in the cores of a CPU."""
 
 
 def sampled_loss(*, positions: int, n: int, b: int, c: int, m: int | None = None, itemsize: int = 4) -> Work:
@@ -45,14 +49,29 @@ def sampled_loss(*, positions: int, n: int, b: int, c: int, m: int | None = None
     )
 
 
+def linear(*, rows: int, d: int, c: int, itemsize: int = 4) -> Work:
+    """A linear classifier on `rows` embeddings: the logits, and both gradients.
+
+    >>> linear(rows=128, d=2048, c=1000).products
+    1572864000.0
+    """
+    return Work(bytes=2.0 * itemsize * (rows * d + d * c), products=6.0 * rows * d * c, exponentials=0.0, gammas=0.0)
+
+
+def together(*parts: Work) -> Work:
+    """The sum of all parts."""
+    return Work(*map(sum, zip(*parts, strict=True)))
+
+
 def seconds(work: Work, rates: Rates) -> float:
-    """The time of the slowest part: nothing is faster, even if all units of the device work at once.
+    """The least time: units of the device that can work at once do, and the slowest of them counts.
 
     >>> work = sampled_loss(positions=49, n=1000, b=128, c=1000, itemsize=2)
     >>> f"{1e6 * seconds(work, gpu_rates('NVIDIA A100-SXM4-80GB', 'bf16')):.0f} microseconds"
     '86 microseconds'
     """
-    return max(amount / rate for amount, rate in zip(work, rates, strict=True))
+    arithmetic = work.products / rates.products, work.exponentials / rates.exponentials, work.gammas / rates.gammas
+    return max(work.bytes / rates.bytes, sum(arithmetic) if rates.one_unit else max(arithmetic))
 
 
 class _Gpu(NamedTuple):

@@ -1,4 +1,4 @@
-"""The mixed loss, sampling, forward and backward: ours against the direct form.
+"""The mixed loss, sampling, forward and backward: ours against the direct form, plain and compiled.
 
 The direct form is what the equations say and what one would write: draw the weights, mix the embeddings, classify
 them, soft cross entropy. Its sampler is the faster of PyTorch's two (gamma variates, normalised).
@@ -7,8 +7,9 @@ them, soft cross entropy. Its sampler is the faster of PyTorch's two (gamma vari
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,25 +17,40 @@ from torch.nn import functional as nnF
 
 import multimix as mm
 
-from .measure import interleaved, median_ratio, peak_memory
+from ..kernels import triton_launch
+from . import floor
+from .measure import Ratio, interleaved, peak_memory, ratio
 
 SIZES = ((512, 100, 1), (512, 100, 16), (2048, 1000, 1), (2048, 1000, 49))
 """(d, c, r) of the tables: CIFAR-100 with ResNet-18 and ImageNet with ResNet-50, plain and dense."""
+SIZES_CUDA = (*SIZES, (384, 1000, 196))
+"""With ImageNet with ViT-S/16, too large for most CPUs."""
+DIRECT, COMPILED, OURS = "direct", "direct, compiled", "ours"
+Precision = Literal["float32", "bfloat16"]
 
 
-class Row(NamedTuple):
-    """One line of the table; times in milliseconds, memory in MiB."""
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
 
     d: int
     c: int
     r: int
     n: int
     b: int
-    direct_ms: float
-    ours_ms: float
-    speedup: float
-    direct_mib: float
-    ours_mib: float
+    precision: Precision
+    """Of embeddings and matrix products; bfloat16 by autocast."""
+    variant: str
+    milliseconds: float | None = None
+    faster_than_direct: Ratio | None = None
+    """Time of the direct form over this one's."""
+    faster_than_compiled: Ratio | None = None
+    mib: float | None = None
+    """Memory allocated at the peak beyond what was there before."""
+    over_floor: float | None = None
+    """Time over the least possible (`floor`), classifier included; None where the device's rates are not known."""
+    why_not: str = ""
+    """Why it could not be measured."""
 
 
 def run(
@@ -44,47 +60,88 @@ def run(
     sizes: tuple[tuple[int, int, int], ...] | None = None,
     rounds: int = 15,
     device: str = "cpu",
+    compiled: bool = True,
+    precisions: tuple[Precision, ...] = ("float32",),
+    rates: Mapping[Precision, floor.Rates] | None = None,
 ) -> Iterator[Row]:
-    """Rows as they are measured."""
-    for d, c, r in sizes or SIZES:
-        variants = _variants(d, c, r, n, b, device)
-        # The largest case takes many seconds a call; a few rounds of it are as telling as many of a small one.
-        size_rounds = max(3, min(rounds, int(rounds * 1e9 / (n * r * d * c))))
-        seconds = interleaved(variants, rounds=size_rounds, device=device, turn=0.1)
-        memory = {name: peak_memory(call, device=device) / 2**20 for name, call in variants.items()}
-        yield Row(
-            d, c, r, n, b,
-            1e3 * statistics.median(seconds["direct"]),
-            1e3 * statistics.median(seconds["ours"]),
-            median_ratio(seconds["direct"], seconds["ours"]),
-            memory["direct"],
-            memory["ours"],
+    """Rows as they are measured, those of one size together.
+
+    Args:
+        compiled: the direct form by `torch.compile` too; compiling takes many seconds a size and is not timed.
+        rates: of the device, for the last column.
+    """
+    for d, c, r in sizes or (SIZES_CUDA if device == "cuda" else SIZES):
+        for precision in precisions:
+            # What is compiled whole draws from the global generators: they are as before afterwards.
+            with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
+                rows = _measure(d, c, r, n, b, precision, rounds, device, compiled, (rates or {}).get(precision))
+            yield from rows
+
+
+def _measure(
+    d: int, c: int, r: int, n: int, b: int, precision: Precision, rounds: int, device: str, compiled: bool,
+    rates: floor.Rates | None,
+) -> list[Row]:  # fmt: skip
+    variants = _variants(d, c, r, n, b, precision, device, compiled)
+    failed = {}
+    for name, call in list(variants.items()):
+        try:
+            call()
+        except RuntimeError as error:  # no compiler, or too little memory
+            failed[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            del variants[name]
+    memory = {name: peak_memory(call, device=device) / 2**20 for name, call in variants.items()}
+    # The largest case takes many seconds a call; a few rounds of it are as telling as many of a small one.
+    rounds = max(3, min(rounds, int(rounds * 1e9 / (n * r * d * c)))) if device == "cpu" else rounds
+    times = interleaved(variants, rounds=rounds, device=device, turn=0.1, warm=True)
+    itemsize = 2 if precision == "bfloat16" else 4
+    work = floor.together(
+        floor.sampled_loss(positions=r, n=n, b=b, c=c, itemsize=itemsize),
+        floor.linear(rows=r * b, d=d, c=c, itemsize=itemsize),
+    )
+
+    def row(name: str) -> Row:
+        if name in failed:
+            return Row(d, c, r, n, b, precision, name, why_not=failed[name])
+        seconds = statistics.median(times[name])
+        return Row(
+            d, c, r, n, b, precision, name,
+            1e3 * seconds,
+            ratio(times[DIRECT], times[name]) if DIRECT in times else None,
+            ratio(times[COMPILED], times[name]) if COMPILED in times else None,
+            memory[name],
+            seconds / floor.seconds(work, rates) if rates else None,
         )  # fmt: skip
 
+    return [row(name) for name in (*times, *failed)]
 
-def direct_weights(n: int, b: int, positions: int | None, generator: torch.Generator) -> Tensor:
+
+def direct_weights(
+    n: int, b: int, positions: int | None, generator: torch.Generator | None, device: torch.device | None = None
+) -> Tensor:
     """The paper's weights by PyTorch's own gamma sampler."""
     shape = (n, b) if positions is None else (positions, n, b)
-    alpha = 0.5 + 1.5 * torch.rand(*shape[:-1], 1, generator=generator, device=generator.device)
+    device = device if generator is None else generator.device
+    alpha = 0.5 + 1.5 * torch.rand(*shape[:-1], 1, generator=generator, device=device)
     gammas = torch._standard_gamma(alpha.expand(shape).contiguous(), generator=generator)
     return gammas / gammas.sum(-1, keepdim=True)
 
 
 def direct_loss(
-    embeddings: Tensor, labels: Tensor, head: torch.nn.Linear, n: int, generator: torch.Generator
+    embeddings: Tensor, labels: Tensor, head: torch.nn.Linear, n: int, generator: torch.Generator | None
 ) -> Tensor:
     """MultiMix as written in (6)-(8)."""
-    lam = direct_weights(n, embeddings.shape[0], None, generator)
+    lam = direct_weights(n, embeddings.shape[0], None, generator, embeddings.device)
     targets = lam @ nnF.one_hot(labels, head.out_features).to(lam.dtype)
     return nnF.cross_entropy(head(lam @ embeddings), targets)
 
 
 def direct_dense_loss(
-    features: Tensor, labels: Tensor, head: torch.nn.Linear, n: int, generator: torch.Generator
+    features: Tensor, labels: Tensor, head: torch.nn.Linear, n: int, generator: torch.Generator | None
 ) -> Tensor:
     """Dense MultiMix as written in (9)-(14), with GAP attention."""
     b, r, _ = features.shape
-    lam = direct_weights(n, b, r, generator)
+    lam = direct_weights(n, b, r, generator, features.device)
     with torch.no_grad():
         attention = nnF.relu(torch.einsum("brd,bd->br", features, features.mean(1)))
         attention = attention / attention.sum(1, keepdim=True)
@@ -97,23 +154,37 @@ def direct_dense_loss(
     return ((terms * s).sum(1) / s.sum(1)).mean()
 
 
-def _variants(d: int, c: int, r: int, n: int, b: int, device: str) -> dict[str, Callable[[], None]]:
+def _variants(
+    d: int, c: int, r: int, n: int, b: int, precision: Precision, device: str, compiled: bool
+) -> dict[str, Callable[[], None]]:
     generator = torch.Generator(device).manual_seed(0)
     shape = (b, d) if r == 1 else (b, r, d)
-    embeddings = torch.randn(shape, generator=generator, device=device).relu_().requires_grad_()
+    embeddings = torch.randn(shape, generator=generator, device=device).relu_()
+    embeddings = embeddings.to(getattr(torch, precision)).requires_grad_()
     labels = torch.randint(c, (b,), generator=generator, device=device)
     head = torch.nn.Linear(d, c, device=device)
-    criterion = mm.MultiMix(n) if r == 1 else mm.DenseMultiMix(n)
-    direct = direct_loss if r == 1 else direct_dense_loss
+    criterion = mm.MultiMix if r == 1 else mm.DenseMultiMix
+    direct: Callable[..., Tensor] = direct_loss if r == 1 else direct_dense_loss
 
     def step(loss: Callable[[], Tensor]) -> Callable[[], None]:
         def call() -> None:
             embeddings.grad = head.weight.grad = head.bias.grad = None
-            loss().backward()
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16"):
+                value = loss()
+            value.backward()
 
         return call
 
-    return {
-        "direct": step(lambda: direct(embeddings, labels, head, n, generator)),
-        "ours": step(lambda: criterion(embeddings, labels, head, generator=generator)),
-    }
+    def ours(**how: Any) -> Callable[[], None]:
+        loss = criterion(n, **how)
+        return step(lambda: loss(embeddings, labels, head, generator=generator))
+
+    found = {DIRECT: step(lambda: direct(embeddings, labels, head, n, generator))}
+    if compiled:
+        torch.compiler.reset()  # otherwise another size is compiled for any size
+        whole = torch.compile(direct, fullgraph=True)
+        found[COMPILED] = step(lambda: whole(embeddings, labels, head, n, None))
+    found[OURS] = ours()
+    if device == "cuda" and not triton_launch.why_not(torch.empty(r, b, c, device=device)):
+        found[f"{OURS}, triton"] = ours(implementation="triton")
+    return found

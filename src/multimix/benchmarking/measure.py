@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import torch
 
@@ -33,28 +36,61 @@ def hardware() -> dict[str, str]:
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]], *, rounds: int, device: str, turn: float = 0.0
+    variants: Mapping[str, Callable[[], object]], *, rounds: int, device: str, turn: float = 0.0, warm: bool = False
 ) -> dict[str, list[float]]:
-    """Seconds per call of every variant in every round, after two warm-up calls each.
+    """Seconds per call of every variant in every round, after a warm-up call each.
 
-    The variants take turns within a round, so that whatever else the machine does hits all alike; compare
-    medians, or ratios within a round. A turn repeats the call for about `turn` seconds (at least once), so that a
-    short call is measured as in a loop and not by what the variant before it left in the caches.
+    The variants take turns within a round, every second round backwards, so that whatever else the machine does hits
+    all alike; compare medians, or ratios within a round. On one CPU thread the time is the processor's, not the
+    clock's, so that other programs hardly count.
+
+    Args:
+        turn: a turn repeats the call for about so many seconds (at least once): a short call is measured as in a loop
+            and not by what the variant before it left in the caches.
+        warm: all have been called before.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    calls = {}
+    calls = dict.fromkeys(variants, 1)
     for name, call in variants.items():
-        _timed(call, device, 1)
-        calls[name] = max(1, round(turn / _timed(call, device, 1)))
-    for _ in range(rounds):
-        for name, call in variants.items():
-            seconds[name].append(_timed(call, device, calls[name]))
+        if not warm:
+            _timed(call, device, 1)
+        if turn > 0:
+            calls[name] = max(1, round(turn / _timed(call, device, 1)))
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for k in range(rounds):
+        for name in list(variants)[:: -1 if k % 2 else 1]:
+            seconds[name].append(_timed(variants[name], device, calls[name]))
     return seconds
 
 
-def median_ratio(slow: list[float], fast: list[float]) -> float:
+class Ratio(NamedTuple):
+    """Of two times: the median over rounds of the ratio within a round, and an interval that covers the true median."""
+
+    median: float
+    low: float
+    high: float
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float], *, confidence: float = 0.95) -> Ratio:
+    """slow / fast within every round of `interleaved`.
+
+    The interval is the narrowest of order statistics that holds the true median with probability `confidence` whatever
+    the distribution (the sign test's); under six rounds all of them, which is less sure: 1 - 2^(1 - rounds).
+
+    >>> ratio([2.0, 20.0, 4.0], [1.0, 10.0, 1.0])
+    Ratio(median=2.0, low=2.0, high=4.0)
+    """
+    ratios = sorted(s / f for s, f in zip(slow, fast, strict=True))
+    rounds, k, chances = len(ratios), 0, 1
+    # ratios[k] is above the true median where at most k are below that: by sum_i<=k C(rounds, i) of 2^rounds chances.
+    while 2 * (chances + math.comb(rounds, k + 1)) <= (1 - confidence) * 2**rounds:
+        k += 1
+        chances += math.comb(rounds, k)
+    return Ratio(statistics.median(ratios), ratios[k], ratios[-1 - k])
+
+
+def median_ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
     """The median over rounds of slow / fast."""
-    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+    return ratio(slow, fast).median
 
 
 def peak_memory(call: Callable[[], object], *, device: str) -> int:
@@ -65,6 +101,8 @@ def peak_memory(call: Callable[[], object], *, device: str) -> int:
         before = torch.cuda.memory_allocated()
         call()
         return torch.cuda.max_memory_allocated() - before
+    # Its profiler would write every start and stop to stderr.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True, record_shapes=False) as profile:
         call()
@@ -78,13 +116,19 @@ def peak_memory(call: Callable[[], object], *, device: str) -> int:
     return peak
 
 
+def synchronize(device: str) -> None:
+    """Wait until `device` has done what it was given."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def _timed(call: Callable[[], object], device: str, calls: int) -> float:
     """Seconds per call."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+    one_thread = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if one_thread else time.perf_counter
+    synchronize(device)
+    start = clock()
     for _ in range(calls):
         call()
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / calls
+    synchronize(device)
+    return (clock() - start) / calls

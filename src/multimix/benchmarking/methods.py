@@ -21,7 +21,7 @@ from ..random import make_generator
 from ..training import Config, TrainingStep
 from ..training.devices import connect
 from ..training.optimizers import make_optimizer
-from .measure import interleaved, median_ratio, peak_memory
+from .measure import interleaved, peak_memory, ratio, synchronize
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -57,6 +57,9 @@ class Row:
     """Memory that a step allocates beyond weights and images; of the largest step that a method chooses from."""
     why_not: str = ""
     """Why it could not be measured."""
+    relative_low: float | None = None
+    relative_high: float | None = None
+    """Between which the true median of the ratio lies (`measure.ratio`); for ERM, of a second copy: the noise."""
 
 
 def run(
@@ -66,6 +69,7 @@ def run(
     num_classes: int,
     image_size: int,
     rounds: int = 9,
+    seconds: float = SECONDS,
     say: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Row]:
     """Time each method on made-up images, each in turn with ERM in the same process.
@@ -75,6 +79,7 @@ def run(
         config: model, batch size, precision, optimiser and device; its data are not used.
         num_classes, image_size: of the made-up images (b, 3, image_size, image_size).
         rounds: of one step of each, or of several short ones.
+        seconds: about how long to measure a method and ERM beside it.
         say: called with the name of each method before it is measured.
 
     Raises:
@@ -83,11 +88,9 @@ def run(
     """
     fabric = connect(config)
     fabric.launch()
-    device = fabric.device.type
-    batch = made_up_batch(config.batch_size, num_classes, image_size, fabric.device)
 
-    def steps_of(method: str) -> Steps:
-        model = models.build(
+    def make_model() -> SplitModel:
+        return models.build(
             config.model,
             num_classes=num_classes,
             image_size=image_size,
@@ -95,26 +98,57 @@ def run(
             std=(0.25, 0.25, 0.25),
             generator=make_generator(config.seed, "init"),
         ).to(fabric.device)
-        return steps(fabric, config, model, methods.parse(method), batch)
 
+    batch = made_up_batch(config.batch_size, num_classes, image_size, fabric.device)
+    return beside_erm(chosen, fabric, config, make_model, batch, rounds=rounds, seconds=seconds, say=say)
+
+
+def beside_erm(
+    chosen: Sequence[str],
+    fabric: Fabric,
+    config: Config,
+    make_model: Callable[[], SplitModel],
+    batch: Batch,
+    *,
+    rounds: int = 9,
+    seconds: float = SECONDS,
+    say: Callable[[str], None] = lambda message: None,
+) -> Iterator[Row]:
+    """Time each method on one batch, each in turn with ERM; as `run`, for any network and images.
+
+    Args:
+        fabric: launched.
+        config: its optimiser and memory format.
+        make_model: makes a network of its own for each method, on the device of `fabric`.
+        batch: images, labels and whatever further tensors the methods need.
+        seconds: about how long to measure a method and ERM beside it.
+    """
+
+    def steps_of(method: str) -> Steps:
+        return steps(fabric, config, make_model(), methods.parse(method), batch)
+
+    b, device = len(batch.images), fabric.device.type
     baseline = steps_of("erm")
     for method in chosen:
         methods.parse(method)
         say(method)
         try:
-            measured = {"erm": baseline, method: steps_of(method)}
-            times, _ = expected_times(measured, rounds=rounds, device=device, seconds=SECONDS)
+            measured = {"": baseline, method: steps_of(method)}
+            times, _ = expected_times(measured, rounds=rounds, device=device, seconds=seconds)
             peak = max(peak_memory(step, device=device) for _, step in measured[method]) / 2**20
-        except (ValueError, TypeError, OSError, ImportError) as error:
+        except (ValueError, TypeError, OSError, ImportError, torch.OutOfMemoryError) as error:
             yield Row(method, None, None, None, None, str(error))
             continue
-        seconds = statistics.median(times[method])
+        step = statistics.median(times[method])
+        relative = ratio(times[""], times[method])
         yield Row(
             method,
-            config.batch_size / seconds,
-            1.0 if method == "erm" else median_ratio(times["erm"], times[method]),
-            1e3 * seconds,
+            b / step,
+            1.0 if method == "erm" else relative.median,
+            1e3 * step,
             peak,
+            relative_low=relative.low,
+            relative_high=relative.high,
         )
 
 
@@ -141,16 +175,23 @@ def expected_times(
         seconds: about how long to measure in all; short steps are repeated within a round to fill it.
     """
     parts = {(name, k): step for name, found in measured.items() for k, (_, step) in enumerate(found)}
-    for step in parts.values():
-        step()
-    began = time.perf_counter()
-    for step in parts.values():
-        step()
-    once = time.perf_counter() - began
+    once = 0.0
+    for _ in range(2):
+        synchronize(device)
+        began = time.perf_counter()
+        for step in parts.values():
+            step()
+        synchronize(device)
+        once = time.perf_counter() - began
+        if once > seconds / 4:  # slow: the first call is no more than a few per cent slower than others
+            break
     rounds = min(rounds, max(3, int(4 * seconds / once)))
     block = min(25, max(1, int(seconds / rounds / once)))
     times = interleaved(
-        {str(key): functools.partial(_repeat, step, block) for key, step in parts.items()}, rounds=rounds, device=device
+        {str(key): functools.partial(_repeat, step, block) for key, step in parts.items()},
+        rounds=rounds,
+        device=device,
+        warm=True,
     )
     expected = {
         name: [
@@ -194,6 +235,8 @@ def _repeat(step: Callable[[], None], times: int) -> None:
 
 
 def _step(fabric: Any, config: Config, model: SplitModel, method: Method, batch: Batch) -> Callable[[], None]:
+    if missing := [name for name in method.needs if name not in batch.extras]:
+        raise ValueError(f"{type(method).__name__} needs the {' and '.join(missing)} of every image: these have none")
     step = TrainingStep(model, method)
     module, optimizer = fabric.setup(step, make_optimizer(step, config, device=fabric.device))
     generator = make_generator(config.seed, "speed")

@@ -1,47 +1,169 @@
-"""`multimix bench`: measure the loss on this machine; `multimix bench methods`: the training step of methods."""
+"""`multimix bench`: measure loss, training step and sampler on this machine; `multimix bench methods`: any methods."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from ..benchmarking import loss
-from ..benchmarking.measure import hardware
+import torch
+
+from ..benchmarking import floor, loss, steps
+from ..benchmarking.measure import Ratio
+from ..benchmarking.rates import cpu_rates
+from ..kernels import triton_launch
+from .bench_record import Record
+from .options import parse
+
+Table = Literal["loss", "steps", "sampler"]
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `multimix bench` takes."""
+
+    tables: tuple[Table, ...] = ("loss", "steps", "sampler")
+    """What to measure."""
+    n: int = 1000
+    """Mixed examples; the steps also take ten times as many, and infinitely many."""
+    b: int = 128
+    """Mini-batch size of the loss; that of the steps is printed above them."""
+    rounds: int = 15
+    """Rounds of ours and the alternatives in turns; fewer of what takes long."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to measure; auto: the GPU if there is one."""
+    compile: bool = True
+    """Also the direct form of the loss compiled by torch.compile, which takes seconds to a minute for each size."""
+    json: Path | None = field(default=None)
+    """Write the results here too, as they come."""
 
 
 def main(argv: list[str]) -> None:
-    """Print the table as it is measured; write it as JSON where asked to."""
+    """Print the tables as they are measured; write them as JSON where asked to."""
     if argv[:1] == ["methods"]:
         from . import bench_methods
 
         return bench_methods.main(argv[1:])
-    parser = argparse.ArgumentParser(
+    options = parse(
+        argv,
+        Options(),
         prog="multimix bench",
         description="The loss (sampling, forward, backward) against the direct form: mix embeddings, classify, cross "
-        "entropy. Both run in turns in this process; the ratio is the median over rounds. `multimix bench methods` "
-        "measures whole training steps of any methods on any network instead.",
+        "entropy; whole training steps beside ERM's; the sampler of the weights. All in turns in this process: ratios "
+        "are medians over rounds, with an interval that holds the true median with a probability of 95 % (under six "
+        "rounds, the extremes). `multimix bench methods` measures training steps of any methods on any network.",
     )
-    parser.add_argument("--n", type=int, default=1000, help="mixed examples (default 1000)")
-    parser.add_argument("--b", type=int, default=128, help="mini-batch size (default 128)")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of the small sizes (default 15)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
-    options = parser.parse_args(argv)
-    machine = hardware()
-    print("  ".join(f"{key}: {value}" for key, value in machine.items()))
-    print(f"n={options.n} b={options.b} device={options.device}, float32, alpha ~ U[0.5, 2]; milliseconds and MiB\n")
-    head = f"{'d':>5} {'c':>5} {'r':>3} {'direct':>9} {'ours':>9} {'speedup':>8} {'direct MiB':>11} {'ours MiB':>9}"
-    print(head)
-    rows = []
-    for row in loss.run(n=options.n, b=options.b, rounds=options.rounds, device=options.device):
-        rows.append(row._asdict())
+    for name in ("n", "b", "rounds"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    device = _device(options.device)
+    record = Record(options.json, options)
+    rates = _rates(device)
+    record.note("rates", {precision: found._asdict() for precision, found in rates.items()})
+    if "loss" in options.tables:
+        _loss(options, device, rates, record)
+    if "steps" in options.tables:
+        _steps(options, device, rates, record)
+    _footnotes(device, rates)
+
+
+def _device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def _rates(device: Device) -> Mapping[loss.Precision, floor.Rates]:
+    if device == "cpu":
+        return {"float32": cpu_rates()}
+    name = torch.cuda.get_device_name()
+    found = {
+        "bfloat16": floor.gpu_rates(name, "bf16"),
+        "float32": floor.gpu_rates(name, triton_launch.precision(torch.float32)),
+    }
+    return {precision: rates for precision, rates in found.items() if rates is not None}  # type: ignore[misc]
+
+
+def _loss(options: Options, device: Device, rates: Mapping[loss.Precision, floor.Rates], record: Record) -> None:
+    print(f"\nThe loss on {device}, n={options.n}, b={options.b}, alpha ~ U[0.5, 2]; forward and backward")
+    print(
+        f"{'d':>5} {'c':>5} {'r':>4} {'precision':<9} {'':<16} {'ms':>9} {'over floor':>10} {'direct / this':>22} "
+        f"{'compiled / this':>22} {'peak MiB':>9}"
+    )
+    precisions: tuple[loss.Precision, ...] = ("float32",) if device == "cpu" else ("bfloat16", "float32")
+    for row in loss.run(
+        n=options.n,
+        b=options.b,
+        rounds=options.rounds,
+        device=device,
+        compiled=options.compile,
+        precisions=precisions,
+        rates=rates,
+    ):
+        record.add("loss", row)
+        start = f"{row.d:>5} {row.c:>5} {row.r:>4} {row.precision:<9} {row.variant:<16}"
+        if row.why_not:
+            print(f"{start} not measured: {row.why_not}", flush=True)
+            continue
         print(
-            f"{row.d:>5} {row.c:>5} {row.r:>3} {row.direct_ms:>9.2f} {row.ours_ms:>9.2f} {row.speedup:>7.1f}x "
-            f"{row.direct_mib:>11.1f} {row.ours_mib:>9.1f}"
+            f"{start} {row.milliseconds:>9.2f} {_number(row.over_floor, '.1f'):>10} "
+            f"{_ratio(row.faster_than_direct, '.2f'):>22} {_ratio(row.faster_than_compiled, '.2f'):>22} "
+            f"{row.mib:>9.1f}",
+            flush=True,
         )
-        sys.stdout.flush()
-        if options.json:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps({"machine": machine, "loss": rows}, indent=2) + "\n")
+
+
+def _steps(options: Options, device: Device, rates: Mapping[loss.Precision, floor.Rates], record: Record) -> None:
+    settings = steps.CPU if device == "cpu" else steps.CUDA
+    shown = None
+    for row in steps.run(
+        settings,
+        n=(options.n, 10 * options.n, math.inf),
+        device=device,
+        rounds=options.rounds,
+        seconds=1.0 if device == "cpu" else 3.0,
+        rates=rates.get("float32" if device == "cpu" else "bfloat16"),
+    ):
+        record.add("steps", row)
+        if row.setting != shown:
+            shown = row.setting
+            print(
+                f"\nWhole training steps on {device}: {shown.model}, {shown.image_size}x{shown.image_size}, "
+                f"{shown.classes} classes, b={shown.b}, {shown.precision}{', channels last' * shown.channels_last}"
+            )
+            print(f"{'':<30} {'ms':>9} {'time / ERM':>22} {'at the floor':>12} {'peak MiB':>9}")
+        if row.why_not:
+            print(f"{row.method:<30} not measured: {row.why_not}", flush=True)
+            continue
+        print(
+            f"{row.method:<30} {row.milliseconds:>9.2f} {_ratio(row.over_erm, '.3f'):>22} "
+            f"{_number(row.least, '.3f'):>12} {row.mib:>9.1f}",
+            flush=True,
+        )
+
+
+def _footnotes(device: Device, rates: Mapping[loss.Precision, floor.Rates]) -> None:
+    print("\n[low, high] holds the true median over rounds; of ERM it is a second copy's: the noise.")
+    if device == "cpu":
+        per_second = ", ".join(f"{value:.2g} {name}" for name, value in list(rates["float32"]._asdict().items())[:4])
+        print(
+            f"Floor: the least time for the operations of loss and classifier at rates measured here, in a second: "
+            f"{per_second} (gammas by the faster of our sampler and PyTorch's)."
+        )
+    elif rates:
+        print("Floor: the least time for the operations of loss and classifier at the vendor's rates.")
+    else:
+        print(
+            f"– : no rates of {torch.cuda.get_device_name()} are known (multimix.benchmarking.floor), hence no floor."
+        )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"
+
+
+def _ratio(value: Ratio | None, form: str) -> str:
+    return "–" if value is None else f"{value.median:{form}} [{value.low:{form}}, {value.high:{form}}]"

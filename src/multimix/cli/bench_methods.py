@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from .. import methods
 from ..benchmarking import methods as benchmark
-from ..benchmarking.measure import hardware
 from ..training import Config
-from ..training.files import write_json
+from .bench_record import Record
 from .options import parse
 
 DEFAULT = (
@@ -27,8 +24,8 @@ class Options:
 
     methods: str = DEFAULT
     """Methods, separated by commas, those with options in quotes; `all` stands for every one that needs no options."""
-    n: tuple[int, ...] = ()
-    """Also MultiMix and Dense MultiMix at these numbers of mixed examples: --n 100 1000 10000."""
+    n: tuple[int | Literal["inf"], ...] = ()
+    """Also MultiMix and Dense MultiMix at these numbers of mixed examples: --n 100 1000 inf."""
     model: str = "preactresnet18"
     """A network, as `multimix train --model` takes it."""
     image_size: int = 32
@@ -45,6 +42,8 @@ class Options:
     """Where to measure; auto: the GPU if there is one."""
     rounds: int = 9
     """Rounds of each method and ERM in turns; the medians are printed."""
+    seconds: float = benchmark.SECONDS
+    """About how long to measure each: short steps are repeated, and long ones get fewer rounds, but at least 3."""
     json: Path | None = field(default=None)
     """Write the results here too, as they come."""
 
@@ -56,8 +55,9 @@ def main(argv: list[str]) -> None:
         Options(),
         prog="multimix bench methods",
         description="Whole training steps (forward, loss, backward, optimiser) on made-up images, each method in turns "
-        "with ERM in this process; the ratio is the median over rounds. Methods that toss a coin count with their "
-        "expected time.",
+        "with ERM in this process; the ratio is the median over rounds. The interval holds the true median with a "
+        "probability of 95 % (under six rounds: the extremes); for ERM it is of a second copy, the noise. Methods that "
+        "toss a coin count with their expected time.",
     )
     listed = methods.split_list(options.methods)
     every = [name for given in listed for name in (methods.complete() if given == "all" else [given])]
@@ -68,6 +68,8 @@ def main(argv: list[str]) -> None:
         methods.parse(method)
     if options.rounds < 1:
         raise ValueError(f"--rounds must be at least 1, got {options.rounds}")
+    if not options.seconds > 0:
+        raise ValueError(f"--seconds must be positive, got {options.seconds}")
     config = Config(
         data="digits",  # a configuration names data; the images are made up
         model=options.model,
@@ -76,28 +78,28 @@ def main(argv: list[str]) -> None:
         channels_last=options.channels_last,
         accelerator=options.device,
     )
-    machine = hardware()
-    print("  ".join(f"{key}: {value}" for key, value in machine.items()))
+    record = Record(options.json, options)
     print(
         f"{options.model}, {options.image_size}x{options.image_size}, {options.classes} classes, "
         f"b={options.batch_size}, {options.precision}\n"
     )
     width = max(map(len, chosen))
-    print(f"{'method':<{width}} {'images/s':>9} {'of ERM':>7} {'ms/step':>9} {'peak MiB':>9}")
-    rows = []
+    print(f"{'method':<{width}} {'images/s':>9} {'of ERM':>7} {'':<16} {'ms/step':>9} {'peak MiB':>9}")
     for row in benchmark.run(
-        chosen, config, num_classes=options.classes, image_size=options.image_size, rounds=options.rounds
+        chosen,
+        config,
+        num_classes=options.classes,
+        image_size=options.image_size,
+        rounds=options.rounds,
+        seconds=options.seconds,
     ):
-        rows.append(dataclasses.asdict(row))
+        record.add("methods", row)
         if row.why_not:
             print(f"{row.method:<{width}} not measured: {row.why_not}", flush=True)
         else:
+            interval = f"[{row.relative_low:.3f}, {row.relative_high:.3f}]"
             print(
-                f"{row.method:<{width}} {row.images_per_second:>9.1f} {row.relative:>7.3f} {row.milliseconds:>9.2f} "
-                f"{row.peak_mib:>9.1f}",
+                f"{row.method:<{width}} {row.images_per_second:>9.1f} {row.relative:>7.3f} {interval:<16} "
+                f"{row.milliseconds:>9.2f} {row.peak_mib:>9.1f}",
                 flush=True,
             )
-        if options.json is not None:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            setting = json.loads(json.dumps(dataclasses.asdict(options), default=str))
-            write_json(options.json, {"machine": machine, "setting": setting, "methods": rows})
