@@ -23,7 +23,7 @@ from multimix import cli, data
 from multimix.cli import evaluate as command
 from multimix.cli.evaluation_board import EvaluationBoard
 from multimix.reports.sections import Section
-from multimix.suite import Accuracy, results
+from multimix.suite import PARTS, Accuracy, Ood, results
 from multimix.suite.page import _beside_paper, label_colors
 from multimix.suite.part import Store, Subject
 from multimix.suite.running import Outcome, run_parts
@@ -274,14 +274,57 @@ def test_paper_numbers_stand_beside_measured_ones(digits_run) -> None:  # type: 
 def test_the_board_estimates_from_what_it_has_timed(digits_run) -> None:  # type: ignore[no-untyped-def]
     paths = [digits_run(f"{seed}", seed=seed) for seed in range(4)]
     candidates = run_candidates(paths, which=["last"])
-    part = Accuracy()
-    board = EvaluationBoard(candidates, [part], file=io.StringIO())
+    accuracy, ood = Accuracy(), Ood()
+    board = EvaluationBoard(8, {"accuracy": 3, "ood": 2}, file=io.StringIO())
     assert board.remaining() is None
-    for candidate, seconds in zip(candidates[:3], (10.0, 20.0, None), strict=True):
+    for candidate, part, seconds in (
+        (candidates[0], accuracy, None),
+        (candidates[0], ood, None),
+        (candidates[1], accuracy, 10.0),
+        (candidates[1], ood, 4.0),
+        (candidates[2], accuracy, 20.0),
+    ):
         board.begin(candidate, part)
         board.end(candidate, part, seconds=seconds, failure=None)
-    assert board.remaining() == 15.0
-    assert "2/4  erm, seed 1: accuracy: 20s; about 30s left" in board.file.getvalue()  # type: ignore[attr-defined]
+    # One accuracy is left, of 15 s, and one ood of 4 s; what was there already took no time and counts for none.
+    assert board.remaining() == 19.0
+    said = board.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert said == [
+        "3/8  erm, seed 1: accuracy: 10s; more than 20s left",
+        "4/8  erm, seed 1: ood: 4s; about 24s left",
+        "5/8  erm, seed 2: accuracy: 20s; about 19s left",
+    ]
+
+
+def test_what_is_there_already_is_said(digits_run, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    first, _ = digits_run("runs/0"), digits_run("runs/1", seed=1)
+    cli.main(["evaluate", str(first), "--parts", "accuracy"])
+    assert "there already" not in capsys.readouterr().out
+    cli.main(["evaluate", str(first.parent), "--parts", "accuracy"])
+    shown = capsys.readouterr().out
+    assert "1 of 2 evaluations are there already" in shown
+    assert "2/2  erm, seed 1: accuracy: " in shown
+
+
+@pytest.mark.slow
+def test_all_parts_of_several_seeds(digits_run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for method in ("erm", "dense-multimix"):
+        for seed in range(2):
+            digits_run(f"runs/{method}{seed}", method=method, seed=seed)
+    cheap = (
+        "--attacks.limit 20 --attacks.curve-limit 10 --attacks.pgd-steps 2 --attacks.curve-eps 1 8 "
+        "--attacks.curve-steps 1 2 --corruptions.limit 20 --embedding.no-umap --intrusion.batches 1 "
+        "--ood.limit 50 --speed.n 10 --speed.rounds 3 --speed.seconds 0.01"
+    )
+    cli.main(["evaluate", str(tmp_path / "runs"), "--parts", "all", *cheap.split(), "--out", str(tmp_path / "out")])
+    whole = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert {tuple(model["parts"]) for model in whole["models"]} == {tuple(part.name for part in PARTS)}
+    assert {row["pairs"] for row in whole["differences"]} == {2}
+    assert {row["label"] for row in whole["differences"]} == {"dense-multimix"}
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert "Difference from ERM" in page
+    rows = list(csv.DictReader((tmp_path / "out" / "evaluation.csv").open()))
+    assert all(row["top-1, %"] and row["training speed ÷ ERM's"] for row in rows)
 
 
 def test_pixels_outside_the_unit_interval_are_refused(digits_run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

@@ -89,8 +89,11 @@ def main(argv: list[str]) -> None:
     candidates = find_candidates(paths, options, out)
     command = shlex.join(["multimix", "evaluate", *argv])
     try:
-        check_inputs(candidates, parts)
-        with EvaluationBoard(candidates, parts) as board:
+        missing = check_inputs(candidates, parts)
+        total = len(candidates) * len(parts)
+        if kept := total - sum(missing.values()):
+            print(f"{kept} of {total} evaluations are there already", flush=True)
+        with EvaluationBoard(total, missing) as board:
             outcomes = run_parts(candidates, parts, board, log=out / LOG)
         if not any(outcome.results for outcome in outcomes):
             raise ValueError(f"nothing could be evaluated: {_failures(outcomes)[0]}")
@@ -105,7 +108,7 @@ def main(argv: list[str]) -> None:
         print(f"multimix: {line}", file=sys.stderr)
     if failed := sum(len(outcome.failures) for outcome in outcomes):
         print(
-            f"multimix: {failed} of {len(candidates) * len(parts)} evaluations failed; tracebacks are in {out / LOG}. "
+            f"multimix: {failed} of {total} evaluations failed; tracebacks are in {out / LOG}. "
             "The same command tries them again",
             file=sys.stderr,
         )

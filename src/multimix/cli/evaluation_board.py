@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from ..extras import require
@@ -19,14 +19,15 @@ class EvaluationBoard(LiveBoard):
     """A `Watch` for `run_parts`; use it as a context manager.
 
     Args:
-        candidates, parts: what will be evaluated.
+        total: evaluations, those whose results are there already too.
+        missing: by name of the part, how many have to be computed.
     """
 
-    def __init__(self, candidates: Sequence[Candidate], parts: Sequence[Part], *, file: TextIO | None = None) -> None:
+    def __init__(self, total: int, missing: Mapping[str, int], *, file: TextIO | None = None) -> None:
         super().__init__(file)
-        self.total, self.done = len(candidates) * len(parts), 0
-        self.left = {part.name: len(candidates) for part in parts}
-        self.seconds: dict[str, list[float]] = {part.name: [] for part in parts}
+        self.total, self.done = total, 0
+        self.left = dict(missing)
+        self.seconds: dict[str, list[float]] = {name: [] for name in missing}
         self.now, self.words, self.began = "", "", time.monotonic()
 
     def begin(self, candidate: Candidate, part: Part) -> None:
@@ -42,8 +43,8 @@ class EvaluationBoard(LiveBoard):
     def end(self, candidate: Candidate, part: Part, *, seconds: float | None, failure: str | None) -> None:
         """A part has ended; without seconds, its result was there already."""
         self.done += 1
-        self.left[part.name] -= 1
         if seconds is not None:
+            self.left[part.name] -= 1
             self.seconds[part.name].append(seconds)
         if failure is not None:
             self._say(f"{self._count()}  {self.now}: failed: {failure}")
@@ -51,11 +52,16 @@ class EvaluationBoard(LiveBoard):
             self._say(f"{self._count()}  {self.now}: {duration(seconds)}{self._left()}")
 
     def remaining(self) -> float | None:
-        """Estimated seconds until everything is measured; None while a part has not been timed yet."""
-        if any(count and not self.seconds[name] for name, count in self.left.items()):
-            return None
+        """Estimated seconds until the parts that have been timed are measured for all; None before the first."""
         times = {name: sum(seconds) / len(seconds) for name, seconds in self.seconds.items() if seconds}
-        return sum(count * times[name] for name, count in self.left.items() if count)
+        return sum(self.left[name] * time for name, time in times.items()) if times else None
+
+    def _left(self) -> str:
+        untimed = [name for name, count in self.left.items() if count and not self.seconds[name]]
+        remaining = self.remaining()
+        if not remaining:
+            return ""
+        return f"; {'more than' if untimed else 'about'} {duration(remaining)} left"
 
     def _count(self) -> str:
         return f"{self.done:{len(str(self.total))}}/{self.total}"

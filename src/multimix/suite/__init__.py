@@ -11,10 +11,23 @@ from .embedding import Embedding
 from .intrusion import Intrusion
 from .ood import Ood
 from .part import Part
+from .speed import Speed
 
-__all__ = ["CHEAP", "PARTS", "Accuracy", "Attacks", "Attention", "Corruptions", "Embedding", "Intrusion", "Ood", "Part"]
+__all__ = [
+    "CHEAP",
+    "PARTS",
+    "Accuracy",
+    "Attacks",
+    "Attention",
+    "Corruptions",
+    "Embedding",
+    "Intrusion",
+    "Ood",
+    "Part",
+    "Speed",
+]
 
-PARTS: tuple[type[Part], ...] = (Accuracy, Attacks, Corruptions, Ood, Embedding, Intrusion, Attention)
+PARTS: tuple[type[Part], ...] = (Accuracy, Attacks, Corruptions, Ood, Embedding, Intrusion, Attention, Speed)
 """All parts, in the order of the page."""
 
 CHEAP: tuple[str, ...] = ("accuracy", "ood", "intrusion")

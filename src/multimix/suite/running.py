@@ -54,8 +54,11 @@ def measure(
     return _measure(candidate, part, _store(candidate, part, _fingerprints(part)), load or candidate.load, say)
 
 
-def check_inputs(candidates: Sequence[Candidate], parts: Sequence[Part]) -> None:
+def check_inputs(candidates: Sequence[Candidate], parts: Sequence[Part]) -> dict[str, int]:
     """Refuse what cannot be evaluated before anything is; nothing is looked at whose results are there already.
+
+    Returns:
+        By name of the part, the number of candidates whose results are not there yet.
 
     Raises:
         FileNotFoundError, ValueError: data or further files are missing, empty or do not fit.
@@ -66,6 +69,7 @@ def check_inputs(candidates: Sequence[Candidate], parts: Sequence[Part]) -> None
             part.check_files()
     for candidate in dict.fromkeys(candidate for candidate, _ in missing):
         candidate.check()
+    return {part.name: sum(other is part for _, other in missing) for part in parts}
 
 
 def run_parts(

@@ -1,0 +1,125 @@
+"""What the page shows of the training speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from .. import published
+from ..reports.sections import Panel, Section
+from ..reports.statistics import estimate
+from ..reports.style import figure, line, to_svg
+from ..reports.tables import Cell, Table, estimates_table
+
+__all__ = ["sections"]
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
+    """The table of all methods, the curve over n, and the paper's Table 3 beside what was measured."""
+    return [_speeds(results, colors), *_over_n(results, colors), _beside_paper(results)]
+
+
+def _speeds(results: Results, colors: Mapping[str, str]) -> Section:
+    first = next(iter(results.values()))[0]
+    values, row_colors, failed = {}, {}, []
+    for label, runs in results.items():
+        for method in runs[0]["rows"]:
+            rows = [run["rows"][method] for run in runs if method in run["rows"]]
+            timed = [row for row in rows if row["images_per_second"] is not None]
+            name = label if method == runs[0]["own"] else f"{label}: {method}"
+            failed += [f"{name} could not be timed: {row['why_not']}." for row in rows if row not in timed][:1]
+            values[name] = {
+                "images/s ↑": [row["images_per_second"] for row in timed],
+                "÷ ERM's ↑": [row["relative"] for row in timed],
+                "ms per step ↓": [row["milliseconds"] for row in timed],
+                "MiB per step ↓": [row["peak_mib"] for row in timed],
+            }
+            row_colors[name] = colors.get(label, "")
+    machine = first["machine"]
+    where = machine.get("gpu") if first["device"] == "cuda" else f"{machine['threads']} threads of {machine['cpu']}"
+    return Section(
+        "Training speed",
+        f"Whole training steps (forward, loss, backward, optimiser) of {first['network']} on one batch of "
+        f"{first['batch']} images of {first['image_size']} pixels in precision {first['precision']}, without reading "
+        f"them, on {where}; torch {machine['torch']}, {machine['date']}. Each method takes turns with ERM in one "
+        "process, so compare the speeds relative to ERM's, which other work of the machine hardly moves; images per "
+        "second taken at different times do not compare. A method that tosses a coin for every batch counts with its "
+        "expected time. The deviation over seeds is noise of the measurement. MiB are what a step allocates beyond "
+        f"weights and images. {' '.join(failed)}",
+        table=estimates_table(values, row_colors),
+    )
+
+
+def _over_n(results: Results, colors: Mapping[str, str]) -> list[Section]:
+    curves = {
+        label: {n: fmean(by_n[n] for by_n in points) for n in points[0] if all(n in by_n for by_n in points)}
+        for label, runs in results.items()
+        if (points := [dict(map(tuple, run["by_n"])) for run in runs]) and points[0]
+    }
+    if not curves:
+        return []
+    return [
+        Section(
+            "Training speed over n",
+            "Speed relative to ERM's with other numbers n of mixed examples, everything else as trained; mean over "
+            "seeds. The line at 1 is ERM. Look at where a curve begins to fall: up to there, more mixed examples are "
+            "free. Where half of the mini-batches take input mixup, they do not depend on n.",
+            [Panel("speed ÷ ERM's", speed_chart(curves, colors))],
+            legend={label: colors[label] for label in curves},
+        )
+    ]
+
+
+def speed_chart(curves: Mapping[str, Mapping[int, float]], colors: Mapping[str, str]) -> str:
+    """By label: the speed relative to ERM's for each n."""
+    with figure(4.2, 2.7) as (drawn, axes):
+        axes.axhline(1, color=colors.get("erm", "#8a8a8a"), linewidth=1, linestyle=(0, (4, 3)))
+        for label, curve in curves.items():
+            axes.plot(list(curve), list(curve.values()), **line(colors[label]), markersize=4)
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("n")
+        return to_svg(drawn, f"training speed relative to ERM over n of {', '.join(curves)}")
+
+
+def _beside_paper(results: Results) -> Section:
+    paper = {(n.method, n.model): n for n in published.numbers() if n.quantity == "speed"}
+    networks = list(dict.fromkeys(model for _, model in paper))
+    here: dict[str, list[float]] = {}
+    for runs in results.values():
+        for run in runs:
+            for method, row in run["rows"].items():
+                if row["relative"] is not None:
+                    here.setdefault(method, []).append(row["relative"])
+    rows = []
+    for method in dict.fromkeys([*(method for method, _ in paper), *here]):
+        cells = [Cell(method, method), _measured(here.get(method))]
+        for network in networks:
+            number, erm = paper.get((method, network)), paper["erm", network]
+            if number is None:
+                cells += [Cell("–", ""), Cell("–", "")]
+            else:
+                ratio = number.value / erm.value
+                cells += [Cell(number.text, number.value), Cell(f"{ratio:.2f}", ratio)]
+        rows.append(cells)
+    units = ("1000 images/s", "÷ ERM's")
+    titles = [f"paper, {network}\n{unit}" for network in networks for unit in units]
+    here_network = next(iter(results.values()))[0]["network"]
+    return Section(
+        "Training speed beside the paper's",
+        f"Measured here with {here_network}, see above. Published: Table 3, ImageNet, "
+        f"{published.QUANTITIES['speed'].condition}; its relative speeds are computed from its rows. Networks, images "
+        "and machines differ, so compare the order of the methods. “Not measured” means that nothing here was timed "
+        "with it.",
+        table=Table(["method", "measured here\n÷ ERM's", *titles], rows),
+    )
+
+
+def _measured(values: Sequence[float] | None) -> Cell:
+    if not values:
+        return Cell("not measured", "")
+    mean, std, n = estimate(values)
+    return Cell(f"{mean:.2f}", mean, spread=f"± {std:.2f}" if n > 1 else "")

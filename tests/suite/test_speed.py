@@ -1,0 +1,170 @@
+"""The part on training speed: what is timed, beside what, and what the page says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from multimix import cli, published
+from multimix.benchmarking import methods as timing
+from multimix.data import ArrayDataset
+from multimix.methods import DenseMultiMix, Erm, InputMixup, MultiMix
+from multimix.models import build
+from multimix.suite import Speed
+from multimix.suite.part import Subject
+from multimix.suite.speed import with_n
+from multimix.training import Config
+
+COST = {Erm: 1.0, InputMixup: 2.0, MultiMix: 4.0, DenseMultiMix: 10.0}
+
+
+class Memory:
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def compute(self, key: str, function: Callable[[], Any]) -> Any:
+        if key not in self.kept:
+            self.kept[key] = json.loads(json.dumps(function()))
+        return self.kept[key]
+
+
+@pytest.fixture
+def subject() -> Subject:
+    g = torch.Generator().manual_seed(0)
+    model = build("smallnet-w4", num_classes=3, image_size=8, generator=g).eval()
+    images = torch.randint(0, 256, (20, 3, 8, 8), generator=g).byte()
+    train = ArrayDataset(images, torch.arange(20) % 3)
+    config = Config(data="digits", model="smallnet-w4", batch_size=8, method="multimix", accelerator="cpu")
+    return Subject(
+        label="mine", seed=0, model=model, train=train, test=train, class_names=("a", "b", "c"), image_size=8,
+        batch_size=8, method="multimix", config=config,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A clock that is told what a step costs: n / 1000 more for each mixed example of MultiMix; the steps it saw."""
+    seen: list[Any] = []
+
+    def step(fabric: Any, config: Config, model: Any, method: Any, batch: Any) -> Callable[[], None]:
+        seen.append((type(method), len(batch.images), model.training))
+        n = getattr(getattr(method, "criterion", None), "n", 0)
+        return lambda: done.append(COST.get(type(method), 3.0) + n / 1000)
+
+    done: list[float] = []
+
+    def timed(variants: dict[str, Any], *, rounds: int, **_: object) -> dict[str, list[float]]:
+        times = {}
+        for name, call in variants.items():
+            done.clear()
+            call()
+            times[name] = [sum(done)] * rounds
+        return times
+
+    monkeypatch.setattr(timing, "_step", step)
+    monkeypatch.setattr(timing, "interleaved", timed)
+    monkeypatch.setattr(timing, "peak_memory", lambda call, *, device: 2**20)
+    return seen
+
+
+def test_speeds_are_those_of_the_clock(subject: Subject, clock: list[Any]) -> None:
+    part = Speed(methods=("input-mixup",), n=(1000, 2000))
+    found = part.evaluate(subject, Memory(), lambda words: None)
+    # Half of the batches take input mixup; MultiMix's default n is 1000.
+    own = 0.5 * 2 + 0.5 * (4 + 1)
+    assert found["own"] == "multimix"
+    assert list(found["rows"]) == ["multimix", "input-mixup"]
+    assert found["rows"]["multimix"]["relative"] == pytest.approx(1 / own)
+    assert found["rows"]["multimix"]["images_per_second"] == pytest.approx(8 / own)
+    assert found["rows"]["input-mixup"]["relative"] == pytest.approx(0.5)
+    assert found["by_n"] == [[1000, pytest.approx(1 / own)], [2000, pytest.approx(1 / (own + 0.5))]]
+    assert {size for _, size, _ in clock} == {found["batch"]} == {8}
+    assert all(training for *_, training in clock)
+    assert not subject.model.training
+    assert part.headline(found) == {"training speed ÷ ERM's ↑": pytest.approx(1 / own)}
+
+
+def test_what_is_timed_is_kept_method_by_method(subject: Subject, clock: list[Any]) -> None:
+    memory = Memory()
+    first = Speed(n=(10,)).evaluate(subject, memory, lambda words: None)
+    del clock[:]
+    assert Speed(n=(10,)).evaluate(subject, memory, lambda words: None) == first
+    assert clock == []
+
+
+def test_a_network_trained_elsewhere_is_timed_with_the_papers_methods(subject: Subject, clock: list[Any]) -> None:
+    elsewhere = replace(subject, method=None, config=None, train=None, label="torchvision:resnet18")
+    part = Speed(n=(10,))
+    found = part.evaluate(elsewhere, Memory(), lambda words: None)
+    assert found["own"] is None
+    assert {"erm", "multimix", "dense-multimix"} <= set(found["rows"])
+    assert found["rows"]["erm"]["relative"] == 1.0
+    assert found["by_n"] == []
+    assert part.headline(found) == {}
+    table = part.section({"torchvision:resnet18": [found]}, {"torchvision:resnet18": "#000000"})[0].table
+    assert table is not None
+    assert "torchvision:resnet18: dense-multimix" in [row[0].text for row in table.rows]
+
+
+def test_real_steps_leave_the_model_and_the_global_generator_alone(subject: Subject) -> None:
+    weights = {name: value.clone() for name, value in subject.model.state_dict().items()}
+    before = torch.get_rng_state()
+    found = Speed(methods=("daml",), n=(1,), rounds=3, seconds=0.01).evaluate(subject, Memory(), lambda words: None)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, weights[name]) for name, value in subject.model.state_dict().items())
+    row = found["rows"]["multimix"]
+    assert row["images_per_second"] == pytest.approx(8000 / row["milliseconds"])
+    assert "needs the domain" in found["rows"]["daml"]["why_not"]
+    caption = Speed().section({"mine": [found]}, {"mine": "#000000"})[0].caption
+    assert "mine: daml could not be timed: Daml needs the domain" in caption
+
+
+def test_the_papers_table_stands_beside(subject: Subject, clock: list[Any]) -> None:
+    found = Speed(n=(10,)).evaluate(subject, Memory(), lambda words: None)
+    *_, section = Speed().section({"mine": [found, found]}, {"mine": "#000000"})
+    assert section.table is not None
+    rows = {row[0].text: [cell.text for cell in row] for row in section.table.rows}
+    assert section.table.columns[1:4] == [
+        "measured here\n÷ ERM's", "paper, resnet50\n1000 images/s", "paper, resnet50\n÷ ERM's"
+    ]  # fmt: skip
+    paper = published.find("speed", data="imagenet", model="resnet50", method="multimix")
+    assert paper is not None
+    assert rows["multimix"][1:4] == [f"{1 / (0.5 * 2 + 0.5 * 5):.2f}", paper.text, f"{1.16 / 1.17:.2f}"]
+    assert rows["erm"][1] == "not measured"
+    assert rows["transmix"][2:4] == ["–", "–"]
+
+
+def test_n_is_replaced_where_it_is_all_that_changes() -> None:
+    assert with_n("multimix", 10) == "multimix(n=10)"
+    assert with_n("dense-multimix-alone(n=inf)", 5) == "dense-multimix-alone(n=5)"
+    assert with_n("manifold-mixup(n=256)", 5) is None
+    assert with_n("dense-multimix(layer=2, n=4)", 5) is None
+
+
+def test_options_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="unknown method"):
+        Speed(methods=("cutmixx",))
+    with pytest.raises(ValueError, match="n and rounds must be at least 1"):
+        Speed(n=(0,))
+    with pytest.raises(ValueError, match="seconds positive"):
+        Speed(seconds=0)
+
+
+def test_the_command_times_runs_and_draws_the_curve(
+    digits_run: Callable[..., Path], tmp_path: Path, clock: list[Any]
+) -> None:
+    runs = [digits_run(f"runs/{m}", method=m) for m in ("erm", "multimix")]
+    out = tmp_path / "out"
+    cli.main(["evaluate", str(runs[0].parent), "--parts", "speed", "--speed.n", "10", "100", "--out", str(out)])
+    models = {m["label"]: m["parts"]["speed"] for m in json.loads((out / "evaluation.json").read_text())["models"]}
+    assert models["erm"]["headline"] == {"training speed ÷ ERM's ↑": 1.0}
+    assert [n for n, _ in models["multimix"]["result"]["by_n"]] == [10, 100]
+    assert (out / "plots" / "last" / "training-speed-over-n-speed-erm-s.svg").is_file()
+    page = (out / "evaluation.html").read_text()
+    assert "Training speed beside the paper" in page
