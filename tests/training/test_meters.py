@@ -49,3 +49,53 @@ def test_restored_sums_go_on_bit_for_bit():
     for step, loss in enumerate(losses[13:], start=13):
         second.add(loss, torch.tensor(step % 3), 4, step)
     assert second.totals() == whole.totals()
+
+
+def test_looking_changes_nothing():
+    losses = torch.rand(50, generator=torch.Generator().manual_seed(1)) * 10
+    looked, left_alone = Meters(torch.device("cpu")), Meters(torch.device("cpu"))
+    for step, loss in enumerate(losses):
+        for meters in (looked, left_alone):
+            meters.add(loss, torch.tensor(3) if step % 2 else None, 4, step)
+        if step % 7 == 0:
+            looked.glance()
+    assert looked.totals() == left_alone.totals()
+    total = 0.0
+    for loss in losses.tolist():
+        total += loss
+    assert looked.totals().loss == total
+
+
+def test_glances_at_a_cuda_device_come_late_and_lose_nothing(monkeypatch):
+    """Copies that are done when the test says so, in place of those of a device."""
+
+    class Event:
+        done = False
+
+        def record(self) -> None:
+            pass
+
+        def query(self) -> bool:
+            return Event.done
+
+        def synchronize(self) -> None:
+            Event.done = True
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    meters = Meters(torch.device("cuda"))
+    for step in range(3):
+        meters.add(torch.tensor(float(step)), torch.tensor(step), 2, step)
+    assert meters.glance() is None  # begins to copy
+    meters.add(torch.tensor(float("nan")), None, 2, 3)
+    assert meters.glance() is None  # the copy is not there yet
+    Event.done = True
+    assert meters.glance() == Totals(loss=3.0, batches=3, correct=3, clean=6)
+    Event.done = False
+    assert meters.totals().bad_step == 3
+    assert meters.totals().batches == 4
+
+
+def test_half_precision_losses_do_not_round_the_counts():
+    meters = Meters(torch.device("cpu"))
+    meters.add(torch.tensor(1.5, dtype=torch.bfloat16), torch.tensor(1001), 1024, 0)
+    assert meters.totals() == Totals(loss=1.5, batches=1, correct=1001, clean=1024)

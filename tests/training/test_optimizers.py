@@ -86,3 +86,28 @@ def test_optimizer_takes_the_configured_step(optimizer):
     else:  # bias-corrected moments of the first step are g and g squared
         expected = weight * (1 - config.lr * 0.5) - config.lr * gradient / (gradient.abs() + 1e-8)
     torch.testing.assert_close(net.weight.detach().double(), expected.double(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_fused_step_is_the_plain_one_and_resumes_as_it(optimizer):
+    config = replace(BASE, optimizer=optimizer, lr=0.05, weight_decay=0.1, nesterov=optimizer == "sgd")
+    generator = torch.Generator().manual_seed(0)
+    fused_net, plain_net = nn.Linear(7, 5), nn.Linear(7, 5)
+    plain_net.load_state_dict(fused_net.state_dict())
+    fused = make_optimizer(fused_net, config, device=torch.device("cpu"))
+    assert fused.defaults["fused"]
+    plain_config = replace(config, precision="16-mixed", clip_norm=1.0)  # for which there is no fused kernel
+    plain = make_optimizer(plain_net, plain_config, device=torch.device("cpu"))
+    assert not plain.defaults["fused"]
+    for step in range(20):
+        if step == 10:  # each goes on from the other's state
+            states = fused.state_dict()["state"], plain.state_dict()["state"]
+            for made, state in ((fused, states[1]), (plain, states[0])):
+                made.load_state_dict({**made.state_dict(), "state": state})
+        for a, b in zip(fused_net.parameters(), plain_net.parameters(), strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        fused.step()
+        plain.step()
+    for a, b in zip(fused_net.parameters(), plain_net.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
