@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as tv
 
 from multimix.data import ArrayDataset, Loader, loader
+from multimix.data.readers import ArrayReader
 
 
 def numbered(count: int, size: int = 8) -> ArrayDataset:
@@ -159,3 +160,16 @@ def test_a_start_beyond_the_epoch_is_refused_at_once() -> None:
     assert list(batches.batches(0, 5)) == []
     with pytest.raises(ValueError, match="between 0 and the 5 batches of an epoch, got 6"):
         batches.batches(0, 6)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop-flip", "random-resized-crop"])
+@pytest.mark.parametrize("image_size", [16, 24])
+@pytest.mark.parametrize("together", [2, 3, 100])
+def test_batches_augmented_together_are_the_same(augment, image_size, together, monkeypatch) -> None:
+    """On an accelerator several batches are augmented at once; here, where one at a time is, they are made to be."""
+    batches = loader(pictures(23), batch_size=4, train=True, augment=augment, image_size=image_size)
+    one_by_one = list(batches.batches(3, start=1))
+    monkeypatch.setattr(ArrayReader, "_together", lambda self, batch_bytes: together)
+    for a, b in zip(one_by_one, batches.batches(3, start=1), strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.targets, b.targets)

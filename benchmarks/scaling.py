@@ -1,0 +1,109 @@
+"""Our training loop over one and two processes: `python benchmarks/scaling.py [--device cuda ...] [--json FILE]`.
+
+Every measurement is a launch of its own through torchrun, one process and two in turns, with the same number of images
+per process and step (so twice the batch for two processes) and `--threads` CPU threads in each. Gradients are exchanged
+by gloo between CPUs and by nccl between GPUs.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from multimix.benchmarking import epoch
+from multimix.benchmarking.measure import hardware, synchronize
+from multimix.training import Config
+from multimix.training.devices import connect, leave_process_group
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--model", default="smallnet", help="network")
+    parser.add_argument("--method", default="erm")
+    parser.add_argument("--batch-size", type=int, default=128, help="per process")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--steps", type=int, default=30, help="optimiser steps that a launch times")
+    parser.add_argument("--rounds", type=int, default=5, help="launches of each")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU, per process")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
+    options = parser.parse_args()
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return measure(options)
+    torch.set_num_threads(options.threads)
+    machine = hardware()
+    settings = {k: v for k, v in vars(options).items() if k != "json"}
+    print("  ".join(f"{key}: {value}" for key, value in (machine | settings).items()), end="\n\n")
+    seconds: dict[int, list[float]] = {count: [] for count in options.processes}
+    for _ in range(options.rounds):
+        for count in options.processes:
+            seconds[count].append(launched(count, options.threads))
+    per_launch = options.batch_size * options.steps
+    rates = {count: [count * per_launch / t for t in times] for count, times in seconds.items()}
+    first = options.processes[0]
+    rows = []
+    for count in options.processes:
+        row = {
+            "processes": count,
+            "images_per_second": statistics.median(rates[count]),
+            f"over_{first}": statistics.median(a / b for a, b in zip(rates[count], rates[first], strict=True)),
+            "rounds": [round(rate, 1) for rate in rates[count]],
+        }
+        rows.append(row)
+        print("  ".join(f"{k}: {v:.2f}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()))
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(
+            json.dumps({"machine": machine, "settings": settings, "scaling": rows}, indent=2) + "\n"
+        )
+
+
+def launched(count: int, threads: int) -> float:
+    """Seconds that the timed steps take with `count` processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *sys.argv]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    if done.returncode:
+        sys.exit(f"{count} processes failed:\n{done.stderr[-3000:]}")
+    return float(done.stdout.split()[-1])
+
+
+def measure(options: argparse.Namespace) -> None:
+    """What each process does; the first prints the seconds."""
+    config = Config(
+        data="cifar100",
+        model=options.model,
+        method=options.method,
+        batch_size=options.batch_size * int(os.environ["WORLD_SIZE"]),
+        accelerator=options.device,
+        precision=options.precision,
+        channels_last=options.channels_last,
+        compile=options.compile,
+        lr=1e-3,
+        schedule="constant",
+    )
+    fabric = connect(config)
+    fabric.launch()
+    with ExitStack() as stack:
+        advance = epoch.training_loop(fabric, config, epoch.made_up(20 * config.batch_size, 100), stack)
+        advance(max(5, options.steps // 3))
+        fabric.barrier()
+        start = time.perf_counter()
+        advance(options.steps)
+        synchronize(str(fabric.device))
+        if fabric.global_rank == 0:
+            print(time.perf_counter() - start)
+    leave_process_group()
+
+
+if __name__ == "__main__":
+    main()

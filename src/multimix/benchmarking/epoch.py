@@ -1,0 +1,230 @@
+"""How many epochs a minute: our training loop, the network alone, and loops of others, in turns in one process."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .. import methods
+from ..data import ArrayDataset, Batch, DataSplits
+from ..random import make_generator
+from ..training import Config
+from ..training.devices import Ranks, connect
+from ..training.interrupt import StopRequest
+from ..training.loop import Loop
+from ..training.meters import Meters
+from ..training.optimizers import make_optimizer
+from ..training.progress import Reporter
+from ..training.records import TensorBoard
+from ..training.repeatability import borrowed_global_state
+from ..training.rundir import RunDirectory
+from ..training.setting import build_model, train_loader
+from ..training.state import TrainingState
+from ..training.step import TrainingStep, compiled_stages
+from . import peers
+from .measure import Ratio, ratio, synchronize
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from ..models import SplitModel
+
+Steps = Callable[[int], None]
+"""Does so many optimiser steps, going on where it stopped."""
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    loop: str
+    method: str
+    images_per_second: float
+    """The median over rounds."""
+    epochs_per_minute: float
+    """Of that rate, without evaluation and checkpoints."""
+    ours_is_faster: Ratio | None
+    """Our images per second with the same method over this loop's, within a round; None for ours."""
+
+
+def made_up(examples: int, num_classes: int, *, seed: int = 0) -> DataSplits:
+    """Random images and labels of CIFAR's shape: what a loop costs does not depend on what is to be seen.
+
+    >>> made_up(8, 10).train.images.shape
+    torch.Size([8, 3, 32, 32])
+    """
+    generator = make_generator(seed, "epoch")
+    images = torch.randint(256, (examples, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    train = ArrayDataset(images, torch.randint(num_classes, (examples,), generator=generator))
+    return DataSplits(
+        train=train,
+        val=None,
+        test=ArrayDataset(images[:1], train.labels[:1]),
+        class_names=tuple(map(str, range(num_classes))),
+        image_size=32,
+        mean=MEAN,
+        std=STD,
+    )
+
+
+def run(
+    config: Config,
+    splits: DataSplits,
+    *,
+    loops: Sequence[str] = ("ours", "network alone", *peers.LOOPS),
+    chosen: Sequence[str] = ("erm", "input-mixup", "multimix"),
+    steps: int = 20,
+    rounds: int = 7,
+    say: Callable[[str], None] = lambda message: None,
+) -> Iterator[Row]:
+    """Time every loop with every method that it has.
+
+    Times are the clock's, since the others load images in processes of their own. These go on filling their queues
+    while another loop has its turn, for at most two batches each; so the others are flattered a little, and ours
+    suffers. Without such processes (`config.workers` of 0), times on one CPU thread are the processor's, so that other
+    programs hardly count.
+
+    Args:
+        config: model, batch size, augmentation, optimiser, precision and device, the same for all; `config.method` and
+            `config.data` are not used.
+        splits: images in memory, as `made_up` makes them.
+        loops: of "ours", "network alone" (one batch, again and again) and `multimix.benchmarking.peers.LOOPS`.
+        chosen: methods. A loop of others that has not got one is left out.
+        steps: of a turn.
+        rounds: every loop has one turn in each.
+        say: called with what cannot be measured, and why.
+    """
+    fabric = connect(config)
+    fabric.launch()
+    with ExitStack() as stack:
+        stack.enter_context(borrowed_global_state(deterministic=config.deterministic))
+        for method in chosen:
+            made: dict[str, Steps] = {}
+            for loop in loops:
+                try:
+                    if loop == "ours":
+                        made[loop] = training_loop(fabric, replace(config, method=method), splits, stack)
+                    elif loop == "network alone":
+                        made[loop] = network_alone(fabric, replace(config, method=method), splits, stack)
+                    elif method in peers.METHODS[loop]:
+                        made[loop] = peers.LOOPS[loop](config, splits, fabric.device)
+                except ImportError as error:
+                    say(f"{loop}: {error}")
+            alone = config.workers == 0 and fabric.device.type == "cpu" and torch.get_num_threads() == 1
+            clock = time.process_time if alone else time.perf_counter
+            seconds = _in_turns(made, steps, rounds, fabric.device, clock)
+            yield from _rows(method, seconds, config, len(splits.train), steps)
+
+
+def training_loop(fabric: Fabric, config: Config, splits: DataSplits, stack: ExitStack) -> Steps:
+    """The loop of `multimix train`, epoch after epoch, without evaluation and checkpoints."""
+    ranks = Ranks(fabric)
+    step, model = _step(fabric, config, splits)
+    optimizer = make_optimizer(step, config, device=fabric.device)
+    module, wrapped = fabric.setup(step, optimizer)
+    if config.compile:
+        stack.enter_context(compiled_stages(model))
+    loader = train_loader(config, splits, device=fabric.device, rank=ranks.rank, world_size=ranks.size)
+    turns = _Turns(itertools.chain.from_iterable(loader.batches(epoch) for epoch in itertools.count()), len(loader))
+    loop = Loop(
+        config=config,
+        run=RunDirectory(Path("not-written")),
+        fabric=fabric,
+        ranks=ranks,
+        module=module,
+        optimizer=wrapped,
+        state=TrainingState(step, optimizer, None, fabric.strategy.precision, Meters(fabric.device)),
+        loaders={"train": turns},  # type: ignore[dict-item]
+        batch_images=config.batch_size,
+        stop=StopRequest(),
+        reporter=Reporter(None, epochs=config.epochs, batches=len(loader), done=0),
+        board=TensorBoard(None, 1),
+    )
+
+    def advance(steps: int) -> None:
+        turns.steps = steps
+        loop.train_epoch()
+
+    return advance
+
+
+def network_alone(fabric: Fabric, config: Config, splits: DataSplits, stack: ExitStack) -> Steps:
+    """Forward, loss, backward and optimiser on one batch: what a loop around it can at best come to."""
+    step, model = _step(fabric, config, splits)
+    optimizer = make_optimizer(step, config, device=fabric.device)
+    if config.compile:
+        stack.enter_context(compiled_stages(model))
+    batch = next(train_loader(config, splits, device=fabric.device).batches(0))
+    images = batch.images.contiguous(memory_format=torch.channels_last) if config.channels_last else batch.images
+    generator = make_generator(config.seed, "speed")
+
+    def advance(steps: int) -> None:
+        for _ in range(steps):
+            with fabric.autocast():
+                loss, _ = step(images, batch.targets, generator)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return advance
+
+
+class _Turns:
+    """A loader whose epochs are turns of `steps` batches each, of an endless stream."""
+
+    def __init__(self, stream: Iterable[Batch], batches: int) -> None:
+        self._stream, self._batches, self.steps = iter(stream), batches, 1
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        return itertools.islice(self._stream, self.steps)
+
+
+def _step(fabric: Fabric, config: Config, splits: DataSplits) -> tuple[TrainingStep, SplitModel]:
+    model = build_model(config, splits).to(fabric.device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    method = methods.parse(config.method)
+    method.setup(model)
+    return TrainingStep(model, method).train(), model
+
+
+def _in_turns(
+    made: dict[str, Steps], steps: int, rounds: int, device: torch.device, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds of every turn; the order is reversed in every second round."""
+    for advance in made.values():
+        advance(max(3, steps // 4))  # starts workers, compiles
+    seconds: dict[str, list[float]] = {loop: [] for loop in made}
+    for k in range(rounds):
+        for loop in list(made)[:: -1 if k % 2 else 1]:
+            synchronize(str(device))
+            start = clock()
+            made[loop](steps)
+            synchronize(str(device))
+            seconds[loop].append(clock() - start)
+    return seconds
+
+
+def _rows(method: str, seconds: dict[str, list[float]], config: Config, examples: int, steps: int) -> Iterator[Row]:
+    for loop, times in seconds.items():
+        rate = steps * config.batch_size / statistics.median(times)
+        yield Row(
+            loop,
+            method,
+            rate,
+            60 * rate / (examples // config.batch_size * config.batch_size),
+            ratio(times, seconds["ours"]) if loop != "ours" and "ours" in seconds else None,
+        )
