@@ -19,6 +19,7 @@ from ..suite.page import label_colors, write_evaluation
 from ..suite.results import overview
 from ..suite.running import Outcome, check_inputs, run_parts
 from ..suite.subjects import Candidate, Which, run_candidates
+from ..training.files import refuse_file
 from .console import show_table, split_paths
 from .evaluation_board import EvaluationBoard
 from .options import flags_and_lists, parse
@@ -86,6 +87,8 @@ def main(argv: list[str]) -> None:
         raise ValueError("which runs? Give run folders, or folders that hold runs: multimix evaluate RUN...")
     parts = chosen_parts(options)
     out = options.out or (Path("runs") / "evaluation" if _is_library(paths[0]) else paths[0])
+    if options.out is not None:
+        refuse_file(options.out)
     candidates = find_candidates(paths, options, out)
     command = shlex.join(["multimix", "evaluate", *argv])
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..reports import write_report
+from ..training.files import refuse_file
 from .console import show_results, split_paths
 from .options import parse
 
@@ -31,5 +32,7 @@ def main(argv: list[str]) -> None:
     if not paths:
         raise ValueError("which runs? Give the folder of a comparison, or run folders: multimix report DIR...")
     out = options.out or paths[0]
+    if options.out is not None:
+        refuse_file(options.out)
     show_results(write_report(paths, out))
     print(f"\nPage: {out / 'report.html'} (also summary.json and results.csv)")

@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from .. import methods
 from ..reports.plan import Plan, folder_name
 from ..training import Config
+from ..training.files import refuse_file
 from .options import parse
 
 __all__ = ["Request", "checked_methods", "read_request"]
@@ -72,6 +73,7 @@ def read_request(
     Raises:
         ValueError: an unknown recipe, option or method, --method, a method that is named twice, none at all, or a
             number that is not positive.
+        NotADirectoryError: --out is a file.
     """
     from .. import recipes
 
@@ -90,11 +92,13 @@ def read_request(
     chosen = methods.split_list(options.methods)
     if not chosen:
         raise ValueError(f"--methods is empty: name some, separated by commas, such as {default.methods}")
+    folder = options.out or Path("runs") / f"{command}-{recipe}"
+    refuse_file(folder)
     return Request(
         recipe,
         options,
         checked_methods(chosen),
-        folder=options.out or Path("runs") / f"{command}-{recipe}",
+        folder=folder,
         command=shlex.join(["multimix", command, *argv]),
     )
 

@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows has no fcntl; the lock is a safeguard, not a need.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["append_line", "locked", "write_atomically", "write_json", "write_text"]
+__all__ = ["append_line", "locked", "refuse_file", "write_atomically", "write_json", "write_text"]
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -57,6 +57,13 @@ def append_line(path: Path, record: Any) -> None:
         file.write(json.dumps(record) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def refuse_file(directory: Path) -> None:
+    """Raise NotADirectoryError if a file stands where `directory`, or a folder above it, is to be."""
+    for folder in (directory, *directory.parents):
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is a file: choose a directory for --out")
 
 
 @contextmanager

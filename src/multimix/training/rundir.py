@@ -12,7 +12,7 @@ from typing import Any
 
 from .checkpoint import CheckpointError, load_latest
 from .config import Config
-from .files import append_line, locked, write_json, write_lines
+from .files import append_line, locked, refuse_file, write_json, write_lines
 
 __all__ = ["RunDirectory"]
 
@@ -108,12 +108,11 @@ class RunDirectory:
 
         Raises:
             FileExistsError: there is something in it, and `resume` is off.
-            NotADirectoryError: the path is a file.
+            NotADirectoryError: the path, or a folder above it, is a file.
             BlockingIOError: another process is training in it.
             ValueError: `resume` with a configuration that differs, or with no usable checkpoint.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(f"{self.path} is a file: choose a directory for the run")
+        refuse_file(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         with locked(self.path):
             if not resume:
