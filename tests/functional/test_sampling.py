@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import os
 import random
+import signal
 from functools import cache
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from tests.functional.oracles import rng
 
-from multimix.functional import sample_weights, sampling
+from multimix.functional import _gamma, sample_weights, sampling
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # A correct sampler fails a test at this level once in ten thousand seeds; the seeds are fixed.
@@ -77,22 +79,74 @@ def test_range_of_alpha_is_drawn_for_every_row() -> None:
     assert test.pvalue > SIGNIFICANCE
 
 
-def test_every_row_keeps_its_own_alpha_when_draws_are_rejected() -> None:
+def gammas(shapes: torch.Tensor, m: int, few: int, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """Variates (rows, m) of the shapes (rows,); more than `few` rejected ones are drawn again in bulk."""
+    monkeypatch.setattr(_gamma, "_FEW", few)
+    out = torch.empty(len(shapes), m, dtype=shapes.dtype)
+    _gamma.gamma_(out, shapes[:, None], _gamma.Scratch(out.numel(), out.dtype), rng(12))
+    return (out * (shapes[:, None] - 1 / 3)).double().numpy()
+
+
+@pytest.mark.parametrize("shape", [0.5, 0.51, 0.6, 0.75, 1.0, 1.3, 2.0, 5.0, 1000.0])
+@pytest.mark.parametrize(("few", "dtype"), [(0, torch.float64), (30, torch.float32), (10**9, torch.float32)])
+def test_variates_in_bulk_are_gamma(shape, few, dtype, monkeypatch) -> None:
+    # The method is stated for shapes of at least 1; it is used from 1/2.
+    drawn = gammas(torch.full((2000,), shape, dtype=dtype), 100, few, monkeypatch).ravel()
+    assert stats.kstest(drawn, stats.gamma(shape).cdf).pvalue > SIGNIFICANCE
+    # The tails, which that test hardly sees: as many beyond rare quantiles as there should be.
+    for q in (1e-4, 1e-3, 1 - 1e-3, 1 - 1e-4):
+        below = int((drawn < stats.gamma(shape).ppf(q)).sum())
+        assert stats.binomtest(below, drawn.size, q).pvalue > SIGNIFICANCE
+
+
+def test_every_row_keeps_its_own_alpha_when_draws_are_rejected(monkeypatch) -> None:
     # One draw in twenty is rejected and drawn again; with another row's alpha, weights would hardly look different.
-    alphas = [1.0, 200.0]
-    rows = torch.tensor(alphas, dtype=torch.float64).repeat(30_000)[:, None]
-    log_variates = sampling._log_gamma_variates(rows, 5, rng(12)).view(30_000, 2, 5)
-    for i, alpha in enumerate(alphas):
-        scale = alpha - 1 / 3  # the constant that normalisation removes
-        gammas = scale * log_variates[:, i].exp().flatten().numpy()
-        assert stats.kstest(gammas, stats.gamma(alpha).cdf).pvalue > SIGNIFICANCE
+    alphas = [0.5, 200.0]
+    for few in (0, 10**9):
+        drawn = gammas(torch.tensor(alphas, dtype=torch.float64).repeat(30_000), 5, few, monkeypatch)
+        for i, alpha in enumerate(alphas):
+            assert stats.kstest(drawn[i::2].ravel(), stats.gamma(alpha).cdf).pvalue > SIGNIFICANCE
+
+
+@pytest.mark.parametrize("twice_shape", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_half_integer_variates_are_gamma(twice_shape, dtype) -> None:
+    out = torch.empty(1000, 101, dtype=dtype)
+    _gamma.half_integer_gamma_(out, twice_shape, _gamma.Scratch(out.numel(), dtype), rng(14))
+    assert stats.kstest(out.double().numpy().ravel(), stats.gamma(twice_shape / 2).cdf).pvalue > SIGNIFICANCE
+
+
+@pytest.mark.parametrize("shapes", [(0.05, 0.05), (0.49, 0.7), (0.3, 1.0), (3.0, 3.0)])
+def test_logs_of_variates_are_those_of_gamma_ones(shapes) -> None:
+    rows, m = 4000, 5
+    out = torch.empty(rows, m, dtype=torch.float64)
+    alpha = torch.tensor(shapes, dtype=torch.float64).repeat(rows // 2)[:, None]
+    _gamma.log_gamma_(out, alpha, _gamma.Scratch(out.numel(), out.dtype), rng(15))
+    for i, shape in enumerate(shapes):
+        # The constant of a row is (shape + 1 - 1/3), or without the boost (shape - 1/3).
+        scale = shape + (shape < 0.5) - 1 / 3
+        drawn = scale * out[i::2].exp().numpy().ravel()
+        assert stats.kstest(drawn, stats.gamma(shape).cdf).pvalue > SIGNIFICANCE
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.5, 1.0, 3.0])
 def test_the_accelerator_s_variates_are_gamma_too(alpha: float) -> None:
     rows = torch.full((4000, 1), alpha, dtype=torch.float64)
-    gammas = sampling._log_gamma_variates_unsynchronized(rows, 5, rng(13)).exp().flatten().numpy()
-    assert stats.kstest(gammas, stats.gamma(alpha).cdf).pvalue > SIGNIFICANCE
+    drawn = sampling._log_gamma_unsynchronized(rows, 5, rng(13)).exp().flatten().numpy()
+    assert stats.kstest(drawn, stats.gamma(alpha).cdf).pvalue > SIGNIFICANCE
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.7, 1.5, (0.5, 2.0)])
+def test_the_accelerator_s_weights_are_dirichlet_too(alpha) -> None:
+    n, m = 20_000, 4
+    low, high = alpha if isinstance(alpha, tuple) else (alpha, alpha)
+    lam = torch.empty(n, m, dtype=torch.float64)
+    sampling._draw_unsynchronized(lam, m, low, high, rng(16))
+    assert_on_simplex(lam)
+    squares = (lam**2).mean(1)
+    width = max(high - low, 1e-9)
+    expected = integrate.quad(lambda a: dirichlet_moment((2,), a, m), low, low + width)[0] / width
+    assert abs(float(squares.mean()) - expected) < 5 * float(squares.std()) / math.sqrt(n)
 
 
 def test_rows_and_positions_are_independent() -> None:
@@ -173,6 +227,48 @@ def test_blocks_are_put_together(monkeypatch, block) -> None:
     assert ((lam > 0).sum(-1) == 4).all()
     rows = lam.view(-1, 7)
     assert len({tuple(row) for row in rows.tolist()}) == len(rows)  # no row left out or written twice
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize(("m", "alpha"), [(7, (0.5, 2.0)), (3, (0.5, 2.0)), (7, 1.0), (7, (0.1, 1.0))])
+def test_weights_do_not_depend_on_the_number_of_threads(monkeypatch, mode, m, alpha) -> None:
+    monkeypatch.setattr(sampling, "_PART", 64)
+    monkeypatch.setattr(sampling, "_BLOCK_CPU", 1000)
+    before, drawn = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with mode():
+                drawn.append(sample_weights(101, 7, m, alpha, positions=3, generator=rng(17)))
+            assert torch.get_num_threads() == threads
+            assert_on_simplex(drawn[-1].clone())
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_draws_the_same_by_threads_of_its_own(monkeypatch) -> None:
+    monkeypatch.setattr(sampling, "_PART", 64)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        here = sample_weights(101, 7, generator=rng(18))
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # a pool without threads would wait for ever
+            os._exit(0 if torch.equal(here, sample_weights(101, 7, generator=rng(18))) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_no_two_parts_are_alike(monkeypatch) -> None:
+    monkeypatch.setattr(sampling, "_PART", 35)
+    lam = sample_weights(500, 7, positions=2, generator=rng(19)).view(-1, 7)
+    assert len(lam.unique(dim=0)) == 1000
 
 
 def test_a_generator_decides_everything_and_advances() -> None:

@@ -1,27 +1,35 @@
 """Interpolation weights: rows of Lambda transposed, drawn from symmetric Dirichlet distributions (section 3.2).
 
-A Dirichlet vector is a normalised vector of independent Gamma(alpha) variables. PyTorch's CPU gamma kernel is
-serial and dominates the whole loss, so the gammas are drawn here in bulk, exactly: the rejection method of
-Marsaglia and Tsang (2000) as elementwise operations over whole blocks, where the few per cent that are rejected
-are redrawn. Everything stays in log space, so that tiny alpha neither under- nor overflows.
+A Dirichlet vector is a normalised vector of independent Gamma(alpha) variables. On the CPU the weights are drawn part
+by part, every part from a generator of its own: several threads draw at once, and what a seed draws does not depend
+on their number. Where alpha may be small, normalisation is in log space, so that nothing underflows.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+import functools
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import torch
 from torch import Tensor
 
 from .. import random
+from . import _gamma
 from ._checks import Alpha, check_alpha, check_count
 
-# Elements drawn at a time: on the CPU a block stays in the cache; elsewhere few launches matter more.
-_BLOCK_CPU, _BLOCK_ACCELERATOR = 2**17, 2**25
+# Elements handed out at a time: on the CPU a block stays in the cache; elsewhere few launches matter more.
+_BLOCK_CPU, _BLOCK_ACCELERATOR = 2**18, 2**25
 
-# With this alpha a row is one-hot to any precision; with one much smaller, log(u) / alpha would overflow in float32.
-_ALPHA_ONE_HOT = 1e-30
+# Elements that one thread draws at a time: what a seed draws depends on it.
+_PART = 2**16
+
+# Beyond these a row is one-hot, or uniform, to any precision, and float32 would overflow.
+_ALPHA_LEAST, _ALPHA_MOST = 1e-30, 1e30
 
 
 def sample_weights(
@@ -80,95 +88,109 @@ def iter_weights(
     """The same weights as `sample_weights`, block by block: (positions, rows, weights (p, k, b)).
 
     The order of the draws does not depend on who consumes them, so the loss that never holds all the weights
-    sees exactly those that `sample_weights` returns.
+    sees exactly those that `sample_weights` returns. A block lies in the memory of the one before.
     """
-    low, high = check_alpha(alpha)
+    low, high = (min(max(end, _ALPHA_LEAST), _ALPHA_MOST) for end in check_alpha(alpha))
     m = b if m is None else check_count("m", m, most=b)
-    device = generator.device
-    limit = _BLOCK_CPU if device.type == "cpu" else _BLOCK_ACCELERATOR
+    on_cpu = generator.device.type == "cpu"
+    limit = _BLOCK_CPU if on_cpu else _BLOCK_ACCELERATOR
     rows_at_once = max(1, min(n, limit // b))
-    positions_at_once = max(1, limit // (b * max(n, 1))) if rows_at_once == n else 1
+    positions_at_once = max(1, min(positions, limit // (b * max(n, 1)))) if rows_at_once == n else 1
+    compute = torch.promote_types(dtype, torch.float32)
+    memory = torch.empty(positions_at_once * rows_at_once, b, device=generator.device, dtype=compute)
+    draw = _by_parts(memory, generator) if on_cpu else functools.partial(_draw_unsynchronized, generator=generator)
     for first in range(0, positions, positions_at_once):
         where = slice(first, min(first + positions_at_once, positions))
         for start in range(0, n, rows_at_once):
             rows = slice(start, min(start + rows_at_once, n))
             p, k = where.stop - where.start, rows.stop - rows.start
-            block = _dirichlet(p * k, m, low, high, generator, torch.promote_types(dtype, torch.float32))
-            if m < b:
-                block = _scatter(block, b, generator)
+            block = memory[: p * k]
+            draw(block, m, low, high)
             yield where, rows, block.view(p, k, b).to(dtype)
 
 
-def _dirichlet(rows: int, m: int, low: float, high: float, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """(rows, m): each row from Dir(alpha), alpha ~ U[low, high]."""
-    if low == high == 1.0:
-        exponentials = _uniform((rows, m), generator, dtype).log_().neg_().clamp_(min=torch.finfo(dtype).tiny)
-        return exponentials.div_(exponentials.sum(1, keepdim=True))
-    low, high = max(low, _ALPHA_ONE_HOT), max(high, _ALPHA_ONE_HOT)
-    alpha = torch.full((rows, 1), low, device=generator.device, dtype=dtype)
-    if low != high:
-        alpha += (high - low) * _uniform((rows, 1), generator, dtype)
-    draw = _log_gamma_variates if generator.device.type == "cpu" else _log_gamma_variates_unsynchronized
-    return torch.softmax(draw(alpha, m, generator), dim=1)
+def _by_parts(memory: Tensor, generator: torch.Generator) -> Callable[[Tensor, int, float, float], None]:
+    """A function that fills blocks (rows, b) no larger than `memory`, in as many threads as PyTorch uses."""
+    seeds = itertools.count(int(random.draw_seed(generator)))
+    rows_of_part = max(1, _PART // memory.shape[1])
+    threads = max(1, min(torch.get_num_threads(), -(-memory.shape[0] // rows_of_part)))
+    size = min(memory.shape[0], rows_of_part) * memory.shape[1]
+    scratches = [_gamma.Scratch(size, memory.dtype) for _ in range(threads)]
+
+    @random.eager
+    def draw(block: Tensor, m: int, low: float, high: float) -> None:
+        work: SimpleQueue[tuple[Tensor, int] | None] = SimpleQueue()
+        for item in itertools.chain(zip(block.split(rows_of_part), seeds, strict=False), itertools.repeat(None, threads)):
+            work.put(item)
+
+        def take(scratch: _gamma.Scratch) -> None:
+            with torch.inference_mode():  # the memory may be made in this mode, which other threads are not in
+                for part, seed in iter(work.get, None):
+                    _draw(part, m, low, high, scratch, torch.Generator("cpu").manual_seed(seed))
+
+        if threads == 1:
+            take(scratches[0])
+        else:
+            for _ in _pool(os.getpid(), torch.get_num_threads()).map(take, scratches):
+                pass
+
+    return draw
 
 
-def _log_gamma_variates(alpha: Tensor, m: int, generator: torch.Generator) -> Tensor:
-    """(rows, m): log of Gamma(alpha_k) variates, each row up to a constant, which normalisation removes.
+@functools.cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process (a fork has none of them), in which PyTorch's operations do not start more threads."""
+    started = threading.Barrier(threads)
 
-    For alpha < 1, Gamma(alpha) = Gamma(alpha + 1) U^(1/alpha).
-    """
-    small = alpha < 1
-    d = alpha + small - 1 / 3
-    log_v, accepted = _marsaglia_tsang(d, (d.shape[0], m), generator)
-    rejected = accepted.logical_not_().view(-1).nonzero().view(-1)
-    # A second attempt in bulk leaves so few that PyTorch's serial kernel costs nothing.
-    d_rejected = d.view(-1)[rejected // m]
-    redrawn, accepted = _marsaglia_tsang(d_rejected, d_rejected.shape, generator)
-    left = accepted.logical_not_().nonzero().view(-1)
-    d_left = d_rejected[left]
-    redrawn[left] = torch._standard_gamma(d_left + 1 / 3, generator=generator).log_().sub_(d_left.log())
-    log_v.view(-1)[rejected] = redrawn
-    boosted = small.view(-1).nonzero().view(-1)
-    if boosted.numel():
-        boost = _uniform((boosted.numel(), m), generator, alpha.dtype).log_().div_(alpha[boosted])
-        log_v.index_add_(0, boosted, boost)
-    return log_v
+    def start() -> None:
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="multimix-sampling")
+    for worker in [pool.submit(start) for _ in range(threads)]:
+        worker.result()
+    torch.set_num_threads(threads)  # each thread has a number of its own, but new threads take the one set last
+    return pool
 
 
-def _log_gamma_variates_unsynchronized(alpha: Tensor, m: int, generator: torch.Generator) -> Tensor:
+def _draw(out: Tensor, m: int, low: float, high: float, scratch: _gamma.Scratch, generator: torch.Generator) -> None:
+    """Fill `out` (rows, b): each row with Dir(alpha), alpha ~ U[low, high], on m places."""
+    rows, b = out.shape
+    lam = out if m == b else out.new_empty(rows, m)
+    if low == high and 2 * low in (1, 2, 3, 4):
+        _gamma.half_integer_gamma_(lam, int(2 * low), scratch, generator)
+    else:
+        alpha = out.new_empty(rows, 1).uniform_(low, high, generator=generator)
+        if low < _gamma.LEAST_SHAPE:
+            lam.copy_(torch.softmax(_gamma.log_gamma_(lam, alpha, scratch, generator), dim=1))
+        else:
+            _gamma.gamma_(lam, alpha, scratch, generator)
+    lam.div_(lam.sum(1, keepdim=True))
+    if m < b:
+        _scatter_(out, lam, generator)
+
+
+def _draw_unsynchronized(out: Tensor, m: int, low: float, high: float, generator: torch.Generator) -> None:
     """The same on an accelerator, where PyTorch's gamma kernel is parallel, and asking which draws were rejected would
     make the host wait for the device."""
+    rows, b = out.shape
+    alpha = out.new_empty(rows, 1).uniform_(low, high, generator=generator)
+    lam = torch.softmax(_log_gamma_unsynchronized(alpha, m, generator), dim=1)
+    if m < b:
+        _scatter_(out, lam, generator)
+    else:
+        out.copy_(lam)
+
+
+def _log_gamma_unsynchronized(alpha: Tensor, m: int, generator: torch.Generator) -> Tensor:
+    """(rows, m): logs of Gamma(alpha) variates, as Gamma(alpha + 1) U^(1/alpha)."""
     shape = (alpha + 1).expand(-1, m).contiguous()
-    boost = _uniform(shape.shape, generator, alpha.dtype).log_().div_(alpha)
+    boost = torch.empty_like(shape).uniform_(generator=generator).neg_().add_(1).log_().div_(alpha)
     return torch._standard_gamma(shape, generator=generator).log_().add_(boost)
 
 
-def _marsaglia_tsang(d: Tensor, size: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One attempt: log v, where d v is Gamma(d + 1/3) if accepted, and whether it is.
-
-    With c = 1 / sqrt(9 d), x normal and v = (1 + c x)^3, accept if log u < x^2 / 2 + d - d v + d log v.
-    """
-    x = torch.randn(size, generator=generator, device=generator.device, dtype=d.dtype)
-    root = (x * (9 * d).rsqrt()).add_(1)
-    log_v = root.log().mul_(3)  # NaN where 1 + c x < 0: the comparison below is then false, as it must be
-    bound = x.square_().mul_(0.5).add_((log_v - root.pow_(3)).add_(1).mul_(d))
-    return log_v, _uniform(size, generator, d.dtype).log_().lt(bound)
-
-
-def _uniform(size: Sequence[int], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """Draws from U(0, 1), never 0, so that the logarithm is finite."""
-    if dtype != torch.float32 or generator.device.type != "cpu":
-        return torch.rand(size, generator=generator, device=generator.device, dtype=dtype).neg_().add_(1)
-    # Two uniforms from every 64-bit draw: on the CPU generating bits is the larger part of the cost.
-    count = math.prod(size)
-    words = torch.empty((count + 1) // 2, dtype=torch.int64, device="cpu").random_(generator=generator)
-    bits = words.view(torch.int32)[:count].view(size)
-    return bits.bitwise_and_(2**31 - 1).to(torch.float32).add_(0.5).mul_(2.0**-31)
-
-
-def _scatter(lam: Tensor, b: int, generator: torch.Generator) -> Tensor:
-    """(rows, m) -> (rows, b): every row onto a uniformly random m-subset of the batch."""
-    rows, m = lam.shape
-    keys = torch.rand(rows, b, generator=generator, device=generator.device)
-    subset = keys.topk(m, dim=1, sorted=False).indices
-    return lam.new_zeros(rows, b).scatter_(1, subset, lam)
+def _scatter_(out: Tensor, lam: Tensor, generator: torch.Generator) -> None:
+    """Fill `out` (rows, b) with `lam` (rows, m), every row on a uniformly random m-subset of the batch."""
+    keys = torch.rand(out.shape, generator=generator, device=out.device)
+    subset = keys.topk(lam.shape[1], dim=1, sorted=False).indices
+    out.zero_().scatter_(1, subset, lam)
