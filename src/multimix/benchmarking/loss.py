@@ -83,17 +83,18 @@ def _measure(
     rates: floor.Rates | None,
 ) -> list[Row]:  # fmt: skip
     variants = _variants(d, c, r, n, b, precision, device, compiled)
-    failed = {}
+    memory, failed = {}, {}
     for name, call in list(variants.items()):
         try:
-            call()
+            if name == COMPILED:
+                call()
+            memory[name] = peak_memory(call, device=device) / 2**20
         except RuntimeError as error:  # no compiler, or too little memory
             failed[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
             del variants[name]
-    memory = {name: peak_memory(call, device=device) / 2**20 for name, call in variants.items()}
     # The largest case takes many seconds a call; a few rounds of it are as telling as many of a small one.
     rounds = max(3, min(rounds, int(rounds * 1e9 / (n * r * d * c)))) if device == "cpu" else rounds
-    times = interleaved(variants, rounds=rounds, device=device, turn=0.1, warm=True)
+    times = interleaved(variants, rounds=rounds, device=device, turn=0.1)
     itemsize = 2 if precision == "bfloat16" else 4
     work = floor.together(
         floor.sampled_loss(positions=r, n=n, b=b, c=c, itemsize=itemsize),
@@ -168,10 +169,10 @@ def _variants(
 
     def step(loss: Callable[[], Tensor]) -> Callable[[], None]:
         def call() -> None:
-            embeddings.grad = head.weight.grad = head.bias.grad = None
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16"):
                 value = loss()
             value.backward()
+            embeddings.grad = head.weight.grad = head.bias.grad = None
 
         return call
 

@@ -51,9 +51,8 @@ def interleaved(
     """
     calls = dict.fromkeys(variants, 1)
     for name, call in variants.items():
-        if not warm:
-            _timed(call, device, 1)
-        if turn > 0:
+        once = 0.0 if warm else _timed(call, device, 1)
+        if once < turn:
             calls[name] = max(1, round(turn / _timed(call, device, 1)))
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for k in range(rounds):

@@ -31,6 +31,8 @@ class Options:
     """Mixed examples; the steps also take ten times as many, and infinitely many."""
     b: int = 128
     """Mini-batch size of the loss; that of the steps is printed above them."""
+    precisions: tuple[loss.Precision, ...] = ()
+    """Of the loss; default: bfloat16 on a GPU, float32 on a CPU."""
     rounds: int = 15
     """Rounds of ours and the alternatives in turns; fewer of what takes long."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -93,14 +95,13 @@ def _loss(options: Options, device: Device, rates: Mapping[loss.Precision, floor
         f"{'d':>5} {'c':>5} {'r':>4} {'precision':<9} {'':<16} {'ms':>9} {'over floor':>10} {'direct / this':>22} "
         f"{'compiled / this':>22} {'peak MiB':>9}"
     )
-    precisions: tuple[loss.Precision, ...] = ("float32",) if device == "cpu" else ("bfloat16", "float32")
     for row in loss.run(
         n=options.n,
         b=options.b,
         rounds=options.rounds,
         device=device,
         compiled=options.compile,
-        precisions=precisions,
+        precisions=options.precisions or (("float32",) if device == "cpu" else ("bfloat16",)),
         rates=rates,
     ):
         record.add("loss", row)
@@ -124,7 +125,7 @@ def _steps(options: Options, device: Device, rates: Mapping[loss.Precision, floo
         n=(options.n, 10 * options.n, math.inf),
         device=device,
         rounds=options.rounds,
-        seconds=1.0 if device == "cpu" else 3.0,
+        seconds=0.75 if device == "cpu" else 2.0,
         rates=rates.get("float32" if device == "cpu" else "bfloat16"),
     ):
         record.add("steps", row)
