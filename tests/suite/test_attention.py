@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.suite.memory import COLORS, Memory, quiet
 from torch import nn
 
 from multimix import data
@@ -25,30 +24,6 @@ from multimix.reports.overlays import SIDE, data_uri, from_data_uri, shrink
 from multimix.suite import Attention, pointing
 from multimix.suite.attention_page import wilson
 from multimix.suite.part import Subject
-
-T = TypeVar("T")
-COLORS = {"erm": "#8a8a8a", "cutmix": "#56b4e9"}
-
-
-class Memory:
-    """A store in memory that may be interrupted after some new results."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, str] = {}
-        self.left = math.inf
-
-    def compute(self, key: str, function: Callable[[], T]) -> T:
-        if key not in self.kept:
-            if self.left == 0:
-                raise KeyboardInterrupt
-            self.left -= 1
-            self.kept[key] = json.dumps(function())
-        value: T = json.loads(self.kept[key])
-        return value
-
-
-def nothing(words: str) -> None:
-    """Progress that nobody reads."""
 
 
 @pytest.fixture
@@ -98,7 +73,7 @@ def maps_of(subject: Subject, path: Path, target: int | None) -> torch.Tensor:
 
 
 def test_the_game_asks_for_every_known_class_against_its_own_boxes(subject: Subject, detection: Path) -> None:
-    found = Attention(boxes=detection, tolerance=1.5).evaluate(subject, Memory(), nothing)["pointing"]
+    found = Attention(boxes=detection, tolerance=1.5).evaluate(subject, Memory(), quiet)["pointing"]
     # By image: the classes that the model knows, their index, and their boxes.
     asked: list[tuple[int, tuple[int, int], dict[int, list[Any]]]] = [
         (0, (30, 40), {0: [(0, 0, 15, 15)], 1: [(20, 5, 30, 25), (2.5, 20, 10.5, 28)]}),
@@ -123,7 +98,7 @@ def test_the_game_asks_for_every_known_class_against_its_own_boxes(subject: Subj
 
 def test_without_shared_classes_the_prediction_points_at_all_boxes(subject: Subject, detection: Path) -> None:
     stranger = replace(subject, class_names=("a", "b", "c"))
-    found = Attention(boxes=detection).evaluate(stranger, Memory(), nothing)["pointing"]
+    found = Attention(boxes=detection).evaluate(stranger, Memory(), quiet)["pointing"]
     assert (found["images"], found["classes"]) == (4, [])
     maps = maps_of(subject, detection / "val" / "2.png", None)
     game = pointing_game([maps], [[(0, 0, 9, 9)]], [(20, 50)])
@@ -133,17 +108,17 @@ def test_without_shared_classes_the_prediction_points_at_all_boxes(subject: Subj
 def test_an_interrupted_game_continues(subject: Subject, detection: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pointing, "CHUNK", 1)
     part, store = Attention(boxes=detection), Memory()
-    whole = part.evaluate(subject, Memory(), nothing)
+    whole = part.evaluate(subject, Memory(), quiet)
     store.left = 2
     with pytest.raises(KeyboardInterrupt):
-        part.evaluate(subject, store, nothing)
+        part.evaluate(subject, store, quiet)
     assert len(store.kept) == 2
     store.left = 2
-    assert part.evaluate(subject, store, nothing) == whole
+    assert part.evaluate(subject, store, quiet) == whole
 
 
 def test_pictures_are_one_test_image_of_each_class_with_its_maps(subject: Subject) -> None:
-    found = Attention().evaluate(subject, Memory(), nothing)
+    found = Attention().evaluate(subject, Memory(), quiet)
     assert found["pointing"] is None
     assert Attention().headline(found) == {}
     assert [picture["name"] for picture in found["pictures"]] == ["Cat", "hot_dog", "cow"]
@@ -159,7 +134,7 @@ def test_pictures_are_one_test_image_of_each_class_with_its_maps(subject: Subjec
 
 
 def test_images_of_ones_own_and_grey_ones(subject: Subject, detection: Path) -> None:
-    found = Attention(images=detection / "val", count=2, kinds=("cam-relu",)).evaluate(subject, Memory(), nothing)
+    found = Attention(images=detection / "val", count=2, kinds=("cam-relu",)).evaluate(subject, Memory(), quiet)
     assert [picture["name"] for picture in found["pictures"]] == ["0", "1"]
     g = torch.Generator().manual_seed(0)
     grey = replace(
@@ -167,7 +142,7 @@ def test_images_of_ones_own_and_grey_ones(subject: Subject, detection: Path) -> 
         model=build("smallnet", num_classes=3, image_size=16, channels=1, generator=g).eval(),
         test=data.ArrayDataset(torch.zeros(3, 1, 16, 16).byte(), torch.arange(3)),
     )
-    found = Attention(images=detection / "val", boxes=detection).evaluate(grey, Memory(), nothing)
+    found = Attention(images=detection / "val", boxes=detection).evaluate(grey, Memory(), quiet)
     assert len(found["pictures"]) == 5
     assert found["pointing"]["images"] == 3
     pixels = torch.tensor([255, 0, 0]).byte().view(1, 3, 1, 1)
@@ -180,25 +155,25 @@ def test_what_cannot_be_asked_for_is_refused(subject: Subject, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"got 0 and 0.0"):
         Attention(count=0)
     with pytest.raises(FileNotFoundError, match="holds no images to show"):
-        Attention(images=tmp_path).evaluate(subject, Memory(), nothing)
+        Attention(images=tmp_path).evaluate(subject, Memory(), quiet)
     with pytest.raises(FileNotFoundError, match="does not exist: expected a detection set"):
-        Attention(boxes=tmp_path / "none").evaluate(subject, Memory(), nothing)
+        Attention(boxes=tmp_path / "none").evaluate(subject, Memory(), quiet)
     flat = SplitModel([nn.Flatten()], nn.Identity(), nn.Linear(3 * 16 * 16, 3))
     with pytest.raises(ValueError, match="needs features with spatial positions"):
-        Attention().evaluate(replace(subject, model=flat), Memory(), nothing)
+        Attention().evaluate(replace(subject, model=flat), Memory(), quiet)
 
 
 def test_without_a_linear_classifier_attention_by_class_is_left_out(subject: Subject) -> None:
     net = subject.model
     hidden = nn.Sequential(nn.Linear(net.classifier.in_features, 8), nn.ReLU(), nn.Linear(8, 3))  # type: ignore[arg-type]
     other = replace(subject, model=SplitModel(net.stages, net.pool, hidden).eval())
-    found = Attention().evaluate(other, Memory(), nothing)
+    found = Attention().evaluate(other, Memory(), quiet)
     assert found["kinds"] == ["gap-relu", "gap-softmax", "uniform"]
     (section,) = Attention().section({"erm": [found]}, COLORS)
     assert "erm has no attention by class: attention='cam' needs a classifier that is one nn.Linear" in section.caption
     assert section.panels[0].svg.count("<image") == 3 * 4
     with pytest.raises(ValueError, match="needs a classifier that is one"):
-        Attention(kinds=("cam-relu",)).evaluate(other, Memory(), nothing)
+        Attention(kinds=("cam-relu",)).evaluate(other, Memory(), quiet)
 
 
 def result(hit: list[float], energy: list[float]) -> dict[str, Any]:
@@ -236,7 +211,7 @@ def test_the_table_of_the_game() -> None:
 
 
 def test_the_grid_is_drawn_in_order_with_wrong_predictions_named(subject: Subject) -> None:
-    found = Attention(kinds=("gap-relu", "uniform")).evaluate(subject, Memory(), nothing)
+    found = Attention(kinds=("gap-relu", "uniform")).evaluate(subject, Memory(), quiet)
     found["pictures"][0] |= {"name": "a<b", "predicted": "c"}
     (section,) = Attention().section({"erm": [found], "cutmix": [found]}, COLORS)
     assert [panel.title for panel in section.panels] == ["erm", "cutmix"]

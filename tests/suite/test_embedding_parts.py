@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.suite.memory import COLORS, Memory, quiet
 
 import multimix.evaluation as ev
 from multimix.data import ArrayDataset
@@ -25,20 +23,6 @@ from multimix.suite.intrusion import Intrusion
 from multimix.suite.ood import Ood, _histogram, _roc
 from multimix.suite.part import Subject
 
-T = TypeVar("T")
-COLORS = {"multimix": "#56b4e9", "erm": "#8a8a8a"}
-
-
-class Memory:
-    def __init__(self) -> None:
-        self.kept: dict[str, Any] = {}
-
-    def compute(self, key: str, function: Callable[[], T]) -> T:
-        if key not in self.kept:
-            self.kept[key] = json.loads(json.dumps(function()))
-        value: T = self.kept[key]
-        return value
-
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
@@ -49,9 +33,6 @@ def subject() -> Subject:
         train=ArrayDataset(images[100:], labels[100:]), test=ArrayDataset(images[:100], labels[:100]),
         class_names=("a", "b", "c", "d"), image_size=8, batch_size=32, method="multimix(n=60)",
     )  # fmt: skip
-
-
-def quiet(words: str) -> None: ...
 
 
 def test_ood_equals_its_definition_for_every_detector(subject: Subject, tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.suite.memory import COLORS, Memory, quiet
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,26 +28,6 @@ from multimix.suite.attacks import Attacks
 from multimix.suite.batches import Batches, balanced_order, choose
 from multimix.suite.corruptions import Corruptions
 from multimix.suite.part import Subject
-
-T = TypeVar("T")
-COLORS = {"erm": "#8a8a8a", "cutmix": "#56b4e9"}
-
-
-class Memory:
-    """A store in memory that may be interrupted after some new results, as a run is by Ctrl-C."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, str] = {}
-        self.left = math.inf
-
-    def compute(self, key: str, function: Callable[[], T]) -> T:
-        if key not in self.kept:
-            if self.left == 0:
-                raise KeyboardInterrupt
-            self.left -= 1
-            self.kept[key] = json.dumps(function())
-        value: T = json.loads(self.kept[key])
-        return value
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,10 +60,6 @@ def subject() -> Subject:
     )  # fmt: skip
 
 
-def nothing(message: str) -> None:
-    """Progress that nobody reads."""
-
-
 ATTACKS = Attacks(
     limit=40, curve_limit=40, random_start=False, curve_eps=(2, 4, 8), curve_steps=(1, 5, 20), pgd_steps=20
 )
@@ -91,7 +68,7 @@ ATTACKS = Attacks(
 @pytest.fixture(scope="module")
 def attacked(subject: Subject) -> dict[str, Any]:
     state = torch.get_rng_state()
-    result = ATTACKS.evaluate(subject, Memory(), nothing)
+    result = ATTACKS.evaluate(subject, Memory(), quiet)
     assert torch.equal(torch.get_rng_state(), state)
     return result
 
@@ -168,7 +145,7 @@ def test_mixed_precision_attacks_are_counted_in_full_precision(subject: Subject,
     seen = []
     hook = subject.model.classifier.register_forward_hook(lambda module, given, logits: seen.append(logits.dtype))
     part = replace(ATTACKS, mixed_precision=True)
-    found = part.evaluate(subject, Memory(), nothing)
+    found = part.evaluate(subject, Memory(), quiet)
     hook.remove()
     assert {torch.bfloat16, torch.float32} == set(seen)
     assert found["error"]["clean"] == attacked["error"]["clean"]
@@ -184,9 +161,9 @@ def test_checks_transfer_from_a_surrogate_where_there_are_other_images(
 ) -> None:
     assert [check["name"] for check in attacked["checks"]][-1] == "transfer"
     quick = Attacks(limit=4, curve_limit=50, pgd_steps=1, curve_eps=(1,), curve_steps=(1,))
-    alone = quick.evaluate(replace(subject, train=None), Memory(), nothing)
+    alone = quick.evaluate(replace(subject, train=None), Memory(), quiet)
     assert "transfer" not in [check["name"] for check in alone["checks"]]
-    fewer = replace(quick, curve_limit=20).evaluate(replace(subject, train=None), Memory(), nothing)
+    fewer = replace(quick, curve_limit=20).evaluate(replace(subject, train=None), Memory(), quiet)
     assert "transfer" in [check["name"] for check in fewer["checks"]]
 
 
@@ -195,13 +172,13 @@ def test_a_failed_check_is_a_warning_that_names_the_model(subject: Subject) -> N
     model = SplitModel(net.stages, net.pool, torch.nn.Sequential(net.classifier, torch.nn.Softmax(dim=1))).eval()
     part = Attacks(limit=4, curve_limit=10, pgd_steps=1, curve_eps=(1,), curve_steps=(1,))
     with pytest.warns(UserWarning, match="erm, seed 0: The outputs are non-negative and sum to 1"):
-        part.evaluate(replace(subject, model=model), Memory(), nothing)
+        part.evaluate(replace(subject, model=model), Memory(), quiet)
 
 
 def test_autoattack_is_refused_before_anything_is_attacked(subject: Subject) -> None:
     store = Memory()
     with pytest.raises(ValueError, match="at least 4 classes, the model has 3"):
-        Attacks(autoattack=True).evaluate(subject, store, nothing)
+        Attacks(autoattack=True).evaluate(subject, store, quiet)
     assert store.kept == {}
 
 
@@ -211,7 +188,7 @@ def test_autoattack_is_one_more_column(subject: Subject) -> None:
     model = build("smallnet", num_classes=5, image_size=8, channels=1, generator=g).eval()
     part = Attacks(limit=3, curve_limit=3, pgd_steps=1, curve_eps=(1,), curve_steps=(1,), autoattack=True)
     five = replace(subject, model=model, class_names=tuple("abcde"))
-    error = part.evaluate(five, Memory(), nothing)["error"]
+    error = part.evaluate(five, Memory(), quiet)["error"]
     assert list(error) == ["clean", "FGSM 8/255", "PGD 4/255", "PGD l2 0.5", "AutoAttack 4/255"]
     assert error["AutoAttack 4/255"] >= error["PGD 4/255"]
 
@@ -221,7 +198,7 @@ def test_autoattack_is_one_more_column(subject: Subject) -> None:
 )
 def test_an_interrupted_evaluation_continues_to_the_same_result(subject: Subject, part: Attacks | Corruptions) -> None:
     whole = Memory()
-    expected = part.evaluate(subject, whole, nothing)
+    expected = part.evaluate(subject, whole, quiet)
     assert len(whole.kept) >= 3
     broken = Memory()
     rounds = 0
@@ -229,7 +206,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_result(subject: Subject
         broken.left = 1
         rounds += 1
         try:
-            result = part.evaluate(subject, broken, nothing)
+            result = part.evaluate(subject, broken, quiet)
             break
         except KeyboardInterrupt:
             continue
@@ -242,13 +219,13 @@ def test_pieces_of_another_batch_size_are_not_mixed_in(subject: Subject) -> None
     part, store = Corruptions(limit=40, types=("contrast",)), Memory()
     store.left = 2
     with pytest.raises(KeyboardInterrupt):
-        part.evaluate(subject, store, nothing)
+        part.evaluate(subject, store, quiet)
     store.left = math.inf
-    assert part.evaluate(replace(subject, batch_size=15), store, nothing) == part.evaluate(subject, Memory(), nothing)
+    assert part.evaluate(replace(subject, batch_size=15), store, quiet) == part.evaluate(subject, Memory(), quiet)
 
 
 def test_corruption_errors_are_those_of_a_loop(subject: Subject) -> None:
-    result = Corruptions(limit=10, types=("contrast", "fog")).evaluate(subject, Memory(), nothing)
+    result = Corruptions(limit=10, types=("contrast", "fog")).evaluate(subject, Memory(), quiet)
     chosen = choose(subject.test.labels, 10, seed=0)
     assert isinstance(subject.test, ArrayDataset)
     images, labels = subject.test.images[chosen].float() / 255, subject.test.labels[chosen]
@@ -301,7 +278,7 @@ def test_the_page_on_attacks(attacked: dict[str, Any]) -> None:
     assert len(errors.panels) == 3
     for panel in errors.panels:
         assert panel.svg.startswith("<svg")
-        assert all(color in panel.svg for color in COLORS.values())
+        assert all(COLORS[label] in panel.svg for label in ("erm", "cutmix"))
     verdicts = {str(row[0].value): [cell.text for cell in row[1:]] for row in trust.table.rows}
     assert verdicts["gradients"] == ["passed", "1 of 1 fail"]
     assert verdicts["logits"] == ["passed", "passed"]
