@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import warnings
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -32,9 +34,18 @@ def umap(
         )
     seed = int(draw_seed(generator)) % 2**32
     # One thread: with more its result depends on their order.
-    projection = require("umap", "evaluate").UMAP(n_neighbors=neighbors, min_dist=min_dist, random_state=seed, n_jobs=1)
+    projection = _umap_learn().UMAP(n_neighbors=neighbors, min_dist=min_dist, random_state=seed, n_jobs=1)
     with warnings.catch_warnings():
         # It finds the spectral start of separate clusters unusual, which trained classes are.
         warnings.filterwarnings("ignore", module="umap|sklearn")
         points = projection.fit_transform(embeddings.detach().cpu().float().numpy())
     return torch.from_numpy(points).float()
+
+
+def _umap_learn() -> ModuleType:
+    # Its first import, of pynndescent, draws from Python's global generator.
+    state = random.getstate()
+    try:
+        return require("umap", "evaluate")
+    finally:
+        random.setstate(state)
