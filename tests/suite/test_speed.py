@@ -165,6 +165,8 @@ def test_the_command_times_runs_and_draws_the_curve(
     models = {m["label"]: m["parts"]["speed"] for m in json.loads((out / "evaluation.json").read_text())["models"]}
     assert models["erm"]["headline"] == {"training speed ÷ ERM's ↑": 1.0}
     assert [n for n, _ in models["multimix"]["result"]["by_n"]] == [10, 100]
-    assert (out / "plots" / "last" / "training-speed-over-n-speed-erm-s.svg").is_file()
+    plot = (out / "plots" / "last" / "training-speed-over-n-over-n-erm-s.svg").read_text()
+    assert ">10<" in plot
+    assert "$" not in plot
     page = (out / "evaluation.html").read_text()
     assert "Training speed beside the paper" in page

@@ -9,7 +9,7 @@ from typing import Any
 from .. import published
 from ..reports.sections import Panel, Section
 from ..reports.statistics import estimate
-from ..reports.style import figure, line, to_svg
+from ..reports.style import BASELINE_COLOR, figure, line, to_svg
 from ..reports.tables import Cell, Table, estimates_table
 
 __all__ = ["sections"]
@@ -39,7 +39,7 @@ def _speeds(results: Results, colors: Mapping[str, str]) -> Section:
             }
             row_colors[name] = colors.get(label, "")
     machine = first["machine"]
-    where = machine.get("gpu") if first["device"] == "cuda" else f"{machine['threads']} threads of {machine['cpu']}"
+    where = machine.get("gpu") if first["device"] == "cuda" else _threads(machine)
     return Section(
         "Training speed",
         f"Whole training steps (forward, loss, backward, optimiser) of {first['network']} on one batch of "
@@ -53,6 +53,10 @@ def _speeds(results: Results, colors: Mapping[str, str]) -> Section:
     )
 
 
+def _threads(machine: Mapping[str, str]) -> str:
+    return f"{machine['threads']} thread{'s' * (machine['threads'] != '1')} of {machine['cpu']}"
+
+
 def _over_n(results: Results, colors: Mapping[str, str]) -> list[Section]:
     curves = {
         label: {n: fmean(by_n[n] for by_n in points) for n in points[0] if all(n in by_n for by_n in points)}
@@ -61,25 +65,49 @@ def _over_n(results: Results, colors: Mapping[str, str]) -> list[Section]:
     }
     if not curves:
         return []
+    trained = {
+        label: [run["rows"][run["own"]]["relative"] for run in runs if run["own"]] for label, runs in results.items()
+    }
+    own = {label: fmean(values) for label, values in trained.items() if values and None not in values}
     return [
         Section(
             "Training speed over n",
-            "Speed relative to ERM's with other numbers n of mixed examples, everything else as trained; mean over "
-            "seeds. The line at 1 is ERM. Look at where a curve begins to fall: up to there, more mixed examples are "
-            "free. Where half of the mini-batches take input mixup, they do not depend on n.",
-            [Panel("speed ÷ ERM's", speed_chart(curves, colors))],
+            "Speed relative to ERM's of every method as it trained, and with other numbers n of mixed examples, "
+            "everything else the same. Means over seeds; the dashed line is ERM. Look at where a curve begins to fall: "
+            "up to there, more mixed examples are free. Where half of the mini-batches take input mixup, those do not "
+            "depend on n.",
+            [
+                Panel("as trained, ÷ ERM's", bars(own, colors)),
+                Panel("over n, ÷ ERM's", speed_chart(curves, colors)),
+            ],
             legend={label: colors[label] for label in curves},
         )
     ]
 
 
+def bars(speeds: Mapping[str, float], colors: Mapping[str, str]) -> str:
+    """One bar for the relative speed of each label."""
+    with figure(4.2, 2.7) as (drawn, axes):
+        axes.axvline(1, color=BASELINE_COLOR, linewidth=1, linestyle=(0, (4, 3)))
+        axes.barh(list(speeds), list(speeds.values()), color=[colors[label] for label in speeds], height=0.6)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("speed ÷ ERM's")
+        return to_svg(drawn, f"training speed relative to ERM of {', '.join(speeds)}")
+
+
 def speed_chart(curves: Mapping[str, Mapping[int, float]], colors: Mapping[str, str]) -> str:
     """By label: the speed relative to ERM's for each n."""
     with figure(4.2, 2.7) as (drawn, axes):
-        axes.axhline(1, color=colors.get("erm", "#8a8a8a"), linewidth=1, linestyle=(0, (4, 3)))
+        axes.axhline(1, color=BASELINE_COLOR, linewidth=1, linestyle=(0, (4, 3)))
         for label, curve in curves.items():
             axes.plot(list(curve), list(curve.values()), **line(colors[label]), markersize=4)
         axes.set_xscale("log")
+        shown = sorted({n for curve in curves.values() for n in curve})
+        # The labels of a logarithmic axis would be formulas, which these figures do not typeset.
+        axes.set_xticks(shown, [f"{n:,}" for n in shown])
+        axes.minorticks_off()
         axes.set_ylim(bottom=0)
         axes.set_xlabel("n")
         return to_svg(drawn, f"training speed relative to ERM over n of {', '.join(curves)}")
