@@ -2,7 +2,8 @@
 
 Every measurement is a launch of its own through torchrun, one process and two in turns, with the same number of images
 per process and step (so twice the batch for two processes) and `--threads` CPU threads in each. Gradients are exchanged
-by gloo between CPUs and by nccl between GPUs.
+by gloo between CPUs and by nccl between GPUs. On a machine with other work, the clock says little, and the processor's
+time of a step says what the exchange adds.
 """
 
 import argparse
@@ -44,19 +45,22 @@ def main() -> None:
     machine = hardware()
     settings = {k: v for k, v in vars(options).items() if k != "json"}
     print("  ".join(f"{key}: {value}" for key, value in (machine | settings).items()), end="\n\n")
-    seconds: dict[int, list[float]] = {count: [] for count in options.processes}
+    launches: dict[int, list[tuple[float, float]]] = {count: [] for count in options.processes}
     for _ in range(options.rounds):
         for count in options.processes:
-            seconds[count].append(launched(count, options.threads))
-    per_launch = options.batch_size * options.steps
-    rates = {count: [count * per_launch / t for t in times] for count, times in seconds.items()}
+            launches[count].append(launched(count, options.threads))
     first = options.processes[0]
+    rates = {
+        count: [count * options.batch_size * options.steps / wall for wall, _ in times]
+        for count, times in launches.items()
+    }
     rows = []
-    for count in options.processes:
+    for count, times in launches.items():
         row = {
             "processes": count,
             "images_per_second": statistics.median(rates[count]),
             f"over_{first}": statistics.median(a / b for a, b in zip(rates[count], rates[first], strict=True)),
+            "processor_ms_per_step": statistics.median(1e3 * processor / options.steps for _, processor in times),
             "rounds": [round(rate, 1) for rate in rates[count]],
         }
         rows.append(row)
@@ -68,13 +72,14 @@ def main() -> None:
         )
 
 
-def launched(count: int, threads: int) -> float:
-    """Seconds that the timed steps take with `count` processes."""
+def launched(count: int, threads: int) -> tuple[float, float]:
+    """Seconds of the clock and of the first process's processor that the timed steps take with `count` processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *sys.argv]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     if done.returncode:
         sys.exit(f"{count} processes failed:\n{done.stderr[-3000:]}")
-    return float(done.stdout.split()[-1])
+    wall, processor = map(float, done.stdout.split()[-2:])
+    return wall, processor
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -97,11 +102,11 @@ def measure(options: argparse.Namespace) -> None:
         advance = epoch.training_loop(fabric, config, epoch.made_up(20 * config.batch_size, 100), stack)
         advance(max(5, options.steps // 3))
         fabric.barrier()
-        start = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         advance(options.steps)
         synchronize(str(fabric.device))
         if fabric.global_rank == 0:
-            print(time.perf_counter() - start)
+            print(time.perf_counter() - wall, time.process_time() - processor)
     leave_process_group()
 
 

@@ -110,6 +110,8 @@ def run(
         stack.enter_context(borrowed_global_state(deterministic=config.deterministic))
         for method in chosen:
             made: dict[str, Steps] = {}
+            if config.compile:
+                torch.compiler.reset()  # the graphs of another method's networks must not use up the cache
             for loop in loops:
                 try:
                     if loop == "ours":
