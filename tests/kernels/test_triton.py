@@ -12,12 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from multimix.kernels.triton_launch import choose
+
+triton = pytest.importorskip("triton")
+
 ROOT = Path(__file__).resolve().parents[2]
+needs_compiler = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"
+)
 
 
 @pytest.mark.parametrize("where", ["interpreter", "GPU"])
 def test_cases(where) -> None:
-    pytest.importorskip("triton")
     if where == "GPU" and not torch.cuda.is_available():
         pytest.skip("no GPU")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -31,27 +37,62 @@ def test_cases(where) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
-@pytest.mark.parametrize(("capability", "one_tile", "soft", "subset", "precision", "dtype"), [
-    (80, False, True, True, "tf32x3", "fp32"), (90, True, False, False, "bf16", "bf16"),
-])  # fmt: skip
-def test_the_kernel_compiles(capability, one_tile, soft, subset, precision, dtype) -> None:
-    triton = pytest.importorskip("triton")
+def compiled_for(kernel, capability: int, pointers: dict[str, str], constants: dict[str, object], warps: int):
+    """Compiled without a device. Addresses and widths are multiples of 16, as they are at run time."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from multimix.kernels.triton_loss import _kernel
-
-    names = _kernel.arg_names
-    constants = {
-        "SOFT": soft, "SUBSET": subset, "GRADIENT": True, "ONE_TILE": one_tile, "PRECISION": precision,
-        "BN": 16, "BB": 16, "BC": 16, "HALVES": True,
-    }  # fmt: skip
+    names = kernel.arg_names
     types = {name: "*fp32" if name.endswith("_ptr") else "i32" for name in names} | {"low": "fp32", "high": "fp32"}
-    types |= {"logits_ptr": f"*{dtype}", "targets_ptr": "*fp32" if soft else "*i64"}
-    types |= dict.fromkeys(constants, "constexpr")
-    source = ASTSource(_kernel, types, {(names.index(name),): value for name, value in constants.items()})
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4})
-    assert compiled.asm["cubin"]
-    # The order of atomic additions, and so the rounding of sums, would be up to the device.
-    assert not re.search(r"\b(atom|red)\.", compiled.asm["ptx"])
+    types = (
+        {name: kind for name, kind in types.items() if name in names} | pointers | dict.fromkeys(constants, "constexpr")
+    )
+    aligned = {
+        (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name.endswith("_ptr") or name == "width"
+    }
+    source = ASTSource(kernel, types, {(names.index(name),): value for name, value in constants.items()}, aligned)
+    options = {"num_warps": warps, "num_stages": 2}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("capability", "soft", "subset", "precision"), [
+    (80, True, True, "tf32x3"), (90, False, False, "bf16"),
+])  # fmt: skip
+def test_the_kernels_compile(capability, soft, subset, precision) -> None:
+    from multimix.kernels.triton_loss import _accumulate, _centre, _finish
+
+    half = "*bf16" if precision == "bf16" else "*fp32"
+    sizes: dict[str, object] = {"BB": 16, "BC": 16}
+    flags = {"SOFT": soft, "GRADIENT": True}
+    for kernel, pointers, constants in (
+        (_centre, {"logits_ptr": half, "deviations_ptr": half}, {"PRECISION": precision}),
+        (
+            _accumulate,
+            {"deviations_ptr": half},
+            flags | {"SUBSET": subset, "PRECISION": precision, "BN": 16, "ROWS": 8},
+        ),
+        (_finish, {"deviations_ptr": half, "targets_ptr": "*fp32" if soft else "*i64"}, flags | {"BK": 16}),
+    ):
+        compiled = compiled_for(kernel, capability, pointers, sizes | constants, 4)
+        assert compiled.asm["cubin"]
+        # The order of atomic additions, and so the rounding of sums, would be up to the device.
+        assert not re.search(r"\b(atom|red)\.", compiled.asm["ptx"])
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_registers_hold_the_full_size(precision, tmp_path) -> None:
+    from multimix.kernels.triton_loss import _accumulate
+
+    launch = choose(positions=49, n=1000, b=128, c=1000, precision=precision, processors=132)
+    constants = {"SOFT": False, "SUBSET": False, "GRADIENT": True, "PRECISION": precision}
+    constants |= {"BN": launch.BN, "BB": launch.BB, "BC": launch.BC, "ROWS": launch.rows}
+    half = "*bf16" if precision == "bf16" else "*fp32"
+    compiled = compiled_for(_accumulate, 90, {"deviations_ptr": half}, constants, launch.warps)
+    (tmp_path / "cubin").write_bytes(compiled.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    usage = subprocess.run([tool, "-res-usage", tmp_path / "cubin"], capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"REG:(\d+) STACK:(\d+)", usage)[0][1] == "0"
+    assert compiled.metadata.shared <= 227 * 1024

@@ -22,11 +22,13 @@ def test_sizes_fit(positions, processors, precision) -> None:
             assert size & (size - 1) == 0
         assert b <= launch.BB
         assert 1 <= launch.splits <= math.ceil(n / launch.BN)
-        rows = launch.BN // 2 if launch.halves else launch.BN
-        assert rows * launch.BB <= 16 * 32 * launch.warps  # weights that a thread draws at once
-        assert (2**14 if precision == "bf16" else 2**13) >= launch.BB * launch.BC  # for the shared memory of an A100
+        assert launch.BN % launch.rows == 0
+        # Weights that a thread draws at once: more would not fit its registers.
+        assert launch.rows * launch.BB <= max(8 * 32 * launch.warps, launch.BB)
+        assert (2**14 if precision == "bf16" else 2**13) >= launch.BN * launch.BB  # for the shared memory of an A100
         # Gradients kept apart take 64 MiB, or twice the gradient itself; however many mixtures there are.
-        assert launch.splits * 4 * positions * b * c <= max(2**26, 8 * positions * b * c)
+        whole = 4 * positions * launch.BB * math.ceil(c / launch.BC) * launch.BC
+        assert launch.splits * whole <= max(2**26, 2 * whole)
 
 
 def test_the_device_is_full_at_the_paper_s_sizes() -> None:

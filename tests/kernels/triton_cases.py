@@ -110,14 +110,14 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.cpu().double() - theirs).norm() / theirs.norm())
 
 
-# b, c, kind of targets, m, attended, sizes of blocks (BN, BB, BC, halves, warps, stages, splits)
+# b, c, kind of targets, m, attended, sizes of blocks (BN, BB, BC, rows, warps, stages, splits)
 CASES = [
-    (5, 37, "index", 5, True, Launch(16, 16, 64, False, 4, 2, 2)),
-    (5, 37, "index", 5, True, Launch(16, 16, 16, False, 4, 2, 2)),
-    (5, 37, "soft", 2, True, Launch(32, 16, 16, True, 4, 2, 1)),
-    (20, 3, "any sum", 20, False, Launch(16, 32, 16, False, 4, 2, 3)),
-    (20, 33, "any sum", 7, False, Launch(16, 32, 16, True, 4, 2, 2)),
-    (1, 1, "index", 1, True, Launch(16, 16, 16, False, 4, 2, 1)),
+    (5, 37, "index", 5, True, Launch(16, 16, 64, 16, 4, 2, 2)),
+    (5, 37, "index", 5, True, Launch(16, 16, 16, 16, 4, 2, 2)),
+    (5, 37, "soft", 2, True, Launch(32, 16, 16, 16, 4, 2, 1)),
+    (20, 3, "any sum", 20, False, Launch(16, 32, 16, 16, 4, 2, 3)),
+    (20, 33, "any sum", 7, False, Launch(16, 32, 16, 4, 4, 2, 2)),
+    (1, 1, "index", 1, True, Launch(16, 16, 16, 16, 4, 2, 1)),
 ]
 
 
@@ -148,7 +148,7 @@ def test_half_precision_logits(dtype, precision, tolerance) -> None:
     r, n, b, c = 2, 48, 12, 21
     logits, targets = normal(r, b, c, seed=3, scale=3).to(dtype), make_targets("index", b, c)
     wanted = expected(logits, targets, None, weights(n, b, positions=r))
-    launch = Launch(16, 16, 32, False, 4, 2, 1)
+    launch = Launch(16, 16, 32, 16, 4, 2, 1)
     found = triton_loss.sums(logits.to(DEVICE), targets.to(DEVICE), None, SEED, n, b, 0.5, 2.0, True, precision, launch)
     assert found[2].dtype == torch.float32
     assert relative(found[0], wanted[0]) < tolerance / 2
@@ -157,7 +157,7 @@ def test_half_precision_logits(dtype, precision, tolerance) -> None:
 
 def test_large_logits_are_finite_and_constants_change_nothing() -> None:
     logits, targets = normal(1, 6, 20, seed=4, scale=40).float(), make_targets("index", 6, 20)
-    launch = Launch(16, 16, 16, False, 4, 2, 1)
+    launch = Launch(16, 16, 16, 16, 4, 2, 1)
     options = None, SEED, 16, 6, 0.1, 0.1, True, "ieee", launch
     wanted = expected(logits, targets, None, weights(16, 6, alpha=(0.1, 0.1)))
     for offset in (0, 1000):

@@ -8,13 +8,16 @@ every mixture sum to 1. With logits L (b, c), targets Y (b, c) and weights w_k o
 
 so that neither mixed embeddings (n x d) nor mixed targets (n x c) exist, and with class indices L Y' is a
 gather. The gradient in the logits, Lambda' diag(w lam Y 1) softmax(Lambda L) - G Y, is accumulated in the same
-pass: extra memory is one block, whatever n is.
+pass: extra memory is one block, whatever n is. With fewer classes than examples G would be the largest product, and
+the mixed targets of a block are formed instead.
 
 Shape suffixes: P positions, N mixed examples, B batch, C classes.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,7 +47,7 @@ class Accumulator:
             self.index_B = targets.long()
         self.loss_P = logits_PBC.new_zeros(P)
         self.grad_PBC = logits_PBC.new_zeros(P, B, C) if gradient else None
-        self.gram_PBB = logits_PBC.new_zeros(P, B, B)
+        self.gram_PBB = None if C < B else logits_PBC.new_zeros(P, B, B)
 
     def position_blocks(self, n: int) -> list[slice]:
         """Positions to be added together when each has `n` mixtures."""
@@ -64,8 +67,12 @@ class Accumulator:
 
     def _add_block(self, where: slice, lam_PNB: Tensor, w_PN: Tensor, details: bool) -> Details | None:
         logits_PBC = self.logits_PBC[where]
-        z_PNC = lam_PNB @ logits_PBC
+        z_PNC = self._held("z", lam_PNB.shape[:2] + logits_PBC.shape[2:])
+        torch.bmm(lam_PNB, logits_PBC, out=z_PNC)
         clean_z_PNC = z_PNC.clone() if details else None
+        y_PNC = lam_PNB @ self._probabilities() if details or self.gram_PBB is None else None
+        if y_PNC is not None and self.gram_PBB is None:
+            self.loss_P[where] -= (w_PN * (y_PNC * z_PNC).sum(-1)).sum(-1)
         top_PN1 = None if self.shallow else z_PNC.amax(-1, keepdim=True)
         exp_PNC = z_PNC.exp_() if top_PN1 is None else z_PNC.sub_(top_PN1).exp_()
         total_PN = exp_PNC.sum(-1)
@@ -73,19 +80,28 @@ class Accumulator:
         mass_PN = (lam_PNB @ self.mass_B) if self.soft else lam_PNB.sum(-1)
         w_mass_PN = w_PN * mass_PN
         self.loss_P[where] += (w_mass_PN * lse_PN).sum(-1)
-        weighted_PBN = (lam_PNB * w_PN[..., None]).mT
-        self.gram_PBB[where] += weighted_PBN @ lam_PNB
+        if self.gram_PBB is not None:
+            self.gram_PBB[where] += (lam_PNB * w_PN[..., None]).mT @ lam_PNB
         if self.grad_PBC is not None:
-            scaled_PNB = lam_PNB * (w_mass_PN / total_PN)[..., None]
-            self.grad_PBC[where].baddbmm_(scaled_PNB.mT, exp_PNC)
-        if clean_z_PNC is None:
+            scale_PN1 = (w_mass_PN / total_PN)[..., None]
+            if y_PNC is not None and self.gram_PBB is None:
+                self.grad_PBC[where].baddbmm_(lam_PNB.mT, exp_PNC.mul_(scale_PN1).sub_(w_PN[..., None] * y_PNC))
+            else:
+                self.grad_PBC[where].baddbmm_((lam_PNB * scale_PN1).mT, exp_PNC)
+        if clean_z_PNC is None or y_PNC is None:
             return None
         softmax_PNC = (clean_z_PNC - lse_PN[..., None]).exp_()
-        y_PNC = lam_PNB @ self._probabilities()
         term_PN = mass_PN * lse_PN - (y_PNC * clean_z_PNC).sum(-1)
         slope_PNB = (mass_PN[..., None] * softmax_PNC - y_PNC) @ logits_PBC.mT - clean_z_PNC @ self._probabilities().T
         mass_B = self.mass_B if self.soft else lam_PNB.new_ones(lam_PNB.shape[2])
         return Details(term_PN, w_PN[..., None] * slope_PNB.addcmul_(lse_PN[..., None], mass_B))
+
+    def _held(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Memory kept from block to block: on the CPU, taking fresh memory costs as much time as filling it."""
+        size = math.prod(shape)
+        if name not in self.memory or self.memory[name].numel() < size:
+            self.memory[name] = self.logits_PBC.new_empty(size)
+        return self.memory[name][:size].view(shape)
 
     def _probabilities(self) -> Tensor:
         if self.soft:
@@ -95,15 +111,16 @@ class Accumulator:
 
     def finish(self) -> tuple[Tensor, Tensor | None]:
         """Losses (P,) and gradients (P, B, C): what the targets contribute, through the Gram matrices."""
-        if self.soft:
-            affinity_PBB = self.logits_PBC @ self.targets_BC.T
-            if self.grad_PBC is not None:
-                self.grad_PBC.sub_(self.gram_PBB @ self.targets_BC)
-        else:
-            affinity_PBB = self.logits_PBC[:, :, self.index_B]
-            if self.grad_PBC is not None:
-                self.grad_PBC.index_add_(2, self.index_B, self.gram_PBB, alpha=-1)
+        if self.gram_PBB is None:
+            return self.loss_P, self.grad_PBC
+        affinity_PBB = self.logits_PBC @ self.targets_BC.T if self.soft else self.logits_PBC[:, :, self.index_B]
         self.loss_P -= (self.gram_PBB * affinity_PBB).sum((1, 2))
+        if self.grad_PBC is not None:
+            # index_add_ adds examples of one class in any order on a GPU, which rounds differently every time.
+            if self.soft or self.grad_PBC.device.type != "cpu":
+                self.grad_PBC.sub_(self.gram_PBB @ self._probabilities())
+            else:
+                self.grad_PBC.index_add_(2, self.index_B, self.gram_PBB, alpha=-1)
         return self.loss_P, self.grad_PBC
 
 

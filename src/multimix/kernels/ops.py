@@ -49,8 +49,8 @@ def sampled_cross_entropy(
         seed: a CPU scalar.
         implementation: "chunked": equal to `sample_weights` (with a generator on the device of the logits seeded with
             `seed`), `attend` and `mixed_cross_entropy`, without ever holding more than a block of weights. "triton":
-            one kernel, whose draws are others of the same distribution; ValueError where it cannot run. "auto":
-            the kernel on a GPU that it can run on, else chunked.
+            kernels, whose draws are others of the same distribution; ValueError where they cannot run. "auto":
+            these where `crossover` has measured them to be faster, else chunked.
     """
     options = (n, m or logits_PBC.shape[1], *alpha, normalize == "global", logits_PBC.requires_grad, implementation)
     loss: Tensor = _sampled(logits_PBC, targets, attention_BP, seed, *options)[0]

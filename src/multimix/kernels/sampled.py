@@ -14,7 +14,7 @@ from torch import Tensor
 from ..functional._checks import mixing_dtype
 from ..functional.attention import attend
 from ..functional.sampling import iter_weights
-from . import triton_launch
+from . import crossover, triton_launch
 from .logits_space import Accumulator
 
 
@@ -29,12 +29,12 @@ def sums(
         ValueError: `implementation="triton"` where the kernel cannot run.
     """
     P, B, C = logits_PBC.shape
-    if _by_triton(logits_PBC, implementation):
+    if _by_triton(logits_PBC, n, implementation):
         from . import triton_loss
 
         precision = triton_launch.precision(logits_PBC.dtype)
-        processors = triton_launch.processors(logits_PBC.device)
-        launch = triton_launch.choose(positions=P, n=n, b=B, c=C, precision=precision, processors=processors)
+        device = triton_launch.device(logits_PBC.device)
+        launch = triton_launch.choose(positions=P, n=n, b=B, c=C, precision=precision, **device)
         return triton_loss.sums(logits_PBC, targets, attention_BP, seed, n, m, low, high, gradient, precision, launch)
     dtype = mixing_dtype(logits_PBC.dtype)
     generator = torch.Generator(logits_PBC.device).manual_seed(seed)
@@ -53,7 +53,7 @@ def sums(
 def weights(logits_PBC: Tensor, seed: int, n: int, m: int, low: float, high: float, *, implementation: str) -> Tensor:
     """The weights (P, N, B) that `sums` draws, before attention, all in memory."""
     P, B, _ = logits_PBC.shape
-    if _by_triton(logits_PBC, implementation):
+    if _by_triton(logits_PBC, n, implementation):
         from . import triton_draw
 
         return triton_draw.weights(seed, n, B, m, low, high, P, logits_PBC.device)
@@ -65,11 +65,9 @@ def weights(logits_PBC: Tensor, seed: int, n: int, m: int, low: float, high: flo
     return lam_PNB
 
 
-def _by_triton(logits: Tensor, implementation: str) -> bool:
-    # The kernel has run in Triton's interpreter only: "auto" does not take it before its results and its speed have
-    # been measured on a GPU.
+def _by_triton(logits: Tensor, n: int, implementation: str) -> bool:
     if implementation != "triton":
-        return False
+        return implementation == "auto" and crossover.kernel_is_faster(logits, n)
     obstacle = triton_launch.why_not(logits)
     if obstacle:
         raise ValueError(f"implementation='triton' does not work for {obstacle}; use implementation='auto'")

@@ -1,10 +1,11 @@
 # mypy: disable-error-code="no-untyped-def, import-untyped"
 """Interpolation weights drawn in registers by a counter-based generator, for Triton kernels.
 
-Every random word is Philox4x32-10 of (example, mixture, position, purpose), keyed by a 64-bit seed: a weight depends on
-what it belongs to and on nothing else, so any kernel can draw it again, whatever its blocks are and whatever the
-device. Gamma variates are exact: Marsaglia and Tsang (2000), repeated until accepted. The draws are not those of
-`multimix.functional.sample_weights`, whose generator is another one; their distribution is the same.
+Every random word is Philox4x32-7 of (example, mixture, position, purpose), keyed by a 64-bit seed: a weight depends on
+what it belongs to and on nothing else, so any kernel can draw it again, whatever its blocks are. Seven rounds are the
+fewest that passed all of BigCrush (Salmon et al. 2011); drawing is most of the kernel's time. Gamma variates are exact:
+Marsaglia and Tsang (2000), repeated until accepted. The draws are not those of `multimix.functional.sample_weights`,
+whose generator is another one; their distribution is the same.
 
 Shape suffixes: P positions, N mixed examples (or a block of them), B batch (padded to a power of two in kernels).
 """
@@ -13,10 +14,12 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import libdevice
 
 # The last counter: attempts at a gamma variate count from 0; what else is drawn has a number they never reach.
 _ALPHA = tl.constexpr(1 << 30)
 _SUBSET = tl.constexpr((1 << 30) + 1)
+_ROUNDS = tl.constexpr(7)
 
 ALPHA_LEAST = 1e-30
 """With this alpha a row is one-hot to any precision; with one much smaller, log(u) / alpha would overflow."""
@@ -29,7 +32,22 @@ def _words(purpose, columns, rows, position, seed_low, seed_high):
     zero = example * 0
     mixture, place = zero + rows.to(tl.uint32), zero + position.to(tl.uint32)
     key_low, key_high = seed_low.to(tl.uint32, bitcast=True), seed_high.to(tl.uint32, bitcast=True)
-    return tl.philox_impl(example, mixture, place, zero + purpose, zero + key_low, zero + key_high)
+    return tl.philox_impl(example, mixture, place, zero + purpose, zero + key_low, zero + key_high, _ROUNDS)
+
+
+INTERPRETED = not isinstance(_words, triton.JITFunction)
+"""Whether kernels run on the CPU, because TRITON_INTERPRET=1 was set when Triton was imported."""
+_INTERPRETED = tl.constexpr(INTERPRETED)
+
+
+@triton.jit
+def _log(x):
+    """To about 4e-7, by the device's special function unit, in a fifth of the instructions: variates are off by about
+    the spacing of float32 numbers, less than any number of draws could tell."""
+    if _INTERPRETED:
+        return tl.log(x)
+    else:
+        return libdevice.fast_logf(x)
 
 
 @triton.jit
@@ -41,7 +59,7 @@ def _uniform(words):
 @triton.jit
 def _normal_pair(words_a, words_b):
     """Two independent standard normal variates, by Box and Muller."""
-    radius = tl.sqrt(-2.0 * tl.log(_uniform(words_a)))
+    radius = tl.sqrt(tl.maximum(-2.0 * _log(_uniform(words_a)), 0.0))
     # An angle pi v, v in [-1, 1]. These polynomials (Chebyshev, in v^2) are as good as float32 allows, and unlike the
     # library's functions have no branch for huge arguments.
     v = words_b.to(tl.int32, bitcast=True).to(tl.float32) * 4.656612873077393e-10
@@ -59,9 +77,9 @@ def _normal_pair(words_a, words_b):
 def _marsaglia_tsang(d, c, x, words):
     """One attempt: log v, where d v is Gamma(d + 1/3) if accepted, and whether it is (see `functional.sampling`)."""
     root = 1.0 + c * x
-    log_v = 3.0 * tl.log(tl.where(root > 0.0, root, 1.0))
+    log_v = 3.0 * _log(tl.where(root > 0.0, root, 1.0))
     bound = 0.5 * x * x + d * (1.0 - root * root * root + log_v)
-    return log_v, (root > 0.0) & (tl.log(_uniform(words)) < bound)
+    return log_v, (root > 0.0) & (_log(_uniform(words)) < bound)
 
 
 @triton.jit
@@ -74,7 +92,7 @@ def _log_gamma_variates(alpha_N1, columns_1B, rows_N1, wanted_NB, position, seed
     w0, w1, w2, w3 = _words(0, columns_1B, rows_N1, position, seed_low, seed_high)
     x, _ = _normal_pair(w0, w1)
     log_v, accepted = _marsaglia_tsang(d, c, x, w2)
-    log_g = tl.log(_uniform(w3)) * exponent + tl.where(accepted, log_v, 0.0)
+    log_g = _log(_uniform(w3)) * exponent + tl.where(accepted, log_v, 0.0)
     pending = wanted_NB & (accepted == 0)
     attempt = 1
     # One in thirty needs another attempt; its words hold two.
@@ -107,23 +125,6 @@ def _subset(valid_NB, columns_1B, rows_N1, position, seed_low, seed_high, m):
         below = tl.sum(tl.where(valid_NB & (key < candidate), 1, 0), 1)[:, None]
         bound = tl.where(below < m, candidate, bound)
     return valid_NB & (key <= bound)
-
-
-@triton.jit
-def draw_block(
-    start, columns_B, position, attention_B, seed_low, seed_high, b, m, low, high,
-    SUBSET: tl.constexpr, BN: tl.constexpr, HALVES: tl.constexpr,
-):  # fmt: skip
-    """`draw` for rows start, start + 1, ..., start + BN - 1; in two halves where registers hold no more."""
-    if HALVES:
-        even_N = start + 2 * tl.arange(0, BN // 2)
-        lam0, s0 = draw(even_N, columns_B, position, attention_B, seed_low, seed_high, b, m, low, high, SUBSET)
-        lam1, s1 = draw(even_N + 1, columns_B, position, attention_B, seed_low, seed_high, b, m, low, high, SUBSET)
-        lam_NB = tl.reshape(tl.permute(tl.join(lam0, lam1), (0, 2, 1)), (BN, columns_B.shape[0]))
-        return lam_NB, tl.reshape(tl.join(s0, s1), (BN,))
-    else:
-        rows_N = start + tl.arange(0, BN)
-        return draw(rows_N, columns_B, position, attention_B, seed_low, seed_high, b, m, low, high, SUBSET)
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """When the Triton kernel of the sampled loss can run, and with which sizes of blocks; needs no Triton itself.
 
-The sizes are chosen by what fits: registers and shared memory as the compiler reports them for compute capability 8.0,
-sums that the programs keep apart, and full use of the device. They have not been measured on a GPU yet.
+The sizes are chosen by what fits: registers and shared memory as the compiler reports them for compute capabilities 8.0
+and 9.0, sums that the programs keep apart, and full use of the device. They have not been measured on a GPU yet.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -17,45 +17,49 @@ from torch import Tensor
 MOST_EXAMPLES = 256
 """Largest mini-batch: a block holds whole rows of weights."""
 
-# What the largest blocks take, as the compiler reports it; GPUs for data centres have it since compute capability 8.0.
-_SHARED_MEMORY = 160 * 2**10
-_ELEMENTS_PER_THREAD = 16  # of weights drawn at once: every one needs about ten registers
+_SHARED_MEMORY = 96 * 2**10  # what the largest blocks take, as the compiler reports it: 81 KiB
+_ELEMENTS_PER_THREAD = 8  # of weights drawn at once: with more, the compiler runs out of registers
 _PARTIAL_SUMS = 2**26  # bytes of gradients kept apart, unless one copy for each position is more
 
 
 class Launch(NamedTuple):
-    """Sizes of blocks: mixtures BN, examples BB, classes BC; whether a block of weights is drawn in two halves; warps
-    of a program, stages of its software pipeline, and `splits` programs for each position."""
+    """Sizes of blocks: mixtures BN, of them drawn at once `rows`, examples BB, classes BC; warps of a program, stages
+    of its software pipeline, and `splits` programs for each position."""
 
     BN: int
     BB: int
     BC: int
-    halves: bool
+    rows: int
     warps: int
     stages: int
     splits: int
 
 
-def choose(*, positions: int, n: int, b: int, c: int, precision: str, processors: int) -> Launch:
+def choose(
+    *, positions: int, n: int, b: int, c: int, precision: str, processors: int, capability: tuple[int, int] = (9, 0)
+) -> Launch:
     """Sizes for a device with so many streaming multiprocessors.
 
     >>> choose(positions=49, n=1000, b=128, c=1000, precision="bf16", processors=132)
-    Launch(BN=64, BB=128, BC=64, halves=True, warps=8, stages=2, splits=2)
+    Launch(BN=128, BB=128, BC=64, rows=16, warps=8, stages=3, splits=2)
     """
+    # Large blocks move the gradient less often. These are the largest that registers hold; tensor cores before
+    # Hopper's, and products of float32 numbers, need more of them.
+    wide = precision == "bf16" and capability >= (9, 0)
+    largest = 128 if wide else 64 if precision == "bf16" else 16 if precision == "tf32x3" else 32
     BB = max(16, _power_of_two(b))
-    BC = max(16, _power_of_two(c))
-    if BC > 128 or (2**14 if precision == "bf16" else 2**13) < BB * BC:  # else the gradient stays in registers
-        BC = 64 if BB <= 128 else 32
-    BN = 64 if BB <= 128 else 32
+    BC = min(max(16, _power_of_two(c)), 64 if wide and BB <= 128 else 32)
+    BN = max(16, min(largest if BB <= 128 else largest // 2, _power_of_two(n)))
     while BN > 16 and positions * math.ceil(n / BN) < processors:
         BN //= 2
     warps = 8 if BN * BB >= 4096 else 4
+    rows = min(BN, max(1, _ELEMENTS_PER_THREAD * 32 * warps // BB))
     blocks = math.ceil(n / BN)
     resident = processors * (8 // warps)
-    most = max(1, min(blocks, max(_PARTIAL_SUMS // (4 * positions * b * c), 2)))
+    most = max(1, min(blocks, max(_PARTIAL_SUMS // (4 * positions * BB * math.ceil(c / BC) * BC), 2)))
     # Rounds of programs times blocks of each: the time, if all blocks take equally long.
     splits = min(range(1, most + 1), key=lambda S: (math.ceil(positions * S / resident) * math.ceil(blocks / S), S))
-    return Launch(BN, BB, BC, _ELEMENTS_PER_THREAD * 32 * warps < BN * BB, warps, 2, splits)
+    return Launch(BN, BB, BC, rows, warps, 3 if precision == "bf16" else 2, splits)
 
 
 def why_not(logits_PBC: Tensor) -> str | None:
@@ -77,7 +81,7 @@ def why_not(logits_PBC: Tensor) -> str | None:
         return f"compute capability {major}.{minor}: the kernel needs 8.0 or higher"
     shared = torch.cuda.get_device_properties(logits_PBC.device).shared_memory_per_block_optin
     if shared < _SHARED_MEMORY:
-        return f"{shared // 1024} KiB of shared memory: the kernel needs {_SHARED_MEMORY // 1024}, as on A100 and later"
+        return f"{shared // 1024} KiB of shared memory: the kernel needs {_SHARED_MEMORY // 1024}"
     return None
 
 
@@ -90,9 +94,19 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32x3" if exact else "tf32"
 
 
-def processors(device: torch.device) -> int:
-    """Streaming multiprocessors of a GPU; 1 for the interpreter."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+class Device(TypedDict):
+    """What `choose` asks of a device."""
+
+    processors: int
+    capability: tuple[int, int]
+
+
+def device(where: torch.device) -> Device:
+    """Streaming multiprocessors and compute capability of a GPU; for the interpreter, of the smallest."""
+    if where.type != "cuda":
+        return {"processors": 1, "capability": (8, 0)}
+    found = torch.cuda.get_device_properties(where)
+    return {"processors": found.multi_processor_count, "capability": (found.major, found.minor)}
 
 
 def _power_of_two(count: int) -> int:
