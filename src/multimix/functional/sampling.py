@@ -120,7 +120,9 @@ def _by_parts(memory: Tensor, generator: torch.Generator) -> Callable[[Tensor, i
     @random.eager
     def draw(block: Tensor, m: int, low: float, high: float) -> None:
         work: SimpleQueue[tuple[Tensor, int] | None] = SimpleQueue()
-        for item in itertools.chain(zip(block.split(rows_of_part), seeds, strict=False), itertools.repeat(None, threads)):
+        for item in itertools.chain(
+            zip(block.split(rows_of_part), seeds, strict=False), itertools.repeat(None, threads)
+        ):
             work.put(item)
 
         def take(scratch: _gamma.Scratch) -> None:

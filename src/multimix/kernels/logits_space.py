@@ -48,6 +48,7 @@ class Accumulator:
         self.loss_P = logits_PBC.new_zeros(P)
         self.grad_PBC = logits_PBC.new_zeros(P, B, C) if gradient else None
         self.gram_PBB = None if C < B else logits_PBC.new_zeros(P, B, B)
+        self.memory: dict[str, Tensor] = {}
 
     def position_blocks(self, n: int) -> list[slice]:
         """Positions to be added together when each has `n` mixtures."""
@@ -66,13 +67,13 @@ class Accumulator:
         return Details.cat(parts, dim=1) if details else None
 
     def _add_block(self, where: slice, lam_PNB: Tensor, w_PN: Tensor, details: bool) -> Details | None:
-        logits_PBC = self.logits_PBC[where]
-        z_PNC = self._held("z", lam_PNB.shape[:2] + logits_PBC.shape[2:])
+        logits_PBC, w_PN1 = self.logits_PBC[where], w_PN[..., None]
+        z_PNC = self._held("z", (*lam_PNB.shape[:2], logits_PBC.shape[2]))
         torch.bmm(lam_PNB, logits_PBC, out=z_PNC)
         clean_z_PNC = z_PNC.clone() if details else None
-        y_PNC = lam_PNB @ self._probabilities() if details or self.gram_PBB is None else None
-        if y_PNC is not None and self.gram_PBB is None:
-            self.loss_P[where] -= (w_PN * (y_PNC * z_PNC).sum(-1)).sum(-1)
+        if self.gram_PBB is None:
+            weighted_y_PNC = torch.matmul(lam_PNB, self._probabilities(), out=self._held("y", z_PNC.shape)).mul_(w_PN1)
+            self.loss_P[where] -= torch.mul(weighted_y_PNC, z_PNC, out=self._held("products", z_PNC.shape)).sum((1, 2))
         top_PN1 = None if self.shallow else z_PNC.amax(-1, keepdim=True)
         exp_PNC = z_PNC.exp_() if top_PN1 is None else z_PNC.sub_(top_PN1).exp_()
         total_PN = exp_PNC.sum(-1)
@@ -80,21 +81,24 @@ class Accumulator:
         mass_PN = (lam_PNB @ self.mass_B) if self.soft else lam_PNB.sum(-1)
         w_mass_PN = w_PN * mass_PN
         self.loss_P[where] += (w_mass_PN * lse_PN).sum(-1)
-        if self.gram_PBB is not None:
-            self.gram_PBB[where] += (lam_PNB * w_PN[..., None]).mT @ lam_PNB
-        if self.grad_PBC is not None:
-            scale_PN1 = (w_mass_PN / total_PN)[..., None]
-            if y_PNC is not None and self.gram_PBB is None:
-                self.grad_PBC[where].baddbmm_(lam_PNB.mT, exp_PNC.mul_(scale_PN1).sub_(w_PN[..., None] * y_PNC))
-            else:
-                self.grad_PBC[where].baddbmm_((lam_PNB * scale_PN1).mT, exp_PNC)
-        if clean_z_PNC is None or y_PNC is None:
+        scale_PN1 = (w_mass_PN / total_PN)[..., None]
+        if self.gram_PBB is None:
+            if self.grad_PBC is not None:
+                self.grad_PBC[where].baddbmm_(lam_PNB.mT, exp_PNC.mul_(scale_PN1).sub_(weighted_y_PNC))
+        else:
+            scaled_PNB = torch.mul(lam_PNB, w_PN1, out=self._held("scaled", lam_PNB.shape))
+            self.gram_PBB[where].baddbmm_(scaled_PNB.mT, lam_PNB)
+            if self.grad_PBC is not None:
+                torch.mul(lam_PNB, scale_PN1, out=scaled_PNB)
+                self.grad_PBC[where].baddbmm_(scaled_PNB.mT, exp_PNC)
+        if clean_z_PNC is None:
             return None
         softmax_PNC = (clean_z_PNC - lse_PN[..., None]).exp_()
+        y_PNC = lam_PNB @ self._probabilities()
         term_PN = mass_PN * lse_PN - (y_PNC * clean_z_PNC).sum(-1)
         slope_PNB = (mass_PN[..., None] * softmax_PNC - y_PNC) @ logits_PBC.mT - clean_z_PNC @ self._probabilities().T
         mass_B = self.mass_B if self.soft else lam_PNB.new_ones(lam_PNB.shape[2])
-        return Details(term_PN, w_PN[..., None] * slope_PNB.addcmul_(lse_PN[..., None], mass_B))
+        return Details(term_PN, w_PN1 * slope_PNB.addcmul_(lse_PN[..., None], mass_B))
 
     def _held(self, name: str, shape: Sequence[int]) -> Tensor:
         """Memory kept from block to block: on the CPU, taking fresh memory costs as much time as filling it."""
