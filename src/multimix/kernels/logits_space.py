@@ -37,7 +37,7 @@ class Accumulator:
         self.logits_PBC = logits_PBC - logits_PBC.amax(-1, keepdim=True)
         # Mixed logits lie between the smallest of these and 0: where exp cannot underflow there, it needs no maximum.
         # Elsewhere than on the CPU, asking would stall the device.
-        self.shallow = logits_PBC.device.type == "cpu" and bool((self.logits_PBC > _DEEPEST).all())
+        self.shallow = logits_PBC.device.type == "cpu" and bool(self.logits_PBC.amin() > _DEEPEST)
         self.soft = targets.is_floating_point()
         P, B, C = logits_PBC.shape
         if self.soft:

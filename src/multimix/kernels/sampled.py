@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..functional._checks import mixing_dtype
-from ..functional.attention import attend
+from ..functional.loss import or_one
 from ..functional.sampling import iter_weights
 from . import crossover, triton_launch
 from .logits_space import Accumulator
@@ -41,9 +41,7 @@ def sums(
     running = Accumulator(logits_PBC.to(dtype), targets, gradient=gradient)
     total_P = torch.zeros(P, device=logits_PBC.device, dtype=dtype)
     for where, _rows, lam in iter_weights(n, B, m, (low, high), P, generator, dtype):
-        s = lam.new_ones(lam.shape[:2])
-        if attention_BP is not None:
-            lam, s = attend(lam, attention_BP[:, where])
+        s = lam.new_ones(lam.shape[:2]) if attention_BP is None else _attend_(lam, attention_BP[:, where])
         total_P[where] += s.sum(1)
         running.add(where, lam, s)
     losses_P, grad_PBC = running.finish()
@@ -63,6 +61,13 @@ def weights(logits_PBC: Tensor, seed: int, n: int, m: int, low: float, high: flo
     for where, rows, block in iter_weights(n, B, m, (low, high), P, generator, dtype):
         lam_PNB[where, rows] = block
     return lam_PNB
+
+
+def _attend_(lam_PNB: Tensor, attention_BP: Tensor) -> Tensor:
+    """`functional.attend` in the memory of the weights: fresh memory costs a CPU more than the arithmetic."""
+    s_PN = lam_PNB.mul_(attention_BP.mT[:, None].to(lam_PNB.dtype)).sum(-1)
+    lam_PNB.div_(or_one(s_PN)[..., None])
+    return s_PN
 
 
 def _by_triton(logits: Tensor, n: int, implementation: str) -> bool:
