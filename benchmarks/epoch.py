@@ -6,6 +6,8 @@ package `mixup` (where it is installed: pip install mixup), in turns in one proc
 
 import argparse
 import dataclasses
+import importlib.metadata
+import importlib.util
 import json
 from pathlib import Path
 
@@ -50,7 +52,10 @@ def main() -> None:
         epochs=1,
     )
     machine = {**hardware(), "timm": timm.__version__, "torchvision": torchvision.__version__}
+    if importlib.util.find_spec("mixup"):
+        machine["mixup"] = importlib.metadata.version("mixup")
     settings = {k: v for k, v in vars(options).items() if k != "json"}
+    settings["clock"] = epoch.clock(config, torch.device(options.device)).__name__
     print("  ".join(f"{key}: {value}" for key, value in machine.items()))
     print("  ".join(f"{key}: {value}" for key, value in settings.items()), end="\n\n")
     print(

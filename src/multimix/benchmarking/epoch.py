@@ -95,8 +95,8 @@ def run(
     programs hardly count.
 
     Args:
-        config: model, batch size, augmentation, optimiser, precision and device, the same for all; `config.method` and
-            `config.data` are not used.
+        config: model, batch size, SGD, precision (32-true or bf16-mixed) and device, the same for all; `config.method`
+            and `config.data` are not used. The others shift and mirror as "crop-flip" does.
         splits: images in memory, as `made_up` makes them.
         loops: of "ours", "network alone" (one batch, again and again) and `multimix.benchmarking.peers.LOOPS`.
         chosen: methods. A loop of others that has not got one is left out.
@@ -122,10 +122,14 @@ def run(
                         made[loop] = peers.LOOPS[loop](config, splits, fabric.device)
                 except ImportError as error:
                     say(f"{loop}: {error}")
-            alone = config.workers == 0 and fabric.device.type == "cpu" and torch.get_num_threads() == 1
-            clock = time.process_time if alone else time.perf_counter
-            seconds = _in_turns(made, steps, rounds, fabric.device, clock)
+            seconds = _in_turns(made, steps, rounds, fabric.device, clock(config, fabric.device))
             yield from _rows(method, seconds, config, len(splits.train), steps)
+
+
+def clock(config: Config, device: torch.device) -> Callable[[], float]:
+    """What `run` reads the time from."""
+    alone = config.workers == 0 and device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
 
 
 def training_loop(fabric: Fabric, config: Config, splits: DataSplits, stack: ExitStack) -> Steps:
@@ -204,7 +208,7 @@ def _step(fabric: Fabric, config: Config, splits: DataSplits) -> tuple[TrainingS
 
 
 def _in_turns(
-    made: dict[str, Steps], steps: int, rounds: int, device: torch.device, clock: Callable[[], float]
+    made: dict[str, Steps], steps: int, rounds: int, device: torch.device, now: Callable[[], float]
 ) -> dict[str, list[float]]:
     """Seconds of every turn; the order is reversed in every second round."""
     for advance in made.values():
@@ -213,10 +217,10 @@ def _in_turns(
     for k in range(rounds):
         for loop in list(made)[:: -1 if k % 2 else 1]:
             synchronize(str(device))
-            start = clock()
+            start = now()
             made[loop](steps)
             synchronize(str(device))
-            seconds[loop].append(clock() - start)
+            seconds[loop].append(now() - start)
     return seconds
 
 
