@@ -164,3 +164,60 @@ def test_compiled_equals_eager() -> None:
         results.append((loss, *torch.autograd.grad(loss, inputs)))
     for eager, compiled in zip(*results, strict=True):
         assert torch.allclose(eager, compiled, rtol=1e-5, atol=1e-7)
+
+
+def scaled_sampled(logits: Tensor, labels: Tensor, a: Tensor, seed: Tensor) -> Tensor:
+    options = {"n": 6, "m": 3, "alpha": (0.5, 2.0), "normalize": "global"}
+    return 2 * sampled_cross_entropy(3 * logits, labels, a, seed, **options)
+
+
+def test_sampled_is_one_graph_whatever_the_seed() -> None:
+    labels, a = torch.tensor([0, 2, 1, 1]), simplex(4, 2, seed=1).float()
+    whole = torch.compile(scaled_sampled, fullgraph=True, backend="aot_eager")
+    for seed in (5, 6):
+        gradients = []
+        for function in (scaled_sampled, whole):
+            logits = normal(2, 4, 3, seed=0).float().requires_grad_()
+            loss = function(logits, labels, a, torch.tensor(seed))
+            gradients.append((loss, *torch.autograd.grad(loss, logits)))
+        for eager, compiled in zip(*gradients, strict=True):
+            assert torch.allclose(eager, compiled, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_neither_loss_nor_gradient(dtype) -> None:
+    logits = normal(2, 4, 3, seed=0).float().requires_grad_()
+    inputs = torch.tensor([0, 2, 1, 1]), simplex(4, 2, seed=1).float(), torch.tensor(5)
+    plain = scaled_sampled(logits, *inputs)
+    with torch.autocast("cpu", dtype):
+        cast = scaled_sampled(logits, *inputs)
+    assert torch.equal(cast, plain)
+    assert torch.equal(*(torch.autograd.grad(loss, logits)[0] for loss in (cast, plain)))
+
+
+@pytest.mark.slow
+def test_in_distributed_training_gradients_are_the_mean_over_devices(tmp_path) -> None:
+    torch.multiprocessing.spawn(_one_of_two, (str(tmp_path / "store"),), nprocs=2)
+
+
+def _one_of_two(rank: int, store: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    head = torch.nn.Linear(5, 3)
+    head.weight.data, head.bias.data = normal(3, 5, seed=0).float(), normal(3, seed=1).float()
+    copies = [torch.nn.Linear(5, 3) for _ in range(2)]
+    labels, a = torch.tensor([0, 2, 1, 1]), simplex(4, 2, seed=1).float()
+
+    def loss(module: torch.nn.Module, device: int) -> Tensor:
+        features = normal(2, 4, 5, seed=10 + device).float()
+        return scaled_sampled(module(features), labels, a, torch.tensor(20 + device))
+
+    wrapped = torch.nn.parallel.DistributedDataParallel(head)
+    loss(wrapped, rank).backward()
+    for device, copy in enumerate(copies):
+        copy.load_state_dict(head.state_dict())
+        loss(copy, device).backward()
+    for ours, *theirs in zip(head.parameters(), *(copy.parameters() for copy in copies), strict=True):
+        mean = (theirs[0].grad + theirs[1].grad) / 2
+        assert (ours.grad - mean).norm() < 1e-5 * mean.norm()
+    torch.distributed.destroy_process_group()

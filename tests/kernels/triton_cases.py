@@ -141,6 +141,23 @@ def test_loss_and_gradient_are_those_of_the_weights_drawn(b, c, kind, m, attende
             assert relative(found[2], wanted[2]) < tolerance
 
 
+@pytest.mark.parametrize("precision", ["bf16", "tf32", "tf32x3"])
+def test_rounding_the_deviations_keeps_their_mean(precision) -> None:
+    b, c, width = 13, 21, 32
+    logits, a = normal(1, b, c, seed=0, scale=5).float(), torch.rand(1, b, generator=rng(1))
+    deviations = torch.empty(1, 16, width, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    on_device = [t.to(DEVICE) for t in (logits, a, deviations, torch.empty(1, width))]
+    triton_loss._centre[(1, 1)](*on_device, b, c, width, b * c, c, PRECISION=precision, BB=16, BC=width)
+    found, mean = on_device[2][0].cpu().double(), on_device[3][0].cpu().double()
+    exact, share = logits[0].double(), (a[0] / a[0].sum()).double()
+    assert torch.allclose(mean[:c] + share @ found[:b, :c], share @ exact, atol=2e-6)
+    step = {"bf16": 2**-8, "tf32": 2**-10, "tf32x3": 2**-23}[precision]
+    assert (mean[:c] + found[:b, :c] - exact).abs().max() < 2 * step * exact.abs().max()
+    assert not found[b:].any()
+    assert not found[:, c:].any()
+    assert bool((mean[c:] == -torch.inf).all())
+
+
 @pytest.mark.parametrize(("dtype", "precision", "tolerance"), [
     (torch.bfloat16, "bf16", 1e-2), (torch.bfloat16, "tf32", 5e-4), (torch.float16, "tf32", 5e-4),
 ])  # fmt: skip

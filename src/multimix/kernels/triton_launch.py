@@ -49,7 +49,7 @@ def choose(
     largest = 128 if wide else 64 if precision == "bf16" else 16 if precision == "tf32x3" else 32
     BB = max(16, _power_of_two(b))
     BC = min(max(16, _power_of_two(c)), 64 if wide and BB <= 128 else 32)
-    BN = max(16, min(largest if BB <= 128 else largest // 2, _power_of_two(n)))
+    BN = max(16, min(largest if BB <= 128 else largest // 4, _power_of_two(n)))
     while BN > 16 and positions * math.ceil(n / BN) < processors:
         BN //= 2
     warps = 8 if BN * BB >= 4096 else 4

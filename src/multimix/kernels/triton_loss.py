@@ -9,7 +9,8 @@ registers hold them, and adds the Gram matrix Lambda' diag(s) Lambda, through wh
 belongs to one program alone. `_finish` adds what programs kept apart and what the targets contribute. No atomic
 operations: every sum has a fixed order.
 
-Centring is exact because weights sum to 1, z_k = mean + lam_k (L - mean): what tensor cores round is deviations only.
+Centring is exact because weights sum to 1, z_k = mean + lam_k (L - mean): what tensor cores round is deviations only,
+and what that does to their mean is added back.
 
 Rows and classes are padded to full blocks, so that rows start at addresses that wide loads need, whatever c is.
 
@@ -75,8 +76,11 @@ def _centre(
     pointers = logits_ptr + columns_B.to(tl.int64)[:, None] * stride_b + classes_C[None, :]
     logits_BC = tl.load(pointers, mask=inside_BC, other=0.0).to(tl.float32)
     mean_C = tl.sum(logits_BC * share_B[:, None], 0)
+    exact_BC = tl.where(inside_BC, logits_BC - mean_C[None, :], 0.0)
+    deviations_BC = _operand(exact_BC, PRECISION)
+    # Rounding the deviations moves their mean, and all mixtures alike: more draws would not average that out.
+    mean_C += tl.sum((exact_BC - deviations_BC.to(tl.float32)) * share_B[:, None], 0)
     tl.store(mean_ptr + position * width + classes_C, tl.where(classes_C < c, mean_C, -float("inf")))
-    deviations_BC = _operand(tl.where(inside_BC, logits_BC - mean_C[None, :], 0.0), PRECISION)
     deviations_ptr += position.to(tl.int64) * BB * width
     tl.store(deviations_ptr + columns_B[:, None] * width + classes_C[None, :], deviations_BC)
 
