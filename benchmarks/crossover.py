@@ -1,24 +1,47 @@
-"""From which size on the Triton kernel beats the chunked path on this GPU: `python benchmarks/crossover.py`.
+"""Which implementation of the sampled loss is faster from which size on: `python benchmarks/crossover.py`.
 
-Prints time over the floor at every size, and the line that `multimix/kernels/crossover.py` takes. About two minutes.
+On an NVIDIA GPU: the Triton kernel against the chunked path, with time over the floor, and the line that
+`multimix/kernels/crossover.py` takes; about two minutes. Elsewhere: the reference, every tensor in memory, against
+the chunked path on the CPU; half a minute.
 """
 
 import statistics
 
 import torch
 
+from multimix import DenseMultiMix
 from multimix.benchmarking import floor
 from multimix.benchmarking.measure import hardware, interleaved, median_ratio
 from multimix.kernels.ops import sampled_cross_entropy
 
 SIZES = [(r, n, c) for r in (1, 16, 49, 196) for n in (100, 1000, 10_000) for c in (10, 100, 1000)]
 B = 128
+CPU_SIZES = [(1, 10, 4, 2), (1, 100, 32, 10), (16, 100, 32, 10), (1, 1000, 128, 10), (1, 1000, 128, 100)]
+CPU_SIZES += [(16, 1000, 128, 100), (1, 1000, 128, 1000)]
 
 
 def main() -> None:
-    if not torch.cuda.is_available():
-        raise SystemExit("benchmarks/crossover.py needs an NVIDIA GPU; none is visible to PyTorch")
     print(hardware())
+    on_gpu() if torch.cuda.is_available() else on_cpu()
+
+
+def on_cpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for r, n, b, c in CPU_SIZES:
+        logits, labels = torch.randn(b, r, c, requires_grad=True), torch.randint(c, (b,))
+        criteria = {how: DenseMultiMix(n, implementation=how) for how in ("reference", "auto")}
+
+        def step(
+            how: str, logits: torch.Tensor = logits, labels: torch.Tensor = labels, criteria: dict = criteria
+        ) -> None:
+            torch.autograd.grad(criteria[how].from_logits(logits, labels, None, generator), logits)
+
+        times = interleaved({how: lambda how=how: step(how) for how in criteria}, rounds=9, device="cpu", turn=0.05)
+        ratio = median_ratio(times["reference"], times["auto"])
+        print(f"r={r} n={n} b={b} c={c}: chunked {1e6 * min(times['auto']):.0f} us, reference / chunked {ratio:.2f}")
+
+
+def on_gpu() -> None:
     faster: list[tuple[int, bool]] = []
     for r, n, c in SIZES:
         if r * n * B * c > 2e11:

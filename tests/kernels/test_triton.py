@@ -33,11 +33,11 @@ def test_cases(where) -> None:
     if where == "interpreter":
         environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "pytest", "tests/kernels/triton_cases.py", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
-def compiled_for(kernel, capability: int, pointers: dict[str, str], constants: dict[str, object], warps: int):
+def compiled_for(kernel, capability: int, pointers: dict[str, str], constants: dict[str, object], **options: int):
     """Compiled without a device. Addresses and widths are multiples of 16, as they are at run time."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -51,7 +51,6 @@ def compiled_for(kernel, capability: int, pointers: dict[str, str], constants: d
         (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name.endswith("_ptr") or name == "width"
     }
     source = ASTSource(kernel, types, {(names.index(name),): value for name, value in constants.items()}, aligned)
-    options = {"num_warps": warps, "num_stages": 2}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
@@ -74,7 +73,7 @@ def test_the_kernels_compile(capability, soft, subset, precision) -> None:
         ),
         (_finish, {"deviations_ptr": half, "targets_ptr": "*fp32" if soft else "*i64"}, flags | {"BK": 16}),
     ):
-        compiled = compiled_for(kernel, capability, pointers, sizes | constants, 4)
+        compiled = compiled_for(kernel, capability, pointers, sizes | constants, num_warps=4)
         assert compiled.asm["cubin"]
         # The order of atomic additions, and so the rounding of sums, would be up to the device.
         assert not re.search(r"\b(atom|red)\.", compiled.asm["ptx"])
@@ -90,7 +89,9 @@ def test_registers_hold_the_full_size(precision, tmp_path) -> None:
     constants = {"SOFT": False, "SUBSET": False, "GRADIENT": True, "PRECISION": precision}
     constants |= {"BN": launch.BN, "BB": launch.BB, "BC": launch.BC, "ROWS": launch.rows}
     half = "*bf16" if precision == "bf16" else "*fp32"
-    compiled = compiled_for(_accumulate, 90, {"deviations_ptr": half}, constants, launch.warps)
+    compiled = compiled_for(
+        _accumulate, 90, {"deviations_ptr": half}, constants, num_warps=launch.warps, num_stages=launch.stages
+    )
     (tmp_path / "cubin").write_bytes(compiled.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     usage = subprocess.run([tool, "-res-usage", tmp_path / "cubin"], capture_output=True, text=True, check=True).stdout

@@ -8,7 +8,7 @@ every mixture sum to 1. With logits L (b, c), targets Y (b, c) and weights w_k o
 
 so that neither mixed embeddings (n x d) nor mixed targets (n x c) exist, and with class indices L Y' is a
 gather. The gradient in the logits, Lambda' diag(w lam Y 1) softmax(Lambda L) - G Y, is accumulated in the same
-pass: extra memory is one block, whatever n is. With fewer classes than examples G would be the largest product, and
+pass: extra memory is one block, whatever n is. With far fewer classes than examples G would be the largest product, and
 the mixed targets of a block are formed instead.
 
 Shape suffixes: P positions, N mixed examples, B batch, C classes.
@@ -47,7 +47,7 @@ class Accumulator:
             self.index_B = targets.long()
         self.loss_P = logits_PBC.new_zeros(P)
         self.grad_PBC = logits_PBC.new_zeros(P, B, C) if gradient else None
-        self.gram_PBB = None if C < B else logits_PBC.new_zeros(P, B, B)
+        self.gram_PBB = None if 2 * C < B else logits_PBC.new_zeros(P, B, B)
         self.memory: dict[str, Tensor] = {}
 
     def position_blocks(self, n: int) -> list[slice]:

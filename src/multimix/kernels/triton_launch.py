@@ -52,7 +52,7 @@ def choose(
     BN = max(16, min(largest if BB <= 128 else largest // 4, _power_of_two(n)))
     while BN > 16 and positions * math.ceil(n / BN) < processors:
         BN //= 2
-    warps = 8 if BN * BB >= 4096 else 4
+    warps = 8 if BN * BB >= 2048 else 4
     rows = min(BN, max(1, _ELEMENTS_PER_THREAD * 32 * warps // BB))
     blocks = math.ceil(n / BN)
     resident = processors * (8 // warps)
