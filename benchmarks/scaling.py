@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from multimix.benchmarking import epoch
+from multimix.benchmarking import epoch, own_loop
 from multimix.benchmarking.measure import hardware, synchronize
 from multimix.training import Config
 from multimix.training.devices import connect, leave_process_group
@@ -99,7 +99,7 @@ def measure(options: argparse.Namespace) -> None:
     fabric = connect(config)
     fabric.launch()
     with ExitStack() as stack:
-        advance = epoch.training_loop(fabric, config, epoch.made_up(20 * config.batch_size, 100), stack)
+        advance = own_loop.training_loop(fabric, config, epoch.made_up(20 * config.batch_size, 100), stack)
         advance(max(5, options.steps // 3))
         fabric.barrier()
         wall, processor = time.perf_counter(), time.process_time()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as nnf
 
-from multimix.benchmarking import epoch, peers
+from multimix.benchmarking import epoch, own_loop, peers
 from multimix.training import Config
 from multimix.training.devices import connect
 
@@ -61,11 +61,11 @@ def test_turns_go_on_through_the_epochs_of_the_loader(monkeypatch) -> None:
     for turns in ([10], [3, 1, 6]):
         made = []
         monkeypatch.setattr(
-            epoch, "_step", lambda *args, make=epoch._step, made=made: made.append(make(*args)) or made[0]
+            own_loop, "_step", lambda *args, make=own_loop._step, made=made: made.append(make(*args)) or made[0]
         )
         fabric = connect(config())
         with ExitStack() as stack:
-            advance = epoch.training_loop(fabric, config(augment="crop-flip"), epoch.made_up(32, 10), stack)
+            advance = own_loop.training_loop(fabric, config(augment="crop-flip"), epoch.made_up(32, 10), stack)
             for steps in turns:
                 advance(steps)
         monkeypatch.undo()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from multimix import methods
-from multimix.benchmarking import epoch
+from multimix.benchmarking import epoch, own_loop
 from multimix.data import ArrayDataset, loader
 from multimix.methods import Erm
 from multimix.training import Config, loop
@@ -60,7 +60,7 @@ def losses_of_six_steps(accelerator, without_the_end, monkeypatch) -> Callable[[
 
         monkeypatch.setattr(Meters, "add", noting)
         with ExitStack() as stack:
-            advance = epoch.training_loop(fabric, asked, epoch.made_up(32, 10), stack)
+            advance = own_loop.training_loop(fabric, asked, epoch.made_up(32, 10), stack)
             accelerator.clear()
             advance(6)
         return losses
@@ -98,7 +98,7 @@ def test_steps_on_a_cuda_device(method: str, compiled: bool, without_the_end) ->
     fabric = connect(asked)
     fabric.launch()
     with ExitStack() as stack:
-        advance = epoch.training_loop(fabric, asked, epoch.made_up(800, 10), stack)
+        advance = own_loop.training_loop(fabric, asked, epoch.made_up(800, 10), stack)
         advance(5)
         torch.cuda.set_sync_debug_mode("error")
         try:

@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from .. import methods
-from ..data import ArrayDataset, Batch, DataSplits
+from ..data import ArrayDataset, DataSplits
 from ..random import make_generator
 from ..training import Config
-from ..training.devices import Ranks, connect
-from ..training.interrupt import StopRequest
-from ..training.loop import Loop
-from ..training.meters import Meters
-from ..training.optimizers import make_optimizer
-from ..training.progress import Reporter
-from ..training.records import TensorBoard
+from ..training.devices import connect
 from ..training.repeatability import borrowed_global_state
-from ..training.rundir import RunDirectory
-from ..training.setting import build_model, train_loader
-from ..training.state import TrainingState
-from ..training.step import TrainingStep, compiled_stages
 from . import peers
 from .measure import Ratio, ratio, synchronize
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-    from ..models import SplitModel
-
-Steps = Callable[[int], None]
-"""Does so many optimiser steps, going on where it stopped."""
+from .own_loop import Steps, network_alone, training_loop
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -130,81 +109,6 @@ def clock(config: Config, device: torch.device) -> Callable[[], float]:
     """What `run` reads the time from."""
     alone = config.workers == 0 and device.type == "cpu" and torch.get_num_threads() == 1
     return time.process_time if alone else time.perf_counter
-
-
-def training_loop(fabric: Fabric, config: Config, splits: DataSplits, stack: ExitStack) -> Steps:
-    """The loop of `multimix train`, epoch after epoch, without evaluation and checkpoints."""
-    ranks = Ranks(fabric)
-    step, model = _step(fabric, config, splits)
-    optimizer = make_optimizer(step, config, device=fabric.device)
-    module, wrapped = fabric.setup(step, optimizer)
-    if config.compile:
-        stack.enter_context(compiled_stages(model))
-    loader = train_loader(config, splits, device=fabric.device, rank=ranks.rank, world_size=ranks.size)
-    turns = _Turns(itertools.chain.from_iterable(loader.batches(epoch) for epoch in itertools.count()), len(loader))
-    loop = Loop(
-        config=config,
-        run=RunDirectory(Path("not-written")),
-        fabric=fabric,
-        ranks=ranks,
-        module=module,
-        optimizer=wrapped,
-        state=TrainingState(step, optimizer, None, fabric.strategy.precision, Meters(fabric.device)),
-        loaders={"train": turns},  # type: ignore[dict-item]
-        batch_images=config.batch_size,
-        stop=StopRequest(),
-        reporter=Reporter(None, epochs=config.epochs, batches=len(loader), done=0),
-        board=TensorBoard(None, 1),
-    )
-
-    def advance(steps: int) -> None:
-        turns.steps = steps
-        loop.train_epoch()
-
-    return advance
-
-
-def network_alone(fabric: Fabric, config: Config, splits: DataSplits, stack: ExitStack) -> Steps:
-    """Forward, loss, backward and optimiser on one batch: what a loop around it can at best come to."""
-    step, model = _step(fabric, config, splits)
-    optimizer = make_optimizer(step, config, device=fabric.device)
-    if config.compile:
-        stack.enter_context(compiled_stages(model))
-    batch = next(train_loader(config, splits, device=fabric.device).batches(0))
-    images = batch.images.contiguous(memory_format=torch.channels_last) if config.channels_last else batch.images
-    generator = make_generator(config.seed, "speed")
-
-    def advance(steps: int) -> None:
-        for _ in range(steps):
-            with fabric.autocast():
-                loss, _ = step(images, batch.targets, generator)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-    return advance
-
-
-class _Turns:
-    """A loader whose epochs are turns of `steps` batches each, of an endless stream."""
-
-    def __init__(self, stream: Iterable[Batch], batches: int) -> None:
-        self._stream, self._batches, self.steps = iter(stream), batches, 1
-
-    def __len__(self) -> int:
-        return self._batches
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return itertools.islice(self._stream, self.steps)
-
-
-def _step(fabric: Fabric, config: Config, splits: DataSplits) -> tuple[TrainingStep, SplitModel]:
-    model = build_model(config, splits).to(fabric.device)
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    method = methods.parse(config.method)
-    method.setup(model)
-    return TrainingStep(model, method).train(), model
 
 
 def _in_turns(
