@@ -31,7 +31,6 @@ CASES = [
     (lambda: MultiMix(alpha=0.0), ValueError, "alpha must be positive and finite, .*got 0.0"),
     (lambda: MultiMix(alpha=(2, 1)), ValueError, r"low <= high, got \(2, 1\)"),
     (lambda: MultiMix(alpha="1"), TypeError, "alpha must be a number or a pair"),
-    (lambda: MultiMix(n=math.inf, m=2), ValueError, "n=math.inf is defined for m = b only, got m=2: leave m out"),
     (lambda: MultiMix(spread_weight=2.0), ValueError, r"spread_weight=2.0 needs the closed form, n=math.inf; got n=1000"),
     (lambda: DenseMultiMix(math.inf, spread_weight=-1), ValueError, "spread_weight must be at least 0 and finite, got -1"),
     (lambda: MultiMix(implementation="fast"), ValueError, "'auto', 'triton', 'reference', got 'fast'"),

@@ -238,7 +238,6 @@ def test_the_protocol_carries_the_methods_to_come(model, images, labels) -> None
         (lambda m: ManifoldMixup(layers=(5,))(m, numbered(2), torch.arange(2)), ValueError, "at most 2"),
         (lambda m: MultiMix(layer=9)(m, numbered(2), torch.arange(2)), ValueError, "<= 2, got start=0, stop=9"),
         (lambda m: MultiMix(math.inf, layer=1), ValueError, "just before the classifier"),
-        (lambda m: MultiMix(math.inf, m=2), ValueError, "m = b only"),
         (lambda m: DenseMultiMix(attention="cam", layer=1)(m, numbered(2), torch.arange(2)), ValueError, "'cam' needs"),
         (lambda m: Either(Erm(), None), TypeError, "must be methods, got Erm and NoneType"),
         (lambda m: Either(Erm(), Erm(), p=1.5), ValueError, r"probability in \[0, 1\], got 1.5"),

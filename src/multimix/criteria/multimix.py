@@ -20,8 +20,8 @@ class MultiMix(nn.Module):
     """Cross entropy of `n` random convex combinations of the embeddings of a mini-batch, (6)-(8).
 
     Args:
-        n: mixed examples per mini-batch. `math.inf`: their expectation in closed form, to second order and
-            without sampling (linear classifier and m = b only; see `expected_mixed_cross_entropy`).
+        n: mixed examples per mini-batch. `math.inf`: their expectation, approximately and without sampling
+            (linear classifier only; see `expected_mixed_cross_entropy`).
         m: examples per mixture; default and at most the whole mini-batch.
         alpha: Dirichlet concentration, or a range of which it is drawn uniformly for every mixed example.
         implementation: of a linear classifier's loss. "auto": block by block through the clean logits. "triton": one
@@ -55,8 +55,6 @@ class MultiMix(nn.Module):
         self.n, self.m, self.alpha = check_n(n), m, check_alpha(alpha)
         if m is not None:
             check_count("m", m)
-            if n == math.inf:
-                raise ValueError(f"n=math.inf is defined for m = b only, got m={m}: leave m out, or give a finite n")
         self.rescale = rescale
         self.spread_weight = check_spread_weight(spread_weight)
         if n != math.inf and self.spread_weight != 1:
@@ -155,7 +153,13 @@ def loss_from_logits(
     scale = criterion.scale(b)
     if criterion.n == math.inf:
         return scale * expected_mixed_cross_entropy(
-            logits_RBC, targets, attention_BR, criterion.alpha, normalize, spread_weight=criterion.spread_weight
+            logits_RBC,
+            targets,
+            attention_BR,
+            criterion.alpha,
+            normalize,
+            m=None if criterion.m is None else min(criterion.m, b),
+            spread_weight=criterion.spread_weight,
         )
     n = int(criterion.n)
     needs_weights = targets.requires_grad or (attention_BR is not None and attention_BR.requires_grad)

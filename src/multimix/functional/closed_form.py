@@ -1,17 +1,14 @@
-"""The limit n -> infinity of the mixed cross entropy, to second order and without sampling.
+"""The limit n -> infinity of the mixed cross entropy, without sampling.
 
-Derivation (this project's own; see docs/closed_form.md): the summand of (14), s times the cross entropy of a mixture,
-is homogeneous of degree 1 in lambda, so its Dirichlet mean is a mean over independent Gamma variables, whose
-covariance is diagonal. With attention a, pi_i = a_i / sum a, mu = sum_i pi_i l_i, ybar = sum_i pi_i y_i,
-p = softmax(mu) and J = diag(p) - p p',
+Derivation (this project's own; docs/closed_form.md). Cross entropy is linear in the target, so the expected loss is a
+mean over examples i of the cross entropy of y_i at mixtures that hold more of i: in terms of the Gamma variables that
+make a Dirichlet vector, Exp(1) more. With attention a, pi_i = a_i / sum a, mu = sum_i pi_i l_i and d_i = l_i - mu,
 
-    E[f] / E[s] ~ lse(mu) - ybar . mu + kappa / 2 sum_i pi_i^2 q_i,
-    q_i = (l_i - mu)' J (l_i - mu) - 2 (y_i - ybar) . (l_i - mu),     kappa = 1 / (alpha + sum_i pi_i^2).
+    E[s H(y~, softmax(z~))] / E[s] = sum_i pi_i E H(y_i, softmax(t_i l_i + (1 - t_i) z')),
 
-For targets with sums t_i other than 1, and tbar = sum_i pi_i t_i, the first term of either line is multiplied by tbar,
-and q_i gains 2 (t_i - tbar) p . (l_i - mu).
-
-The first term is the loss at the batch mean; the second is what the spread of the mixtures around it adds.
+where t_i is the share that i gained, and z' an ordinary mixture. For uniform attention t_i = u ~ Beta(1, m alpha). Of
+z' the mean and the variance are taken along. As alpha -> 0 the result is cross entropy; to second order in the
+deviations d it is the Taylor expansion with the exact variances; and it is never negative.
 """
 
 from __future__ import annotations
@@ -21,7 +18,11 @@ import math
 import torch
 from torch import Tensor
 
-from ._checks import Alpha, as_probabilities, check_alpha, check_choice, check_targets, mixing_dtype
+from ._checks import Alpha, as_probabilities, check_alpha, check_choice, check_count, check_targets, mixing_dtype
+from ._quadrature import concentrations, exponential_over_concentration, unit_interval
+
+_SHARES = 3  # nodes of the integral over t; more change less than the approximation is good for
+_LAPLACE_NODES = 8
 
 
 def expected_mixed_cross_entropy(
@@ -31,12 +32,13 @@ def expected_mixed_cross_entropy(
     alpha: Alpha = (0.5, 2.0),
     normalize: str = "position",
     *,
+    m: int | None = None,
     spread_weight: float = 1.0,
 ) -> Tensor:
-    """The expectation of `mixed_cross_entropy` over lambda ~ Dir(alpha) with m = b, to second order.
+    """The expectation of `mixed_cross_entropy` over lambda ~ Dir(alpha), approximately (docs/closed_form.md).
 
-    At the paper's settings its gradient is as accurate as 1000 draws or far more so; with small alpha, small
-    batches or very uneven attention, where few examples carry a mixture, sampling is better.
+    At the paper's settings its gradient is far closer to the limit than 1000 draws; where few examples carry a
+    mixture (m alpha of a few, very uneven attention) it is as good as some hundred draws.
 
     Args:
         logits: of the clean examples, (b, c), or (r, b, c).
@@ -44,12 +46,13 @@ def expected_mixed_cross_entropy(
         a: attention (b, r) for logits (r, b, c); None: uniform.
         alpha: Dirichlet concentration, or a range (low, high) of which it is drawn uniformly for every mixture.
         normalize: "position" or "global", as in `mixed_cross_entropy`.
-        spread_weight: multiplies the second-order term, all that tells examples apart. `rescale=True` of the criteria
-            multiplies both terms, by `rescaling_factor`; this one leaves the pull on the mean prediction as it is. The
-            term is not bounded below: keep `spread_weight` below (b alpha + 1) / (c - 1), see docs/closed_form.md.
+        m: examples per mixture, a random subset of the mini-batch; default: b.
+        spread_weight: multiplies what the spread of the mixtures adds to the loss at the batch mean: all that tells
+            examples apart. `rescale=True` of the criteria multiplies the whole loss, by `rescaling_factor`.
 
     Returns:
-        A scalar, float32 (float64 for float64 logits), differentiable as often as wanted.
+        A scalar, float32 (float64 for float64 logits), differentiable as often as wanted. At least 0 if
+        `spread_weight` is at most 1.
 
     >>> logits, labels = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])
     >>> round(float(expected_mixed_cross_entropy(logits, labels)), 4)  # log 3
@@ -69,30 +72,21 @@ def expected_mixed_cross_entropy(
     if logits.ndim == 2:
         logits = logits[None]
     r, b, c = logits.shape
+    m = b if m is None else check_count("m", m, most=b)
     check_targets(targets, b, c)
     if a is not None and a.shape != (b, r):
         raise ValueError(f"attention must be ({b}, {r}) for logits {tuple(logits.shape)}, got {tuple(a.shape)}")
     dtype = mixing_dtype(logits.dtype)
     with torch.autocast(logits.device.type, enabled=False):
-        logits_RBC, y_BC = logits.to(dtype), as_probabilities(targets, c, dtype)
-        a_RB = logits_RBC.new_ones(r, b) if a is None else a.mT.to(dtype)
+        a_RB = logits.new_ones(r, b, dtype=dtype) if a is None else a.mT.to(dtype)
         total_R = a_RB.sum(1)
         attended_R = total_R > 0
-        pi_RB = a_RB / torch.where(attended_R, total_R, torch.ones_like(total_R))[:, None]
-        mu_RC = torch.einsum("rb,rbc->rc", pi_RB, logits_RBC)
-        ybar_RC = pi_RB @ y_BC
-        p_RC = mu_RC.softmax(-1)
-        deviation_RBC = logits_RBC - mu_RC[:, None]
-        t_B = y_BC.sum(1)
-        tbar_R = pi_RB @ t_B
-        slope_RB = torch.einsum("rbc,rc->rb", deviation_RBC, p_RC)
-        variance_RB = torch.einsum("rbc,rc->rb", deviation_RBC.square(), p_RC) - slope_RB.square()
-        fit_RB = torch.einsum("rbc,rbc->rb", y_BC - ybar_RC[:, None], deviation_RBC)
-        q_RB = tbar_R[:, None] * variance_RB + 2 * (t_B - tbar_R[:, None]) * slope_RB - 2 * fit_RB
-        e_R = pi_RB.square().sum(1)
-        second_R = (pi_RB.square() * q_RB).sum(1)
-        first_R = tbar_R * mu_RC.logsumexp(-1) - (ybar_RC * mu_RC).sum(-1)
-        loss_R = first_R + 0.5 * spread_weight * _mean_inverse(low, high, e_R) * second_R
+        # A position without attention has weight 0 below; uniform attention keeps its gradient finite until then.
+        pi_RB = torch.where(attended_R[:, None], a_RB, torch.ones_like(a_RB))
+        pi_RB = pi_RB / pi_RB.sum(1, keepdim=True)
+        y_BC = as_probabilities(targets, c, dtype)
+        at_mean_R, loss_R = _expansion(logits.to(dtype), y_BC, pi_RB, (low, high, m, b))
+        loss_R = at_mean_R + spread_weight * (loss_R - at_mean_R)
         weight_R = total_R if normalize == "global" else attended_R.to(dtype)
         weighted = (weight_R * torch.where(attended_R, loss_R, torch.zeros_like(loss_R))).sum()
         whole = weight_R.sum()
@@ -108,8 +102,67 @@ def check_spread_weight(value: float) -> float:
     return float(value)
 
 
-def _mean_inverse(low: float, high: float, e: Tensor) -> Tensor:
-    """The mean of kappa = 1 / (alpha + e) over alpha ~ U[low, high]."""
-    if low == high:
-        return 1 / (low + e)
-    return torch.log((high + e) / (low + e)) / (high - low)
+def _expansion(
+    logits_RBC: Tensor, y_BC: Tensor, pi_RB: Tensor, mixtures: tuple[float, float, int, int]
+) -> tuple[Tensor, Tensor]:
+    """The loss at the mean of each position, and the expected loss."""
+    mu_RC = torch.einsum("rb,rbc->rc", pi_RB, logits_RBC)
+    d_RBC = torch.where(pi_RB[..., None] > 0, logits_RBC - mu_RC[:, None], 0.0)
+    t_B = y_BC.sum(1)
+    p_RC = mu_RC.softmax(-1)
+    at_mean_R = (pi_RB @ t_B) * mu_RC.logsumexp(-1) - (pi_RB @ y_BC * mu_RC).sum(-1)
+
+    e_R = pi_RB.square().sum(1)
+    x_K, weight_K = exponential_over_concentration(_SHARES, *mixtures)
+    u_KR = [-torch.expm1(-x * e_R) for x in x_K]
+    first_R = torch.stack([w * u for w, u in zip(weight_K, u_KR, strict=True)]).sum(0)
+    cross_R = torch.stack([w * u * (1 - u) for w, u in zip(weight_K, u_KR, strict=True)]).sum(0)
+    square_R = torch.stack([w * (1 - u).square() for w, u in zip(weight_K, u_KR, strict=True)]).sum(0)
+    share_RB = pi_RB * _relative_variances(pi_RB, *concentrations(*mixtures))
+    rho_RB = share_RB / first_R[:, None]
+    beta_RC = torch.einsum("rb,rbc->rc", pi_RB * rho_RB, d_RBC)
+
+    # Classes compete, so what matters is by how much a logit deviates more than the predicted class does on average.
+    excess_RBC = d_RBC - torch.einsum("rbc,rc->rb", d_RBC, p_RC)[..., None]
+    # Together with the spread of u l_i it gives the whole variance; 1 / (k + 1) for u ~ Beta(1, k), never more than 1.
+    rest_R = (cross_R / (square_R + torch.finfo(e_R.dtype).tiny)).clamp(max=1) / first_R
+    v_RC = rest_R[:, None] * torch.einsum("rb,rbc->rc", pi_RB * share_RB, excess_RBC.square())
+    top_RC = excess_RBC.amax(1) + torch.finfo(d_RBC.dtype).eps ** 2
+
+    mean_BR, mean_beta_BR = y_BC @ mu_RC.mT, y_BC @ beta_RC.mT
+    fit_RB = torch.einsum("bc,rbc->rb", y_BC, d_RBC)
+    loss_R = torch.zeros_like(e_R)
+    for u_R, weight in zip(u_KR, weight_K, strict=True):
+        u_R1 = u_R[:, None]
+        t_RB = rho_RB * u_R1 / (1 - u_R1 + rho_RB * u_R1)
+        rest_RB = 1 - t_RB
+        # The variance v of a Gaussian would add v / 2; what is bounded by `top` adds less.
+        spread_RC = 0.5 * v_RC * top_RC / (top_RC + (1 - u_R1) * v_RC)
+        left_RB2 = torch.stack([rest_RB, rest_RB.square()], -1)
+        raised_R2C = torch.stack([-u_R1 * beta_RC, spread_RC], 1)
+        z_RBC = torch.baddbmm(t_RB[..., None] * d_RBC + mu_RC[:, None], left_RB2, raised_R2C)
+        terms_RB = t_B * z_RBC.logsumexp(-1) - (mean_BR.mT + t_RB * fit_RB - u_R1 * rest_RB * mean_beta_BR.mT)
+        loss_R = loss_R + weight * (pi_RB * terms_RB).sum(1)
+    return at_mean_R, loss_R
+
+
+def _relative_variances(pi_RB: Tensor, alphas: list[float], weights: list[float]) -> Tensor:
+    """kappa_i, such that pi_i^2 kappa_i is the variance of the weight of example i, weighted by s as in (14).
+
+    With independent Gamma variables g and S = sum_i pi_i g_i, a power of 1 / S is an integral over exp(-s S):
+
+        kappa_i = E[Var] = int_0^inf (1 + s pi_i)^-2 prod_j (1 + s pi_j)^-alpha ds,
+
+    which is 1 / (alpha + pi_i) where pi is uniform; then the substitution below leaves a constant.
+    """
+    e_R11 = pi_RB.square().sum(1)[:, None, None]
+    kappa_RB = torch.zeros_like(pi_RB)
+    nodes, measure = (pi_RB.new_tensor(values) for values in unit_interval(_LAPLACE_NODES))
+    for alpha, weight in zip(alphas, weights, strict=True):
+        power_R11 = e_R11 / (alpha + e_R11)
+        log_y_Q1 = nodes.log()[:, None]
+        s_RQ1 = torch.expm1(-log_y_Q1 * power_R11) / e_R11
+        log_RQB = torch.log1p(s_RQ1 * pi_RB[:, None])
+        log_RQB = -2 * log_RQB - alpha * log_RQB.sum(-1, keepdim=True) - (power_R11 + 1) * log_y_Q1
+        kappa_RB = kappa_RB + weight * ((measure @ log_RQB.exp()) / (alpha + e_R11[:, 0]))
+    return kappa_RB
