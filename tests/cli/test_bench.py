@@ -1,5 +1,6 @@
 """`multimix bench`, and a reader of the output that goes away."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from multimix.benchmarking import floor, loss, steps
+from multimix.benchmarking import floor, loss, sampler, steps
 from multimix.benchmarking import methods as benchmark
 from multimix.benchmarking.measure import Ratio
 from multimix.cli import main
@@ -19,6 +20,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("multimix.benchmarking.loss.SIZES", ((16, 5, 1),))
     setting = steps.Setting(model="smallnet-w4", image_size=8, classes=3, b=4, d=16, positions=1)
     monkeypatch.setattr("multimix.benchmarking.steps.CPU", (setting,))
+    few = functools.partial(sampler.run, r=1, alphas=(0.5, (0.5, 2.0)))
+    monkeypatch.setattr("multimix.benchmarking.sampler.run", few)
     monkeypatch.setattr("multimix.cli.bench.cpu_rates", lambda: floor.Rates(1e9, 1e9, 1e9, 1e6, one_unit=True))
 
 
@@ -34,8 +37,10 @@ def test_bench_prints_and_writes(small: None, tmp_path: Path, capsys) -> None:
     methods = [row["method"] for row in found["steps"]]
     assert methods[0] == "erm"
     assert {"dense-multimix-alone(n=20)", "multimix-alone(n=200)", "dense-multimix-alone(n=inf)"} < set(methods)
+    assert [row["alpha"] for row in found["sampler"]] == [0.5, [0.5, 2.0]]
     printed = capsys.readouterr().out
     assert "over floor" in printed
+    assert "0.5-2.0" in printed
     assert "smallnet-w4, 8x8" in printed
 
 

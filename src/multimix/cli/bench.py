@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from ..benchmarking import floor, loss, steps
+from ..benchmarking import floor, loss, sampler, steps
 from ..benchmarking.measure import Ratio
 from ..benchmarking.rates import cpu_rates
 from ..kernels import triton_launch
@@ -69,6 +69,8 @@ def main(argv: list[str]) -> None:
         _loss(options, device, rates, record)
     if "steps" in options.tables:
         _steps(options, device, rates, record)
+    if "sampler" in options.tables:
+        _sampler(options, device, record)
     _footnotes(device, rates)
 
 
@@ -144,6 +146,15 @@ def _steps(options: Options, device: Device, rates: Mapping[loss.Precision, floo
             f"{_number(row.least, '.3f'):>12} {row.mib:>9.1f}",
             flush=True,
         )
+
+
+def _sampler(options: Options, device: Device, record: Record) -> None:
+    print(f"\nThe sampler on {device}: weights (16, {options.n}, {options.b}), nanoseconds each")
+    print(f"{'alpha':>10} {'PyTorch':>9} {'ours':>9} {'PyTorch / ours':>22}")
+    for row in sampler.run(n=options.n, b=options.b, rounds=options.rounds, device=device):
+        record.add("sampler", row)
+        alpha = "-".join(map(str, row.alpha)) if isinstance(row.alpha, tuple) else str(row.alpha)
+        print(f"{alpha:>10} {row.pytorch_ns:>9.2f} {row.ours_ns:>9.2f} {_ratio(row.faster, '.2f'):>22}", flush=True)
 
 
 def _footnotes(device: Device, rates: Mapping[loss.Precision, floor.Rates]) -> None:
