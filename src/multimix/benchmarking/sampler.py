@@ -35,7 +35,7 @@ def run(
     *,
     n: int = 1000,
     b: int = 128,
-    r: int = 16,
+    r: int = 4,
     alphas: tuple[Alpha, ...] = ALPHAS,
     rounds: int = 15,
     device: str = "cpu",
