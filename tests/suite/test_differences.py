@@ -32,7 +32,7 @@ def test_what_is_beyond_the_noise_is_marked() -> None:
     section = differences_section(differences_from_erm(NUMBERS), {"cutmix": "#123456"})
     assert section is not None
     assert section.table is not None
-    assert section.table.columns == ["method", "top-1,\n% ↑", "NLL ↓"]
+    assert section.table.columns == ["method", "top-1, % ↑", "NLL ↓"]
     ((name, top1, nll),) = section.table.rows
     assert (name.text, name.color) == ("cutmix", "#123456")
     assert (top1.text, top1.spread, top1.top) == ("+2.20", "± 0.66", True)

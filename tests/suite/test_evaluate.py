@@ -258,8 +258,11 @@ def test_paper_numbers_stand_beside_measured_ones(digits_run) -> None:  # type: 
         candidate = dataclasses.replace(candidate, data="cifar100", model="preactresnet18")
         values = {"accuracy": accuracy, "top5": 0.9, "nll": 1.0, "ece": 0.1}
         found.append(Outcome(candidate, {"accuracy": values}))
-    section = _beside_paper(found, [Accuracy()], "last")
-    assert section is not None
+    sections = _beside_paper(found, [Accuracy()], "last")
+    assert [section.title.partition(": ")[2] for section in sections] == [
+        "accuracy", "adversarial robustness", "embedding space"
+    ]  # fmt: skip
+    section = sections[0]
     assert section.table is not None
     rows = {row[0].text: [cell.text for cell in row] for row in section.table.rows}
     assert section.table.columns[1:3] == [
@@ -269,6 +272,10 @@ def test_paper_numbers_stand_beside_measured_ones(digits_run) -> None:  # type: 
     assert rows["erm"][1:3] == ["70.00", "76.69"]
     assert rows["multimix"][1:3] == ["80.00", "81.82"]
     assert rows["alignmixup"][1] == "not measured"
+    robustness = sections[1].table
+    assert robustness is not None
+    assert robustness.columns[1] == "FGSM error, %\nmeasured here"
+    assert {row[1].text for row in robustness.rows} == {"not measured"}
 
 
 def test_the_board_estimates_from_what_it_has_timed(digits_run) -> None:  # type: ignore[no-untyped-def]

@@ -10,7 +10,7 @@ from ..reports.sections import Section
 from ..reports.statistics import Difference, paired_difference
 from ..reports.summary import BASELINE
 from ..reports.tables import Cell, Table
-from .results import Numbers
+from .results import Numbers, wrapped
 
 __all__ = ["as_rows", "differences_from_erm", "differences_section"]
 
@@ -68,7 +68,7 @@ def differences_section(differences: Differences, colors: Mapping[str, str]) -> 
         "its 95 % t-interval. Bold are differences whose interval leaves out zero, whichever way they go; the others "
         "are within the noise. The intervals are not corrected for the number of comparisons: of a hundred differences "
         "that are none, five would be bold. They cover the noise of training, not that of the choice of test images.",
-        table=Table(["method", *(title.replace(", % ", ",\n% ") for title in titles)], rows),
+        table=Table(["method", *map(wrapped, titles)], rows),
     )
 
 

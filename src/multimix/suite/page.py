@@ -52,8 +52,8 @@ def write_evaluation(
         shown[which] = [section for part in parts for section in _sections(part, groups, colors)]
         _write_plots(shown[which], out / "plots" / (which or ""))
     paper = _beside_paper(outcomes, parts, kinds[0])
-    beside = [differences_section(differences, colors), paper]
-    first = [*(section for section in beside if section is not None), *shown[kinds[0]]]
+    apart = differences_section(differences, colors)
+    first = [*([apart] if apart else []), *paper, *shown[kinds[0]]]
     names = list(colors)
     about = outcomes[0].candidate
     page = fill(
@@ -122,7 +122,7 @@ def _sentences(outcomes: Sequence[Outcome], parts: Sequence[Part], which: str | 
     return [text.replace(" ± ", "\u00a0±\u00a0") for text in found]
 
 
-def _beside_paper(outcomes: Sequence[Outcome], parts: Sequence[Part], which: str | None) -> Section | None:
+def _beside_paper(outcomes: Sequence[Outcome], parts: Sequence[Part], which: str | None) -> list[Section]:
     groups = by_label(outcomes, which=which)
     return beside_paper(
         {label: headlines(group, parts) for label, group in groups.items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .. import published
 from ..reports.sections import Section
@@ -23,10 +23,18 @@ MEASURED = {
 """The headline number, without its arrow, that measures each published quantity."""
 
 
+TOPICS = {
+    "accuracy": ("accuracy",),
+    "adversarial robustness": ("fgsm_error", "pgd_error"),
+    "embedding space": ("alignment", "uniformity", "intrusion"),
+}
+"""The quantities of one table each, few enough for a page of paper."""
+
+
 def beside_paper(
     numbers: Mapping[str, Numbers], methods: Mapping[str, str | None], *, data: str, model: str
-) -> Section | None:
-    """A table of published and measured numbers for a data set; None if the paper has none.
+) -> list[Section]:
+    """Tables of published and measured numbers for a data set, one for each topic that the paper has numbers of.
 
     Args:
         numbers: headline numbers by label.
@@ -34,21 +42,43 @@ def beside_paper(
         data: data set of all labels.
         model: their network, for the words; the paper's networks stand in the column titles.
     """
-    paper = [n for n in published.numbers() if n.data == data and n.quantity in MEASURED.values()]
-    if not paper:
-        return None
     measured = {
         (methods[label], quantity): [value for value in seeds.values()]
         for label, found in numbers.items()
         for title, seeds in found.items()
         if (quantity := MEASURED.get(title.rstrip(" ↑↓"))) is not None
     }
+    made = []
+    for topic, quantities in TOPICS.items():
+        paper = [n for n in published.numbers() if n.data == data and n.quantity in quantities]
+        if paper:
+            here = {method: None for method, quantity in measured if method and quantity in quantities}
+            conditions = "; ".join(
+                f"{published.QUANTITIES[q].title}: {published.QUANTITIES[q].condition}"
+                for q in dict.fromkeys(n.quantity for n in paper)
+            )
+            made.append(
+                Section(
+                    f"Beside the paper's numbers: {topic}",
+                    f"“Measured here” is {model} on {data}, trained as the conditions below say; the other columns are "
+                    "published, with the paper's own networks and schedules, so compare the order of methods within a "
+                    "column rather than numbers across columns. “Not measured” means that no run here has it. How the "
+                    f"paper measured: {conditions}.",
+                    table=_table(paper, measured, list(dict.fromkeys([*(n.method for n in paper), *here]))),
+                )
+            )
+    return made
+
+
+def _table(
+    paper: Sequence[published.Number], measured: Mapping[tuple[str | None, str], list[float]], methods: Sequence[str]
+) -> Table:
     columns: list[tuple[str, str | None]] = []
     for quantity in dict.fromkeys(n.quantity for n in paper):
         columns.append((quantity, None))
         columns += [(quantity, name) for name in dict.fromkeys(n.model for n in paper if n.quantity == quantity)]
     rows = []
-    for method in dict.fromkeys([*(n.method for n in paper), *(m for m in methods.values() if m)]):
+    for method in methods:
         cells = [Cell(method, method)]
         for quantity, name in columns:
             if name is None:
@@ -61,17 +91,7 @@ def beside_paper(
         f"{published.QUANTITIES[quantity].title}\n" + ("measured here" if name is None else f"paper, {name}")
         for quantity, name in columns
     ]
-    conditions = "; ".join(
-        f"{published.QUANTITIES[q].title}: {published.QUANTITIES[q].condition}"
-        for q in dict.fromkeys(q for q, _ in columns)
-    )
-    return Section(
-        "Beside the paper's numbers",
-        f"“Measured here” is {model} on {data}, trained as the conditions below say; the other columns are published, "
-        "with the paper's own networks and schedules, so compare the order of methods within a column rather than "
-        f"numbers across columns. “Not measured” means that no run here has it. How the paper measured: {conditions}.",
-        table=Table(["method", *titles], rows),
-    )
+    return Table(["method", *titles], rows)
 
 
 def _measured(values: list[float] | None) -> Cell:

@@ -13,7 +13,7 @@ from .part import Part
 from .running import Outcome, options_of
 from .subjects import Which
 
-__all__ = ["Numbers", "as_csv", "as_json", "by_label", "headlines", "kinds_of", "overview"]
+__all__ = ["Numbers", "as_csv", "as_json", "by_label", "headlines", "kinds_of", "overview", "wrapped"]
 
 Numbers = Mapping[str, Mapping[int, float]]
 """By column title, then by seed."""
@@ -53,15 +53,15 @@ def overview(outcomes: Sequence[Outcome], parts: Sequence[Part], colors: Mapping
     for which in kinds:
         for label, group in by_label(outcomes, which=which).items():
             name = f"{label}, best epoch" if which == "best" and len(kinds) > 1 and group[0].candidate.which else label
-            rows[name] = {_wrapped(title): list(seeds.values()) for title, seeds in headlines(group, parts).items()}
+            rows[name] = {wrapped(title): list(seeds.values()) for title, seeds in headlines(group, parts).items()}
             row_colors[name] = colors.get(label, "")
     return estimates_table(rows, row_colors)
 
 
-def _wrapped(title: str) -> str:
+def wrapped(title: str) -> str:
     """A column title in short lines, its unit and arrow kept together.
 
-    >>> _wrapped("FGSM 8/255 error, % ↓").splitlines()
+    >>> wrapped("FGSM 8/255 error, % ↓").splitlines()
     ['FGSM 8/255', 'error, % ↓']
     """
     return textwrap.fill(title.replace(", % ", ",\xa0%\xa0"), 14, break_long_words=False).replace("\xa0", " ")
