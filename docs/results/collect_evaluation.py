@@ -18,7 +18,10 @@ Numbers = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 def main(evaluation: Path, name: str) -> None:
     whole = json.loads((evaluation / "evaluation.json").read_text())
-    conditions = {key: re.sub(r"=[~/][^' ]*", "=DIR", value) for key, value in whole["conditions"].items()}
+    conditions = {
+        key: re.sub(r"=[~/][^' ]*| --out \S+", lambda m: "=DIR" * (m[0][0] == "="), value)
+        for key, value in whole["conditions"].items()
+    }
     models = [
         {key: model[key] for key in ("label", "seed", "which", "method", "model")}
         | {"headline": {k: v for part in model["parts"].values() for k, v in part["headline"].items()}}
