@@ -77,7 +77,7 @@ def test_autocast_does_not_reach_the_mixing(implementation) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         loss = mm.MultiMix(N, implementation=implementation).from_logits(leaf, labels, generator=rng(5))
         half = nn.functional.cross_entropy((lam @ leaf).float(), (lam @ one_hot(labels, C).float()).float())
-    assert abs(loss.item() - expected.item()) < 1e-6
+    assert abs(loss.item() - expected.item()) < 4e-6  # two float32 numbers apart, near 16
     assert abs(half.item() - expected.item()) > 1e-4
     assert (differing(loss, leaf) - theirs).norm() < 1e-4 * theirs.norm()
     assert (differing(half, leaf) - theirs).norm() > 1e-2 * theirs.norm()
