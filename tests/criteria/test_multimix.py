@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -266,7 +267,7 @@ def test_spread_weight_of_the_criteria_is_that_of_the_closed_form() -> None:
     features = normal(6, 5, 3, seed=1)
     attention = features.mean(1, keepdim=True).mul(features).sum(-1).relu()
     attention = attention / attention.sum(1, keepdim=True)
-    options = {"alpha": (0.1, 0.4), "spread_weight": 3.0}
+    options = {"alpha": (0.2, 0.4), "spread_weight": 3.0}
     with torch.no_grad():
         plain = mm.MultiMix(math.inf, **options)(features[:, 0], labels, head)
         dense = mm.DenseMultiMix(math.inf, **options)(features, labels, head)
@@ -274,3 +275,34 @@ def test_spread_weight_of_the_criteria_is_that_of_the_closed_form() -> None:
     limit = mm.functional.expected_mixed_cross_entropy
     assert torch.allclose(plain, limit(logits[:, 0], labels, **options), rtol=1e-12)
     assert torch.allclose(dense, limit(logits.transpose(0, 1), labels, attention, **options), rtol=1e-9)
+
+
+@pytest.mark.parametrize("criterion", [mm.MultiMix, mm.DenseMultiMix])
+def test_limit_warns_once_where_it_is_poor(criterion) -> None:
+    with pytest.warns(
+        UserWarning, match=r"inaccurate for alpha=0.05 and mini-batches of 128: .*6.4 .*n=1000"
+    ) as caught:
+        poor = criterion(math.inf, alpha=(0.05, 2.0))
+    with pytest.warns(UserWarning, match="alpha=0.5 and m=16: with about 5.3 effective examples"):
+        criterion(math.inf, m=16, alpha=0.5)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        z = normal(6, 5, 3, seed=1) if criterion is mm.DenseMultiMix else normal(6, 3, seed=1)
+        poor(z, torch.arange(6) % 4, make(nn.Linear(3, 4)))
+        for fine in ({"n": math.inf}, {"n": math.inf, "m": 1}, {"n": math.inf, "m": 64}, {"n": 50, "alpha": 0.01}):
+            criterion(**fine)
+
+
+def test_limit_takes_subsets_and_smaller_batches() -> None:
+    head, z, labels = make(nn.Linear(3, 4)), normal(6, 3, seed=1), torch.arange(6) % 4
+    with torch.no_grad():
+        for m in (64, 128):
+            of_all = mm.MultiMix(math.inf, m=m)(z, labels, head)
+            assert torch.allclose(of_all, mm.MultiMix(math.inf)(z, labels, head), rtol=1e-13)
+        with pytest.warns(UserWarning, match="m=2"):
+            pairs = mm.MultiMix(math.inf, m=2)(z, labels, head)
+        assert torch.allclose(pairs, mm.functional.expected_mixed_cross_entropy(head(z), labels, m=2), rtol=1e-13)
+        assert float(pairs) == pytest.approx(
+            float(mm.MultiMix(100_000, m=2)(z, labels, head, generator=rng(0))), rel=0.02
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,8 @@ class MultiMix(nn.Module):
         self.n, self.m, self.alpha = check_n(n), m, check_alpha(alpha)
         if m is not None:
             check_count("m", m)
+        if n == math.inf:
+            _warn_where_poor(self.alpha[0], m)
         self.rescale = rescale
         self.spread_weight = check_spread_weight(spread_weight)
         if n != math.inf and self.spread_weight != 1:
@@ -122,6 +125,24 @@ class MultiMix(nn.Module):
         text = f"n={self.n}, m={self.m}, alpha={self.alpha}"
         text += f", spread_weight={self.spread_weight}" if self.spread_weight != 1 else ""
         return f"{text}, rescale=True" if self.rescale else text
+
+
+_USUAL_BATCH, _FEWEST_EFFECTIVE = 128, 20
+"""Below so many effective examples in a mixture, the gradient of the closed form is more than a quarter off where
+logits are as large as a trained classifier's (docs/closed_form.md)."""
+
+
+def _warn_where_poor(alpha: float, m: int | None) -> None:
+    examples = m or _USUAL_BATCH
+    effective = examples * alpha if m is None else examples * alpha / (1 + alpha)
+    if examples != 1 and effective < _FEWEST_EFFECTIVE:
+        size = "mini-batches of 128" if m is None else f"m={m}"
+        warnings.warn(
+            f"n=math.inf is inaccurate for alpha={alpha:g} and {size}: with about {effective:.2g} effective examples "
+            f"in a mixture (fewer than {_FEWEST_EFFECTIVE}) the expansion around the batch mean is poor once logits "
+            "are large. Use a finite n, such as n=1000, or a larger alpha or m",
+            stacklevel=3,
+        )
 
 
 def check_n(n: int | float) -> int | float:
