@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 # Mixed logits held at a time: on the CPU a block stays in the cache.
-_BLOCK_CPU, _BLOCK_ACCELERATOR = 2**19, 2**26
+_BLOCK_CPU, _BLOCK_ACCELERATOR = 2**18, 2**26
 
 _DEEPEST = -60.0
 
