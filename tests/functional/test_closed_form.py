@@ -283,3 +283,19 @@ def test_gradient_with_subsets_is_that_of_a_large_sample(b, m, variation, alpha,
 def test_bad_spread_weight(weight, error, message) -> None:
     with pytest.raises(error, match=f"spread_weight must be .*{message}"):
         expected(normal(3, 4, seed=0), torch.arange(3), spread_weight=weight)
+
+
+@pytest.mark.parametrize("alpha", [1e-9, 0.02, (0.5, 2.0), 1e9])
+@pytest.mark.parametrize("m", [None, 1, 2, 16])
+def test_float32_is_as_good_and_gradients_are_finite_also_without_attention(alpha, m) -> None:
+    logits, labels = normal(4, 24, 6, seed=0, scale=5), make_targets("index", 24, 6)
+    a = torch.rand(24, 4, generator=rng(1), dtype=torch.float64)
+    a[:12, 1], a[1:, 2], a[:, 3] = 0, 0, 0
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        inputs = logits.to(dtype).requires_grad_(), a.to(dtype).requires_grad_()
+        loss = expected(inputs[0], labels, inputs[1], alpha, m=m)
+        results.append((loss.detach(), *torch.autograd.grad(loss, inputs)))
+    for double, single in zip(*results, strict=True):
+        assert torch.isfinite(double).all()
+        assert (single - double).norm() < 1e-4 * double.norm()

@@ -112,6 +112,7 @@ def _expansion(
     p_RC = mu_RC.softmax(-1)
     at_mean_R = (pi_RB @ t_B) * mu_RC.logsumexp(-1) - (pi_RB @ y_BC * mu_RC).sum(-1)
 
+    nothing = torch.finfo(pi_RB.dtype).eps ** 2  # keeps 0 / 0 and its gradient finite
     e_R = pi_RB.square().sum(1)
     x_K, weight_K = exponential_over_concentration(_SHARES, *mixtures)
     u_KR = [-torch.expm1(-x * e_R) for x in x_K]
@@ -125,16 +126,16 @@ def _expansion(
     # Classes compete, so what matters is by how much a logit deviates more than the predicted class does on average.
     excess_RBC = d_RBC - torch.einsum("rbc,rc->rb", d_RBC, p_RC)[..., None]
     # Together with the spread of u l_i it gives the whole variance; 1 / (k + 1) for u ~ Beta(1, k), never more than 1.
-    rest_R = (cross_R / (square_R + torch.finfo(e_R.dtype).tiny)).clamp(max=1) / first_R
+    rest_R = (cross_R / (square_R + nothing)).clamp(max=1) / first_R
     v_RC = rest_R[:, None] * torch.einsum("rb,rbc->rc", pi_RB * share_RB, excess_RBC.square())
-    top_RC = excess_RBC.amax(1) + torch.finfo(d_RBC.dtype).eps ** 2
+    top_RC = excess_RBC.amax(1) + nothing
 
     mean_BR, mean_beta_BR = y_BC @ mu_RC.mT, y_BC @ beta_RC.mT
     fit_RB = torch.einsum("bc,rbc->rb", y_BC, d_RBC)
     loss_R = torch.zeros_like(e_R)
     for u_R, weight in zip(u_KR, weight_K, strict=True):
         u_R1 = u_R[:, None]
-        t_RB = rho_RB * u_R1 / (1 - u_R1 + rho_RB * u_R1)
+        t_RB = rho_RB * u_R1 / (1 - u_R1 + rho_RB * u_R1 + nothing)
         rest_RB = 1 - t_RB
         # The variance v of a Gaussian would add v / 2; what is bounded by `top` adds less.
         spread_RC = 0.5 * v_RC * top_RC / (top_RC + (1 - u_R1) * v_RC)
