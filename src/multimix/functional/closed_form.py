@@ -157,13 +157,11 @@ def _relative_variances(pi_RB: Tensor, alphas: list[float], weights: list[float]
     which is 1 / (alpha + pi_i) where pi is uniform; then the substitution below leaves a constant.
     """
     e_R11 = pi_RB.square().sum(1)[:, None, None]
-    kappa_RB = torch.zeros_like(pi_RB)
-    nodes, measure = (pi_RB.new_tensor(values) for values in unit_interval(_LAPLACE_NODES))
-    for alpha, weight in zip(alphas, weights, strict=True):
-        power_R11 = e_R11 / (alpha + e_R11)
-        log_y_Q1 = nodes.log()[:, None]
-        s_RQ1 = torch.expm1(-log_y_Q1 * power_R11) / e_R11
-        log_RQB = torch.log1p(s_RQ1 * pi_RB[:, None])
-        log_RQB = -2 * log_RQB - alpha * log_RQB.sum(-1, keepdim=True) - (power_R11 + 1) * log_y_Q1
-        kappa_RB = kappa_RB + weight * ((measure @ log_RQB.exp()) / (alpha + e_R11[:, 0]))
-    return kappa_RB
+    y, measure, alpha, weight = (pi_RB.new_tensor(x) for x in (*unit_interval(_LAPLACE_NODES), alphas, weights))
+    log_y_Q1, alpha_A111 = y.log()[:, None], alpha[:, None, None, None]
+    power_AR11 = e_R11 / (alpha_A111 + e_R11)
+    s_ARQ1 = torch.expm1(-log_y_Q1 * power_AR11) / e_R11
+    log_ARQB = torch.log1p(s_ARQ1 * pi_RB[:, None])
+    log_ARQB = -2 * log_ARQB - alpha_A111 * log_ARQB.sum(-1, keepdim=True) - (power_AR11 + 1) * log_y_Q1
+    density_AR1 = weight[:, None, None] / (alpha_A111 + e_R11)[..., 0]
+    return (density_AR1 * (measure @ log_ARQB.exp())).sum(0)
