@@ -46,7 +46,7 @@ class Row:
     """Time of the direct form over this one's."""
     faster_than_compiled: Ratio | None = None
     mib: float | None = None
-    """Memory allocated at the peak beyond what was there before."""
+    """Memory allocated at the peak beyond the inputs and their gradients, which every form returns."""
     over_floor: float | None = None
     """Time over the least possible (`floor`), classifier included; None where the device's rates are not known."""
     why_not: str = ""
@@ -83,19 +83,20 @@ def _measure(
     rates: floor.Rates | None,
 ) -> list[Row]:  # fmt: skip
     variants = _variants(d, c, r, n, b, precision, device, compiled)
+    itemsize = 2 if precision == "bfloat16" else 4
+    gradients = r * b * d * itemsize + 4 * (d * c + c)
     memory, failed = {}, {}
     for name, call in list(variants.items()):
         try:
             if name == COMPILED:
                 call()
-            memory[name] = peak_memory(call, device=device) / 2**20
+            memory[name] = (peak_memory(call, device=device) - gradients) / 2**20
         except RuntimeError as error:  # no compiler, or too little memory
             failed[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
             del variants[name]
     # The largest case takes many seconds a call; a few rounds of it are as telling as many of a small one.
     rounds = max(3, min(rounds, int(rounds * 1e9 / (n * r * d * c)))) if device == "cpu" else rounds
     times = interleaved(variants, rounds=rounds, device=device, turn=0.1)
-    itemsize = 2 if precision == "bfloat16" else 4
     work = floor.together(
         floor.sampled_loss(positions=r, n=n, b=b, c=c, itemsize=itemsize),
         floor.linear(rows=r * b, d=d, c=c, itemsize=itemsize),
