@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: demo setup test test-all lint bench clean
 
-demo: setup  ## train six methods on handwritten digits and write runs/demo/report.html
+demo: setup  ## train seven methods on handwritten digits and write runs/demo/report.html
 	$(BIN)/multimix compare digits --seeds 5 --out runs/demo
 
 setup: .venv/.ready  ## create .venv with everything installed

@@ -128,4 +128,4 @@ def test_public_names() -> None:
     assert all(hasattr(mm, name) for name in mm.__all__)
     functions = {"sample_weights", "interpolate", "attention_map", "attend", "mixed_cross_entropy"}
     assert functions <= set(mm.functional.__all__)
-    assert all(callable(getattr(mm.functional, name)) for name in mm.functional.__all__)
+    assert all(callable(getattr(mm.functional, name)) for name in mm.functional.__all__ if not name.isupper())

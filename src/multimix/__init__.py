@@ -10,5 +10,17 @@ Needs torch alone; `multimix.training`, `multimix.data` and `multimix.evaluation
 from . import functional, methods, models, random
 from ._version import __version__
 from .criteria import DenseMultiMix, Metrix, MMix, MultiMix
+from .functional import SMALL_ALPHA
 
-__all__ = ["DenseMultiMix", "MMix", "Metrix", "MultiMix", "__version__", "functional", "methods", "models", "random"]
+__all__ = [
+    "SMALL_ALPHA",
+    "DenseMultiMix",
+    "MMix",
+    "Metrix",
+    "MultiMix",
+    "__version__",
+    "functional",
+    "methods",
+    "models",
+    "random",
+]

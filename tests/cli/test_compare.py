@@ -74,7 +74,7 @@ def test_the_plan_is_methods_by_seeds_from_the_first_seed_on() -> None:
         ("multimix(alpha=0.1, n=5)", 1, "seed1"),
     ]
     assert len({path for _, _, path in plan.jobs()}) == 4
-    assert len(planned().methods) == 6
+    assert len(planned().methods) == 7
     assert planned("cifar10", "--seed", "7").seeds == [7, 8, 9]
     assert planned("cifar10").folder == Path("runs/compare-cifar10")
     assert METHODS.startswith("erm,")

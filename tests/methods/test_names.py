@@ -21,6 +21,15 @@ def test_names_are_the_paper_s_regimes() -> None:
         assert isinstance(parse(f"{name}-alone"), kind)
 
 
+def test_small_alpha_is_the_paper_s_regime_but_for_alpha() -> None:
+    for name in ("multimix", "dense-multimix"):
+        paper, preset = parse(name), parse(f"{name}-small-alpha")
+        assert preset.a.criterion.alpha == (0.02, 0.02)
+        assert repr(preset) == repr(parse(f"{name}(alpha=0.02)"))
+        assert preset.p == paper.p
+        assert parse(f"{name}-small-alpha(n=5, share=0.3)").a.criterion.n == 5
+
+
 def test_options_and_nesting() -> None:
     method = parse("either(multimix-alone(n=inf, alpha=(0.1, 0.3)), either(cutmix, input-mixup(alpha=0.2)), p=0.25)")
     assert method.p == 0.25

@@ -19,7 +19,7 @@ from .console import show_results
 from .planned import run_plan, workers_and_threads
 from .request import read_request
 
-METHODS = "erm,input-mixup,manifold-mixup,cutmix,multimix,dense-multimix"
+METHODS = "erm,input-mixup,manifold-mixup,cutmix,multimix,multimix-small-alpha,dense-multimix"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,11 @@ from .attention import attend, attention_map
 from .closed_form import expected_mixed_cross_entropy
 from .interpolation import interpolate
 from .loss import mixed_cross_entropy
-from .rescaling import rescaling_factor
+from .rescaling import SMALL_ALPHA, rescaling_factor
 from .sampling import sample_weights
 
 __all__ = [
+    "SMALL_ALPHA",
     "attend",
     "attention_map",
     "expected_mixed_cross_entropy",

@@ -6,6 +6,16 @@ import math
 
 from ._checks import Alpha, check_alpha, check_count
 
+SMALL_ALPHA = 0.02
+"""A preset of this project for short schedules and mini-batches of about 128; the paper draws alpha from [0.5, 2].
+
+By sums of squared weights a mixture then holds 3.5 examples, not 67, and the gradient that tells examples apart is
+3.6 times weaker than cross entropy's instead of 140 times. Evidence: docs/study.md.
+
+>>> round(rescaling_factor(128, alpha=SMALL_ALPHA), 2)
+3.56
+"""
+
 
 def rescaling_factor(b: int, m: int | None = None, alpha: Alpha = (0.5, 2.0)) -> float:
     """The inverse of what mixing leaves of the gradient that tells examples apart, to first order around the mean.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import functools
 import inspect
 import math
 import re
@@ -12,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from ..functional import SMALL_ALPHA
 from .alignmixup import AlignMixup
 from .augmix import AugMix
 from .automix import AutoMix
@@ -77,6 +79,8 @@ NAMES: dict[str, Callable[..., Method]] = {
     "zeta-mixup": ZetaMixup,
     "multimix": _multimix,
     "dense-multimix": _dense_multimix,
+    "multimix-small-alpha": functools.partial(_multimix, alpha=SMALL_ALPHA),
+    "dense-multimix-small-alpha": functools.partial(_dense_multimix, alpha=SMALL_ALPHA),
     "multimix-alone": MultiMix,
     "dense-multimix-alone": DenseMultiMix,
     "alignmixup": _alignmixup,
@@ -102,7 +106,8 @@ def parse(text: str) -> Method:
     """A method from its name, with options as in a call: `multimix(alpha=0.1, n=500)`.
 
     `multimix` and `dense-multimix` are the paper's regime, half of the mini-batches with input mixup (option
-    `share`); `multimix-alone` and `dense-multimix-alone` are the bare methods; `n=inf` is the closed form.
+    `share`), and with `-small-alpha` the same with this project's preset `SMALL_ALPHA`; `multimix-alone` and
+    `dense-multimix-alone` are the bare methods; `n=inf` is the closed form.
 
     >>> parse("either(multimix-alone(alpha=0.1), cutmix, p=0.3)").p
     0.3

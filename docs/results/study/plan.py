@@ -1,0 +1,162 @@
+"""What the study trains: for every part, settings by name, each a method and changes of the base configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from variants import Annealed, AtEveryBatchSize, Both, Scaled, Terms, WithClean
+
+from multimix.methods import DenseMultiMix, Either, InputMixup, Method, MultiMix, parse
+from multimix.training import Config
+
+BASES = {
+    # 10 training images of every class, 70 to choose by; a mini-batch is an epoch.
+    "digits": Config(
+        data="digits", model="smallnet", per_class=10, val_per_class=70, epochs=300, batch_size=64, augment="crop",
+        lr=0.1, weight_decay=5e-4, nesterov=True, warmup_epochs=10,
+    ),
+    # Twenty classes of CIFAR-100 at half of the resolution, 100 training images of every class, 100 to choose by.
+    "cifar20": Config(
+        data="imagefolder", model="preactresnet10-w8", per_class=100, val_per_class=100, image_size=16, epochs=60,
+        batch_size=128, lr=0.1, weight_decay=5e-4, nesterov=True, warmup_epochs=2,
+    ),
+}  # fmt: skip
+
+LONG = 180
+LEFT_OUT = ("alpha=0.01", "alpha=0.5")
+
+Setting = tuple[Callable[[], Method], dict[str, Any]]
+
+ALPHAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, "(0.5, 2)")
+# What the map found best with each kind of loss; the parts after it vary one thing around these.
+PAPER, SMALL, RESCALED = "multimix", "multimix(alpha=0.02)", "multimix(alpha=0.1, rescale=True, share=1)"
+
+
+def settings(part: str, base: str) -> dict[str, Setting]:
+    """The settings of a part by name; on the slower data set some are left out, and the last runs are long ones."""
+    found = PARTS[part]()
+    if (base, part) == ("cifar20", "final"):
+        found = {name: (method, {"epochs": LONG}) for name, (method, _) in found.items()}
+    left_out = LEFT_OUT if (base, part) == ("cifar20", "map") else ()
+    return {name: setting for name, setting in found.items() if not any(text in name for text in left_out)}
+
+
+def _named(names: list[str], **changes: Any) -> dict[str, Setting]:
+    return {name: (partial(parse, name), changes) for name in names}
+
+
+def _map() -> dict[str, Setting]:
+    names = ["erm", "input-mixup", "manifold-mixup", "cutmix"]
+    for alpha in ALPHAS:
+        for share in (0.5, 1):
+            for rescale in ("", ", rescale=True"):
+                names.append(f"multimix(alpha={alpha}{rescale}, share={share})")
+    return _named(names)
+
+
+def _n() -> dict[str, Setting]:
+    names = []
+    for n in (1, 10, 100, 10000):
+        names += [
+            f"multimix(n={n})",
+            f"multimix(n={n}, alpha=0.02, share=0.5)",
+            f"multimix(n={n}, alpha=0.1, rescale=True, share=1)",
+        ]
+    for alpha in ("(0.5, 2)", "0.1", "0.02"):
+        names += [f"multimix(n=inf, alpha={alpha}, share={share})" for share in (0.5, 1)]
+    return _named([*names, "multimix(n=inf, alpha=0.1, rescale=True, share=1)"])
+
+
+def _m() -> dict[str, Setting]:
+    names = []
+    for m in (2, 4, 8, 16):
+        for alpha in ("1", "(0.5, 2)"):
+            for rescale in ("", ", rescale=True"):
+                names.append(f"multimix(m={m}, alpha={alpha}{rescale}, share=1)")
+        names.append(f"multimix(m={m}, alpha=1, share=0.5)")
+    return _named(names)
+
+
+def _optimiser() -> dict[str, Setting]:
+    found: dict[str, Setting] = {}
+    for lr in (0.01, 0.03, 0.3):
+        for name, (method, _) in _named(["erm", "input-mixup", PAPER, SMALL, RESCALED, "multimix(share=1)"]).items():
+            found[f"{name} lr={lr}"] = method, {"lr": lr}
+    for lr in (0.001, 0.003):
+        for name, (method, _) in _named(["erm", "input-mixup", PAPER, SMALL, RESCALED, "multimix(share=1)"]).items():
+            found[f"{name} adamw lr={lr}"] = method, {"optimizer": "adamw", "lr": lr, "nesterov": False}
+    return found
+
+
+def _variants() -> dict[str, Setting]:
+    found: dict[str, Callable[[], Method]] = {}
+    for start, end in ((1.0, 0.02), (0.1, 0.01), (0.01, 0.2)):
+        found[f"anneal {start}->{end}"] = partial(Annealed, start, end)
+        found[f"anneal {start}->{end} rescaled"] = partial(Annealed, start, end, rescale=True)
+    for weight in (0.1, 1.0):
+        found[f"paper's alpha + {weight} clean"] = lambda weight=weight: WithClean(MultiMix(), weight)
+        found[f"alpha=0.02 + {weight} clean"] = lambda weight=weight: WithClean(MultiMix(alpha=0.02), weight)
+        found[f"alpha=0.1 rescaled + {weight} clean"] = lambda weight=weight: WithClean(
+            MultiMix(alpha=0.1, rescale=True), weight
+        )
+    for scale in (4.0, 16.0):
+        found[f"paper's regime, multimix x{scale:g}"] = lambda scale=scale: Either(
+            Scaled(MultiMix(), scale), InputMixup(), p=0.5
+        )
+    found["both in every step, paper's alpha"] = lambda: Both(MultiMix())
+    found["both in every step, alpha=0.02"] = lambda: Both(MultiMix(alpha=0.02))
+    for total in (1.0, 3.0):
+        found[f"alpha={total:g}/b"] = partial(AtEveryBatchSize, total)
+        found[f"alpha={total:g}/b rescaled"] = partial(AtEveryBatchSize, total, rescale=True)
+    return {name: (method, {}) for name, method in found.items()}
+
+
+def _terms() -> dict[str, Setting]:
+    return {
+        f"n=inf, alpha={alpha}, terms x{mean:g}, x{spread:g}": (partial(Terms, mean, spread, alpha), {})
+        for alpha, spreads in (((0.5, 2.0), (10.0, 70.0)), (0.1, (1.0, 7.0)))
+        for mean in (0.1, 1.0)
+        for spread in spreads
+    }
+
+
+def _small() -> dict[str, Setting]:
+    """The alpha that the map leaves out on the slower data set."""
+    return {name: setting for name, setting in _map().items() if "alpha=0.01" in name}
+
+
+CHOSEN = ["erm", "input-mixup", "multimix", "multimix(alpha=0.02)", "multimix(alpha=0.02, rescale=True)",
+          "multimix(alpha=0.02, rescale=True, share=1)"]  # fmt: skip
+
+
+def _long() -> dict[str, Setting]:
+    return _named(CHOSEN, epochs=LONG)
+
+
+def _final() -> dict[str, Setting]:
+    return _named([*CHOSEN, "manifold-mixup", "cutmix"])
+
+
+def _dense() -> dict[str, Setting]:
+    found: dict[str, Setting] = {}
+    for alpha in (0.02, (0.5, 2.0)):
+        for what, options in (
+            ("", {}), (" cam", {"attention": "cam"}), (" uniform", {"attention": "uniform"}),
+            (" softmax", {"nonlinearity": "softmax"}), (" global", {"normalize": "global"}),
+            (" gradient through attention", {"detach_attention": False}), (" n=100", {"n": 100}),
+        ):  # fmt: skip
+            method = partial(_regime, alpha=alpha, **options)
+            found[f"dense alpha={alpha}{what}"] = method, {}
+    return found
+
+
+def _regime(**options: Any) -> Method:
+    return Either(DenseMultiMix(**options), InputMixup(), p=0.5)
+
+
+PARTS = {
+    "map": _map, "n": _n, "m": _m, "optimiser": _optimiser, "variants": _variants, "terms": _terms, "dense": _dense,
+    "small": _small, "long": _long, "final": _final,
+}  # fmt: skip

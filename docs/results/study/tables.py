@@ -1,0 +1,133 @@
+"""The tables and the figure of docs/study.md, from the results kept here: `python docs/results/study/tables.py`."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from multimix.reports.statistics import estimate, paired_difference
+from multimix.reports.style import COLORS, figure, standalone, to_svg
+
+PAPER = ("multimix", "multimix(alpha=(0.5, 2), share=0.5)")  # the paper's regime, as the parts spell it
+HERE = Path(__file__).parent
+Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
+
+
+def main() -> None:
+    lines = [
+        "# Every setting of [the study](../../study.md)",
+        "",
+        "Written by `python docs/results/study/tables.py`.",
+        "",
+    ]
+    for file in sorted(HERE.glob("*-*.jsonl")):
+        runs = read(file)
+        whole = {**read(HERE / f"{file.stem.partition('-')[0]}-map.jsonl"), **runs}
+        seconds = sum(row["seconds"] for seeds in runs.values() for row in seeds.values())
+        lines += [
+            f"## {file.stem}",
+            "",
+            f"{sum(map(len, runs.values()))} runs, {seconds / 60:.0f} minutes of training.",
+            "",
+        ]
+        lines += [table(runs, whole["erm"], whole[next(name for name in PAPER if name in whole)]), ""]
+    (HERE / "tables.md").write_text("\n".join(lines))
+    (HERE / "map.svg").write_text(draw_map({base: read(HERE / f"{base}-map.jsonl") for base in ("digits", "cifar20")}))
+
+
+def read(file: Path) -> Runs:
+    runs: defaultdict[str, dict[int, dict[str, float]]] = defaultdict(dict)
+    for line in file.read_text().splitlines():
+        row = json.loads(line)
+        runs[row["setting"]][row["seed"]] = row
+    return runs
+
+
+def table(runs: Runs, erm: Mapping[int, Mapping[str, float]], paper: Mapping[int, Mapping[str, float]]) -> str:
+    lines = [
+        "| setting | seeds | accuracy, % | over ERM | over the paper's regime | neg. log-likelihood "
+        "| calibration error, % | under FGSM, % | training accuracy, % |",
+        "|---" * 9 + "|",
+    ]
+    for setting, seeds in sorted(runs.items(), key=lambda item: -mean(item[1], "accuracy")):
+        cells = [
+            setting,
+            str(len(seeds)),
+            spread(seeds, "accuracy", 100, 2),
+            "" if seeds is erm else difference(seeds, erm, "accuracy"),
+            "" if seeds is paper else difference(seeds, paper, "accuracy"),
+            spread(seeds, "nll", 1, 3),
+            spread(seeds, "ece", 100, 1),
+            spread(seeds, "fgsm_accuracy", 100, 1),
+            f"{100 * mean(seeds, 'train_accuracy'):.1f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def mean(seeds: Mapping[int, Mapping[str, float]], key: str) -> float:
+    return estimate([row[key] for row in seeds.values()]).mean
+
+
+def spread(seeds: Mapping[int, Mapping[str, float]], key: str, scale: float, digits: int) -> str:
+    found = estimate([row[key] for row in seeds.values()])
+    if not math.isfinite(found.mean) or scale * found.mean > 1e4:
+        return "diverged"
+    std = "" if found.n == 1 else f" ± {scale * found.std:.{digits}f}"
+    return f"{scale * found.mean:.{digits}f}{std}"
+
+
+def difference(seeds: Mapping[int, Mapping[str, float]], reference: Mapping[int, Mapping[str, float]], key: str) -> str:
+    found = paired_difference(
+        {seed: row[key] for seed, row in seeds.items()}, {seed: row[key] for seed, row in reference.items()}
+    )
+    if found is None:
+        return ""
+    half = "" if found.half_width != found.half_width else f" ± {100 * found.half_width:.2f}"
+    return f"{100 * found.mean:+.2f}{half}".replace("-", "−")
+
+
+def draw_map(maps: Mapping[str, Runs]) -> str:
+    """Accuracy and likelihood relative to ERM over alpha, a line for each share and rescaling."""
+    with figure(9, 6, nrows=2, ncols=len(maps), squeeze=False) as (drawn, axes):
+        for column, (base, runs) in enumerate(maps.items()):
+            for row, (key, scale, title) in enumerate(
+                (("accuracy", 100, "accuracy, %"), ("nll", 1, "neg. log-likelihood"))
+            ):
+                panel = axes[row][column]
+                erm = mean(runs["erm"], key) * scale
+                panel.axhline(erm, color="#8a8a8a", linewidth=1, label="ERM")
+                panel.axhline(
+                    mean(runs["input-mixup"], key) * scale, color="#8a8a8a", linewidth=1, linestyle=":",
+                    label="input mixup",
+                )  # fmt: skip
+                for color, (share, rescale) in zip(
+                    COLORS, ((0.5, False), (1, False), (0.5, True), (1, True)), strict=False
+                ):
+                    points = []
+                    for setting, seeds in runs.items():
+                        found = re.fullmatch(r"multimix\(alpha=(.+?)(, rescale=True)?, share=([\d.]+)\)", setting)
+                        if found and float(found[3]) == share and bool(found[2]) == rescale:
+                            alpha = ast.literal_eval(found[1])
+                            values = estimate([item[key] * scale for item in seeds.values()])
+                            points.append((1.1 if isinstance(alpha, tuple) else alpha, values.mean, values.std))
+                    x, y, std = zip(*sorted(points), strict=True)
+                    label = f"share {share:g}" + (", rescaled" if rescale else "")
+                    panel.errorbar(x, y, std, color=color, marker="o", markersize=3, capsize=2, label=label)
+                panel.set(xscale="log", title=f"{base}: {title}")
+                if row == 1:
+                    panel.set_xlabel("alpha (rightmost: drawn from [0.5, 2], the paper's)")
+                    panel.set_ylim(0, min(panel.get_ylim()[1], 3 * erm))
+        handles = axes[0][0].get_legend_handles_labels()
+        drawn.legend(*handles, loc="outside lower center", ncols=6, frameon=False)
+        return standalone(to_svg(drawn, "accuracy and likelihood over alpha"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
