@@ -181,6 +181,7 @@ def loss_from_logits(
             normalize,
             m=None if criterion.m is None else min(criterion.m, b),
             spread_weight=criterion.spread_weight,
+            implementation="reference" if criterion.implementation == "reference" else "auto",
         )
     n = int(criterion.n)
     needs_weights = targets.requires_grad or (attention_BR is not None and attention_BR.requires_grad)

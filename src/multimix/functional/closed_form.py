@@ -14,12 +14,17 @@ deviations d it is the Taylor expansion with the exact variances; and it is neve
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ._checks import Alpha, as_probabilities, check_alpha, check_choice, check_count, check_targets, mixing_dtype
 from ._quadrature import concentrations, exponential_over_concentration, unit_interval
+from .loss import or_one
+
+Weights = tuple[float, float, int, int]
+"""Of the mixtures: the range of alpha, m and b."""
 
 _SHARES = 3  # nodes of the integral over t; more change less than the approximation is good for
 _LAPLACE_NODES = 8
@@ -34,6 +39,7 @@ def expected_mixed_cross_entropy(
     *,
     m: int | None = None,
     spread_weight: float = 1.0,
+    implementation: str = "auto",
 ) -> Tensor:
     """The expectation of `mixed_cross_entropy` over lambda ~ Dir(alpha), approximately (docs/closed_form.md).
 
@@ -49,6 +55,9 @@ def expected_mixed_cross_entropy(
         m: examples per mixture, a random subset of the mini-batch; default: b.
         spread_weight: multiplies what the spread of the mixtures adds to the loss at the batch mean: all that tells
             examples apart. `rescale=True` of the criteria multiplies the whole loss, by `rescaling_factor`.
+        implementation: "fused" computes loss and gradient together, position by position, in little memory;
+            "reference" is the equations below through autograd; "auto" chooses fused, or the reference when targets or
+            attention need a gradient.
 
     Returns:
         A scalar, float32 (float64 for float64 logits), differentiable as often as wanted. At least 0 if
@@ -61,6 +70,7 @@ def expected_mixed_cross_entropy(
     low, high = check_alpha(alpha)
     check_spread_weight(spread_weight)
     check_choice("normalize", normalize, ("position", "global"))
+    check_choice("implementation", implementation, ("auto", "fused", "reference"))
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if logits.ndim not in (2, 3):
@@ -76,21 +86,16 @@ def expected_mixed_cross_entropy(
     check_targets(targets, b, c)
     if a is not None and a.shape != (b, r):
         raise ValueError(f"attention must be ({b}, {r}) for logits {tuple(logits.shape)}, got {tuple(a.shape)}")
-    dtype = mixing_dtype(logits.dtype)
-    with torch.autocast(logits.device.type, enabled=False):
-        a_RB = logits.new_ones(r, b, dtype=dtype) if a is None else a.mT.to(dtype)
-        total_R = a_RB.sum(1)
-        attended_R = total_R > 0
-        # A position without attention has weight 0 below; uniform attention keeps its gradient finite until then.
-        pi_RB = torch.where(attended_R[:, None], a_RB, torch.ones_like(a_RB))
-        pi_RB = pi_RB / pi_RB.sum(1, keepdim=True)
-        y_BC = as_probabilities(targets, c, dtype)
-        at_mean_R, loss_R = _expansion(logits.to(dtype), y_BC, pi_RB, (low, high, m, b))
-        loss_R = at_mean_R + spread_weight * (loss_R - at_mean_R)
-        weight_R = total_R if normalize == "global" else attended_R.to(dtype)
-        weighted = (weight_R * torch.where(attended_R, loss_R, torch.zeros_like(loss_R))).sum()
-        whole = weight_R.sum()
-        return weighted / torch.where(whole == 0, torch.ones_like(whole), whole)
+    needs_reference = targets.requires_grad or (a is not None and a.requires_grad)
+    if implementation == "fused" and needs_reference:
+        raise ValueError(
+            "implementation='fused' has no gradient in targets or attention: detach them, or use 'auto' or 'reference'"
+        )
+    if implementation == "reference" or needs_reference:
+        return reference(logits, targets, a, (low, high, m, b), normalize == "global", spread_weight)
+    from ..kernels.closed_form import fused_expectation
+
+    return fused_expectation(logits, targets, a, (low, high, m, b), normalize == "global", spread_weight)
 
 
 def check_spread_weight(value: float) -> float:
@@ -102,40 +107,86 @@ def check_spread_weight(value: float) -> float:
     return float(value)
 
 
-def _expansion(
-    logits_RBC: Tensor, y_BC: Tensor, pi_RB: Tensor, mixtures: tuple[float, float, int, int]
-) -> tuple[Tensor, Tensor]:
+def reference(
+    logits_RBC: Tensor, targets: Tensor, a_BR: Tensor | None, weights: Weights, pooled: bool, spread_weight: float
+) -> Tensor:
+    """The equations through autograd, every tensor in memory."""
+    r, b, c = logits_RBC.shape
+    dtype = mixing_dtype(logits_RBC.dtype)
+    with torch.autocast(logits_RBC.device.type, enabled=False):
+        a_RB = logits_RBC.new_ones(r, b, dtype=dtype) if a_BR is None else a_BR.mT.to(dtype)
+        pi_RB, weight_R = relative_attention(a_RB, pooled)
+        y_BC = as_probabilities(targets, c, dtype)
+        at_mean_R, loss_R = _expansion(logits_RBC.to(dtype), y_BC, pi_RB, shares(pi_RB, weights))
+        loss_R = at_mean_R + spread_weight * (loss_R - at_mean_R)
+        return (weight_R * torch.where(weight_R > 0, loss_R, torch.zeros_like(loss_R))).sum()
+
+
+def relative_attention(a_RB: Tensor, pooled: bool) -> tuple[Tensor, Tensor]:
+    """pi of the module's docstring, and what the loss of each position counts."""
+    total_R = a_RB.sum(1)
+    attended_R = total_R > 0
+    # A position without attention counts 0; uniform attention keeps its gradient finite until then.
+    pi_RB = torch.where(attended_R[:, None], a_RB, torch.ones_like(a_RB))
+    weight_R = total_R if pooled else attended_R.to(a_RB.dtype)
+    return pi_RB / pi_RB.sum(1, keepdim=True), weight_R / or_one(weight_R.sum())
+
+
+class Shares(NamedTuple):
+    """What the weights of the mixtures contribute; K nodes of the integral over u."""
+
+    weight_K: list[float]
+    u_KR: list[Tensor]
+    t_KRB: list[Tensor]
+    rho_RB: Tensor
+    share_RB: Tensor
+    """pi kappa"""
+    rest_R: Tensor
+    """v_c is this times the sum over examples of pi share (d_ic - p . d_i)^2."""
+
+
+def shares(pi_RB: Tensor, weights: Weights) -> Shares:
+    """From the attention alone, whatever the logits."""
+    nothing = nearly_nothing(pi_RB.dtype)
+    e_R = pi_RB.square().sum(1)
+    x_K, weight_K = exponential_over_concentration(_SHARES, *weights)
+    u_KR = [-torch.expm1(-x * e_R) for x in x_K]
+    first_R = torch.stack([w * u for w, u in zip(weight_K, u_KR, strict=True)]).sum(0)
+    cross_R = torch.stack([w * u * (1 - u) for w, u in zip(weight_K, u_KR, strict=True)]).sum(0)
+    square_R = torch.stack([w * (1 - u).square() for w, u in zip(weight_K, u_KR, strict=True)]).sum(0)
+    share_RB = pi_RB * _relative_variances(pi_RB, *concentrations(*weights))
+    rho_RB = share_RB / first_R[:, None]
+    t_KRB = [rho_RB * u / (1 - u + rho_RB * u + nothing) for u in (u_R[:, None] for u_R in u_KR)]
+    # Together with the spread of u l_i it gives the whole variance; 1 / (k + 1) for u ~ Beta(1, k), never more than 1.
+    rest_R = (cross_R / (square_R + nothing)).clamp(max=1) / first_R
+    return Shares(weight_K, u_KR, t_KRB, rho_RB, share_RB, rest_R)
+
+
+def nearly_nothing(dtype: torch.dtype) -> float:
+    """Keeps 0 / 0 and its gradient finite."""
+    return torch.finfo(dtype).eps ** 2
+
+
+def _expansion(logits_RBC: Tensor, y_BC: Tensor, pi_RB: Tensor, given: Shares) -> tuple[Tensor, Tensor]:
     """The loss at the mean of each position, and the expected loss."""
+    weight_K, u_KR, t_KRB, rho_RB, share_RB, rest_R = given
     mu_RC = torch.einsum("rb,rbc->rc", pi_RB, logits_RBC)
     d_RBC = torch.where(pi_RB[..., None] > 0, logits_RBC - mu_RC[:, None], 0.0)
     t_B = y_BC.sum(1)
     p_RC = mu_RC.softmax(-1)
     at_mean_R = (pi_RB @ t_B) * mu_RC.logsumexp(-1) - (pi_RB @ y_BC * mu_RC).sum(-1)
-
-    nothing = torch.finfo(pi_RB.dtype).eps ** 2  # keeps 0 / 0 and its gradient finite
-    e_R = pi_RB.square().sum(1)
-    x_K, weight_K = exponential_over_concentration(_SHARES, *mixtures)
-    u_KR = [-torch.expm1(-x * e_R) for x in x_K]
-    first_R = torch.stack([w * u for w, u in zip(weight_K, u_KR, strict=True)]).sum(0)
-    cross_R = torch.stack([w * u * (1 - u) for w, u in zip(weight_K, u_KR, strict=True)]).sum(0)
-    square_R = torch.stack([w * (1 - u).square() for w, u in zip(weight_K, u_KR, strict=True)]).sum(0)
-    share_RB = pi_RB * _relative_variances(pi_RB, *concentrations(*mixtures))
-    rho_RB = share_RB / first_R[:, None]
     beta_RC = torch.einsum("rb,rbc->rc", pi_RB * rho_RB, d_RBC)
 
     # Classes compete, so what matters is by how much a logit deviates more than the predicted class does on average.
     excess_RBC = d_RBC - torch.einsum("rbc,rc->rb", d_RBC, p_RC)[..., None]
-    # Together with the spread of u l_i it gives the whole variance; 1 / (k + 1) for u ~ Beta(1, k), never more than 1.
-    rest_R = (cross_R / (square_R + nothing)).clamp(max=1) / first_R
     v_RC = rest_R[:, None] * torch.einsum("rb,rbc->rc", pi_RB * share_RB, excess_RBC.square())
-    top_RC = excess_RBC.amax(1) + nothing
+    top_RC = excess_RBC.amax(1) + nearly_nothing(pi_RB.dtype)
 
     mean_BR, mean_beta_BR = y_BC @ mu_RC.mT, y_BC @ beta_RC.mT
     fit_RB = torch.einsum("bc,rbc->rb", y_BC, d_RBC)
-    loss_R = torch.zeros_like(e_R)
-    for u_R, weight in zip(u_KR, weight_K, strict=True):
+    loss_R = torch.zeros_like(rest_R)
+    for u_R, weight, t_RB in zip(u_KR, weight_K, t_KRB, strict=True):
         u_R1 = u_R[:, None]
-        t_RB = rho_RB * u_R1 / (1 - u_R1 + rho_RB * u_R1 + nothing)
         rest_RB = 1 - t_RB
         # The variance v of a Gaussian would add v / 2; what is bounded by `top` adds less.
         spread_RC = 0.5 * v_RC * top_RC / (top_RC + (1 - u_R1) * v_RC)
@@ -157,7 +208,11 @@ def _relative_variances(pi_RB: Tensor, alphas: list[float], weights: list[float]
     which is 1 / (alpha + pi_i) where pi is uniform; then the substitution below leaves a constant.
     """
     e_R11 = pi_RB.square().sum(1)[:, None, None]
-    y, measure, alpha, weight = (pi_RB.new_tensor(x) for x in (*unit_interval(_LAPLACE_NODES), alphas, weights))
+    # `new_tensor` would wait for the device.
+    y, measure, alpha, weight = (
+        torch.tensor(x, dtype=pi_RB.dtype, device="cpu").to(pi_RB.device, non_blocking=True)
+        for x in (*unit_interval(_LAPLACE_NODES), alphas, weights)
+    )
     log_y_Q1, alpha_A111 = y.log()[:, None], alpha[:, None, None, None]
     power_AR11 = e_R11 / (alpha_A111 + e_R11)
     s_ARQ1 = torch.expm1(-log_y_Q1 * power_AR11) / e_R11

@@ -60,7 +60,9 @@ def sampled_cross_entropy(
 _library = torch.library.Library("multimix", "FRAGMENT")
 
 
-def _operator(name: str, forward: _Function, fake: _Function, backward: _Function, setup_context: _Function) -> Any:
+def define_operator(
+    name: str, forward: _Function, fake: _Function, backward: _Function, setup_context: _Function
+) -> Any:
     """Register an operator. `torch.library.custom_op` would do, but its first call imports the compiler, which takes
     seconds, also in programs that never compile."""
     _library.define(name + torch.library.infer_schema(forward, mutates_args=()))
@@ -115,7 +117,7 @@ def _mixed_backward(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> tuple[Ten
     return scaled[0], None, scaled[1], scaled[2], None, None
 
 
-_mixed = _operator("mixed_cross_entropy", _mixed_forward, _mixed_fake, _mixed_backward, _mixed_context)
+_mixed = define_operator("mixed_cross_entropy", _mixed_forward, _mixed_fake, _mixed_backward, _mixed_context)
 
 
 def _sampled_forward(
@@ -179,7 +181,9 @@ def _sampled_backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> 
     return (grad_loss * grad).to(logits.dtype), *(None,) * 10
 
 
-_sampled = _operator("sampled_cross_entropy", _sampled_forward, _sampled_fake, _sampled_backward, _sampled_context)
+_sampled = define_operator(
+    "sampled_cross_entropy", _sampled_forward, _sampled_fake, _sampled_backward, _sampled_context
+)
 
 
 def _resampled_reference(
