@@ -25,7 +25,7 @@ BASES = {
 }  # fmt: skip
 
 LONG = 180
-LEFT_OUT = ("alpha=0.01", "alpha=0.5")
+LEFT_OUT = {"map": ("alpha=0.01", "alpha=0.5"), "final": ("rescale", "manifold")}
 
 Setting = tuple[Callable[[], Method], dict[str, Any]]
 
@@ -37,9 +37,9 @@ PAPER, SMALL, RESCALED = "multimix", "multimix(alpha=0.02)", "multimix(alpha=0.1
 def settings(part: str, base: str) -> dict[str, Setting]:
     """The settings of a part by name; on the slower data set some are left out, and the last runs are long ones."""
     found = PARTS[part]()
+    left_out = LEFT_OUT.get(part, ()) if base == "cifar20" else ()
     if (base, part) == ("cifar20", "final"):
         found = {name: (method, {"epochs": LONG}) for name, (method, _) in found.items()}
-    left_out = LEFT_OUT if (base, part) == ("cifar20", "map") else ()
     return {name: setting for name, setting in found.items() if not any(text in name for text in left_out)}
 
 
