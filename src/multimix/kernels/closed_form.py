@@ -51,125 +51,117 @@ def _forward(
     spread_weight: float, gradient: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     r, b, c = logits.shape
-    dtype, on_cpu = mixing_dtype(logits.dtype), logits.device.type == "cpu"
+    dtype, uniform = mixing_dtype(logits.dtype), attention is None
     with torch.autocast(logits.device.type, enabled=False):
         weights = low, high, m, b
         if attention is None:
-            numbers = torch.tensor(_uniform(weights, spread_weight, r), dtype=dtype, device="cpu")
+            numbers = torch.tensor(_uniform(weights), dtype=dtype, device="cpu")
             numbers = numbers.to(logits.device, non_blocking=True)
-            given = _Coefficients(*numbers[..., None, None].expand(-1, -1, r, b))
+            found = _Attention(*(each[..., None].expand(r, -1, b) for each in numbers))
+            weight_R = numbers.new_full((r,), 1 / r)
         else:
             pi_RB, weight_R = relative_attention(attention.mT.to(dtype), pooled)
-            given = _coefficients(pi_RB, weights, spread_weight).times(weight_R[:, None])
+            found = _attention(pi_RB, weights)
         labels = _Targets(targets, c, dtype)
+        given = _coefficients(found, weight_R, labels, spread_weight)
         # In the memory order of the logits, which are a view of what the classifier returned.
         grad = torch.empty_like(logits, dtype=dtype) if gradient else logits.new_empty(0, dtype=dtype)
-        step = max(1, (_BLOCK_CPU if on_cpu else _BLOCK_ACCELERATOR) // (b * c))
-        memory = logits.new_empty(2, min(step, r), b, c, dtype=dtype)
+        step = max(1, (_BLOCK_CPU if logits.device.type == "cpu" else _BLOCK_ACCELERATOR) // (b * c))
+        memory = logits.new_empty(3, min(step, r), b, c, dtype=dtype)
         losses = []
         for start in range(0, r, step):
             where = slice(start, min(start + step, r))
-            x_PBC, z_PBC = memory[:, : where.stop - start]
-            if attention is None:
+            x_PBC, z_PBC, s_PBC = memory[:, : where.stop - start]
+            if uniform:
                 x_PBC.copy_(logits[where])
             else:
-                torch.mul(logits[where], (given.pi[0, where] > 0).to(dtype)[..., None], out=x_PBC)
-            block = _Coefficients(*(each[:, where] for each in given))
+                torch.mul(logits[where], given.attended[where][..., None], out=x_PBC)
+            block = _Coefficients(*(each[where] for each in given))
             out = grad[where] if gradient else None
-            losses.append(_block(x_PBC, z_PBC, labels, block, spread_weight, out, uniform=attention is None))
+            losses.append(_block(x_PBC, z_PBC, s_PBC, out, labels, block, uniform=uniform))
+        if gradient:
+            labels.subtract(grad, given.own)
         return torch.stack(losses).sum(), grad
 
 
 def _block(
-    x_PBC: Tensor, z_PBC: Tensor, labels: _Targets, given: _Coefficients, spread_weight: float, grad_PBC: Tensor | None,
+    x_PBC: Tensor, z_PBC: Tensor, s_PBC: Tensor, grad_PBC: Tensor | None, labels: _Targets, given: _Coefficients,
     *, uniform: bool,
 ) -> Tensor:  # fmt: skip
-    """The loss of some positions; its gradient goes to `grad_PBC`.
+    """The loss of some positions; its gradient, but for y_i in G_i, goes to `grad_PBC`.
 
     Args:
         x_PBC: the logits, 0 for examples without attention; overwritten.
-        z_PBC: memory; overwritten.
+        z_PBC, s_PBC: memory; overwritten.
     """
-    pi_PB, pi_rho_PB, spread_PB = given.pi[0], given.pi_rho[0], given.spread[0]
-    nothing = nearly_nothing(x_PBC.dtype)
-    attended_PB = (pi_PB > 0).to(x_PBC.dtype)
-
-    mu_PC, beta_PC = torch.bmm(torch.stack([pi_PB, pi_rho_PB], 1), x_PBC).unbind(1)
-    beta_PC = beta_PC - pi_rho_PB.sum(1, keepdim=True) * mu_PC
+    mu_PC, beta_PC = torch.bmm(given.means, x_PBC).unbind(1)
+    beta_PC = torch.addcmul(beta_PC, given.rho, mu_PC, value=-1)
     p_PC = mu_PC.softmax(-1)
-    q_PB = torch.bmm(x_PBC, p_PC[..., None])[..., 0] - attended_PB * (mu_PC * p_PC).sum(-1, keepdim=True)
-    shift_P2C = torch.stack([mu_PC, torch.ones_like(mu_PC)], 1)
-    x_PBC.baddbmm_(torch.stack([attended_PB, q_PB], -1), shift_P2C, alpha=-1)
+    q_PB = torch.bmm(x_PBC, p_PC[..., None])[..., 0] - given.attended * (mu_PC * p_PC).sum(-1, keepdim=True)
+    centre_PB2 = torch.stack([given.attended, q_PB], -1)
+    x_PBC.baddbmm_(centre_PB2, torch.stack([mu_PC, torch.ones_like(mu_PC)], 1), alpha=-1)
 
-    highest_PC = x_PBC.amax(1)
-    top_PC = highest_PC + nothing
-    torch.mul(x_PBC, x_PBC, out=z_PBC)
-    v_PC = 0.5 * torch.bmm(spread_PB[:, None], z_PBC)[:, 0]
-    u_KP1 = given.u[..., :1]
-    bound_KPC = top_PC + (1 - u_KP1) * v_PC
-    spread_KPC = 0.5 * v_PC * top_PC / bound_KPC
+    highest_P1C = x_PBC.amax(1, keepdim=True)
+    top_P1C = highest_P1C + nearly_nothing(x_PBC.dtype)
+    v_P1C = 0.5 * torch.bmm(given.spread[:, None], torch.mul(x_PBC, x_PBC, out=z_PBC))
+    slack_PK1 = 1 - given.u
+    bound_PKC = top_P1C + slack_PK1 * v_P1C
+    spread_PKC = 0.5 * v_P1C * top_P1C / bound_PKC
+    # The loss at the mean, with the weight that `spread_weight` leaves it; then what stands in the docstring.
+    loss = (given.mass_at_mean * mu_PC.logsumexp(-1) - (given.y_at_mean * mu_PC).sum(-1)).sum()
+    loss = loss + (given.a_rest2 * labels.of_classes(spread_PKC)).sum()
 
-    loss = (given.a_rest2 * labels.of_classes(spread_KPC)).sum()
-    if spread_weight != 1:
-        mass_P1 = (1 - spread_weight) * labels.weighted_by_mass(given.at_mean[0]).sum(-1, keepdim=True)
-        at_mean_PC = labels.to_classes(given.at_mean[0])
-        loss = loss + (mass_P1[:, 0] * mu_PC.logsumexp(-1)).sum()
-        loss = loss - (1 - spread_weight) * (at_mean_PC * mu_PC).sum()
-
-    sums = []
-    for k in range(len(spread_KPC)):
-        rest_PB1 = 1 - given.t[k][..., None]
-        u_PB1 = given.u[k][..., None]
-        if uniform:
-            rest_P11, u_P11 = rest_PB1[:, :1], u_PB1[:, :1]
-            base = mu_PC[:, None] - u_P11 * rest_P11 * beta_PC[:, None] + rest_P11.square() * spread_KPC[k][:, None]
+    right_PK3C = torch.stack(
+        [mu_PC[:, None].expand_as(spread_PKC), beta_PC[:, None].expand_as(spread_PKC), spread_PKC], 2
+    )
+    base_PKC = (given.left[:, :, :1] @ right_PK3C)[:, :, 0] if uniform else None
+    picked, sums = [], []
+    for k in range(spread_PKC.shape[1]):
+        if base_PKC is not None:
+            base = base_PKC[:, k, None]
         else:
-            left_PB3 = torch.cat([torch.ones_like(rest_PB1), -u_PB1 * rest_PB1, rest_PB1.square()], -1)
-            base = torch.bmm(left_PB3, torch.stack([mu_PC, beta_PC, spread_KPC[k]], 1), out=z_PBC)
-        torch.addcmul(base, x_PBC, given.t[k][..., None], out=z_PBC)
-        log_PBC = z_PBC.log_softmax(-1)
-        loss = loss - (given.a[k] * labels.of(log_PBC)).sum()
+            base = torch.bmm(given.left[:, k], right_PK3C[:, k], out=z_PBC)
+        torch.addcmul(base, x_PBC, given.t[:, k, :, None], out=z_PBC)
+        torch.log_softmax(z_PBC, -1, out=s_PBC)
+        picked.append(labels.of(s_PBC))
         if grad_PBC is None:
             continue
-        softmax_PBC = log_PBC.exp_()
-        pull_PB1 = labels.weighted_by_mass(given.a_t[k])[..., None]
+        s_PBC.exp_()
+        pull_PB1 = given.pull[:, k, :, None]
         if k == 0:
-            torch.mul(softmax_PBC, pull_PB1, out=grad_PBC)
+            torch.mul(s_PBC, pull_PB1, out=grad_PBC)
         else:
-            grad_PBC.addcmul_(softmax_PBC, pull_PB1)
-        left_P2B = labels.weighted_by_mass(torch.stack([given.a_rest[k], given.a_rest2[k]], 1))
-        sums.append(torch.bmm(left_P2B, softmax_PBC))
+            grad_PBC.addcmul_(s_PBC, pull_PB1)
+        sums.append(torch.bmm(given.push[:, k], s_PBC))
+    loss = loss - (given.a * torch.stack(picked, 1)).sum()
     if grad_PBC is None:
         return loss
 
-    to_mu_KPC, to_spread_KPC = torch.stack(sums).unbind(2)
-    dbeta_PC = labels.to_classes((given.u * given.a_rest).sum(0)) - (u_KP1 * to_mu_KPC).sum(0)
-    dmu_PC = to_mu_KPC.sum(0) - labels.to_classes(given.a_rest.sum(0))
-    if spread_weight != 1:
-        dmu_PC = dmu_PC + mass_P1 * p_PC - (1 - spread_weight) * at_mean_PC
-    to_spread_KPC = 0.5 * to_spread_KPC / bound_KPC.square()
-    dv_PC = top_PC.square() * to_spread_KPC.sum(0)
-    dtop_PC = v_PC.square() * ((1 - u_KP1) * to_spread_KPC).sum(0)
-    labels.subtract(grad_PBC, given.a_t.sum(0))
+    to_mu_PKC, to_spread_PKC = torch.stack(sums, 1).unbind(2)
+    dbeta_PC = given.y_beta - (given.u * to_mu_PKC).sum(1)
+    dmu_PC = to_mu_PKC.sum(1) - given.y_mu + given.mass_at_mean[:, None] * p_PC
+    to_spread_PKC = 0.5 * to_spread_PKC / bound_PKC.square()
+    dv_P1C = top_P1C.square() * to_spread_PKC.sum(1, keepdim=True)
+    dtop_P1C = v_P1C.square() * (slack_PK1 * to_spread_PKC).sum(1, keepdim=True)
 
-    largest_PBC = torch.eq(x_PBC, highest_PC[:, None])
-    dtop_PC = dtop_PC / largest_PBC.sum(1)
+    e_PBC = torch.eq(x_PBC, highest_P1C, out=s_PBC)
+    e_PBC.mul_(dtop_P1C / e_PBC.sum(1, keepdim=True))
     if uniform:
-        torch.mul(x_PBC, (spread_PB[:, :1] * dv_PC)[:, None], out=z_PBC)
+        e_PBC.addcmul_(x_PBC, given.spread[:, :1, None] * dv_P1C)
     else:
-        torch.mul(x_PBC, dv_PC[:, None], out=z_PBC).mul_(spread_PB[..., None])
-    z_PBC.addcmul_(largest_PBC, dtop_PC[:, None])
-    dq_PB = -z_PBC.sum(-1)
+        e_PBC.addcmul_(torch.mul(x_PBC, dv_P1C, out=z_PBC), given.spread[..., None])
+    dq_PB = -e_PBC.sum(-1)
     dp_PC = torch.bmm(dq_PB[:, None], x_PBC)[:, 0]
-    dmu_PC = dmu_PC + p_PC * (dp_PC - (p_PC * dp_PC).sum(-1, keepdim=True) - dq_PB.sum(1, keepdim=True))
-    dmu_PC = dmu_PC - z_PBC.sum(1) - pi_rho_PB.sum(1, keepdim=True) * dbeta_PC
-    z_PBC.baddbmm_(torch.stack([dq_PB, pi_rho_PB, pi_PB], -1), torch.stack([p_PC, dbeta_PC, dmu_PC], 1))
-    grad_PBC.add_(z_PBC)
+    dmu_PC = dmu_PC + p_PC * (dp_PC - (p_PC * dp_PC).sum(-1, keepdim=True) - dq_PB.sum(-1, keepdim=True))
+    dmu_PC = dmu_PC - e_PBC.sum(1) - given.rho * dbeta_PC
+    left_PB3 = torch.cat([given.means.mT, dq_PB[..., None]], -1)
+    e_PBC.baddbmm_(left_PB3, torch.stack([dmu_PC, dbeta_PC, p_PC], 1))
+    grad_PBC.add_(e_PBC)
     return loss
 
 
-class _Coefficients(NamedTuple):
-    """Of examples, (K or 1, R, B): pi and pi rho, and what the sums of the module's docstring are weighted by."""
+class _Attention(NamedTuple):
+    """What the attention alone gives, (R, 1, B) and, of the nodes, (R, K, B)."""
 
     pi: Tensor
     pi_rho: Tensor
@@ -177,36 +169,89 @@ class _Coefficients(NamedTuple):
     """2 rest pi share"""
     u: Tensor
     t: Tensor
-    at_mean: Tensor
     a: Tensor
-    a_t: Tensor
-    a_rest: Tensor
-    a_rest2: Tensor
-
-    def times(self, weight: Tensor | float) -> _Coefficients:
-        """With positions that count `weight` (R, 1)."""
-        return _Coefficients(*self[:5], *(each * weight for each in self[5:]))
 
 
-def _coefficients(pi_RB: Tensor, weights: Weights, spread_weight: float) -> _Coefficients:
+def _attention(pi_RB: Tensor, weights: Weights) -> _Attention:
     found = shares(pi_RB, weights)
-    t_KRB = torch.stack(found.t_KRB)
-    u_KRB = torch.stack(found.u_KR)[..., None].expand_as(t_KRB)
-    a_KRB = torch.stack([spread_weight * weight * pi_RB for weight in found.weight_K])
-    a_rest_KRB = a_KRB * (1 - t_KRB)
-    spread_RB = 2 * found.rest_R[:, None] * pi_RB * found.share_RB
-    single = pi_RB[None], (pi_RB * found.rho_RB)[None], spread_RB[None]
-    return _Coefficients(*single, u_KRB, t_KRB, pi_RB[None], a_KRB, a_KRB * t_KRB, a_rest_KRB, a_rest_KRB * (1 - t_KRB))
+    pi_R1B = pi_RB[:, None]
+    t_RKB = torch.stack(found.t_KRB, 1)
+    u_RKB = torch.stack(found.u_KR, 1)[..., None].expand_as(t_RKB)
+    a_RKB = torch.cat([weight * pi_R1B for weight in found.weight_K], 1)
+    spread_R1B = 2 * found.rest_R[:, None, None] * pi_R1B * found.share_RB[:, None]
+    return _Attention(pi_R1B, pi_R1B * found.rho_RB[:, None], spread_R1B, u_RKB, t_RKB, a_RKB)
 
 
 @functools.lru_cache(maxsize=64)
-def _uniform(weights: Weights, spread_weight: float, r: int) -> list[list[float]]:
-    """One number for all examples and positions: the same every step, so it costs the device nothing."""
+def _uniform(weights: Weights) -> list[list[float]]:
+    """The fields of `_Attention`, equal for all examples: the same at every step, so they cost the device nothing."""
     b = weights[3]
-    pi_RB = torch.full((1, b), 1 / b, dtype=torch.float64, device="cpu")
-    fields = _coefficients(pi_RB, weights, spread_weight).times(1 / r)
-    numbers: list[list[float]] = torch.stack([each[:, 0, 0].expand(len(fields.t)) for each in fields]).tolist()
+    fields = _attention(torch.full((1, b), 1 / b, dtype=torch.float64, device="cpu"), weights)
+    numbers: list[list[float]] = torch.stack([each[0, :, 0].expand(len(fields.t[0])) for each in fields]).tolist()
     return numbers
+
+
+class _Coefficients(NamedTuple):
+    """What the sums of a block are weighted by."""
+
+    means: Tensor
+    """(R, 2, B): pi, pi rho"""
+    rho: Tensor
+    """(R, 1): the sum of pi rho"""
+    attended: Tensor
+    """(R, B)"""
+    spread: Tensor
+    """(R, B)"""
+    u: Tensor
+    """(R, K, 1)"""
+    t: Tensor
+    """(R, K, B)"""
+    left: Tensor
+    """(R, K, B, 3): what multiplies mu, beta and the spread in z"""
+    a: Tensor
+    a_rest2: Tensor
+    pull: Tensor
+    """(R, K, B): of softmax(z) in G"""
+    push: Tensor
+    """(R, K, 2, B): of softmax(z) in the slopes in mu and the spread"""
+    own: Tensor
+    """(R, B): of y in G"""
+    y_mu: Tensor
+    y_beta: Tensor
+    """(R, C): what the targets contribute to the slopes in mu and beta"""
+    mass_at_mean: Tensor
+    """(R,)"""
+    y_at_mean: Tensor
+    """(R, C)"""
+
+
+def _coefficients(found: _Attention, weight_R: Tensor, labels: _Targets, spread_weight: float) -> _Coefficients:
+    pi_RB, pi_rho_RB, spread_RB = (each[:, 0] for each in found[:3])
+    u_RKB, t_RKB, a_RKB = found[3:]
+    a_RKB = spread_weight * weight_R[:, None, None] * a_RKB
+    rest_RKB = 1 - t_RKB
+    a_rest_RKB = a_RKB * rest_RKB
+    a_rest2_RKB = a_rest_RKB * rest_RKB
+    at_mean_RB = (1 - spread_weight) * weight_R[:, None] * pi_RB
+    y_at_mean_RC = labels.to_classes(at_mean_RB)
+    return _Coefficients(
+        means=torch.stack([pi_RB, pi_rho_RB], 1),
+        rho=pi_rho_RB.sum(1, keepdim=True),
+        attended=(pi_RB > 0).to(pi_RB.dtype),
+        spread=spread_RB,
+        u=u_RKB[..., :1],
+        t=t_RKB,
+        left=torch.stack([torch.ones_like(rest_RKB), -u_RKB * rest_RKB, rest_RKB.square()], -1),
+        a=a_RKB,
+        a_rest2=a_rest2_RKB,
+        pull=labels.weighted_by_mass(a_RKB * t_RKB),
+        push=labels.weighted_by_mass(torch.stack([a_rest_RKB, a_rest2_RKB], 2)),
+        own=(a_RKB * t_RKB).sum(1),
+        y_mu=labels.to_classes(a_rest_RKB.sum(1)) + y_at_mean_RC,
+        y_beta=labels.to_classes((u_RKB * a_rest_RKB).sum(1)),
+        mass_at_mean=labels.weighted_by_mass(at_mean_RB).sum(1),
+        y_at_mean=y_at_mean_RC,
+    )
 
 
 class _Targets:
