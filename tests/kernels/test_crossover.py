@@ -1,0 +1,62 @@
+"""implementation="auto": the kernel where the table says so and the device can run it. Nothing here needs a GPU."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from multimix.kernels import crossover, triton_launch
+from multimix.kernels.crossover import kernel_is_faster
+
+LEAST = 1000 * 49 * 128 * 100.0
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> SimpleNamespace:
+    """A device whose properties can be set; the table knows compute capability 9.0 alone."""
+    device = SimpleNamespace(capability=(9, 0), shared_memory_per_block_optin=227 * 1024)
+    monkeypatch.setattr(crossover, "MEASURED", {(9, 0): LEAST})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: device.capability)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: device)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    install_triton(monkeypatch, object())
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    return device
+
+
+def logits(r: int, b: int, c: int, *, dtype: torch.dtype = torch.bfloat16, device: str = "cuda") -> SimpleNamespace:
+    """What a tensor tells about itself; one on a GPU cannot be made without."""
+    return SimpleNamespace(shape=(r, b, c), dtype=dtype, device=torch.device(device), numel=lambda: r * b * c)
+
+
+def install_triton(monkeypatch, spec: object) -> None:
+    finder = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: spec))
+    monkeypatch.setattr(triton_launch, "importlib", finder)
+
+
+def test_kernel_from_the_measured_size_on(gpu) -> None:
+    for r, n, c, faster in ((49, 1000, 100, True), (49, 999, 100, False), (49, 1000, 99, False), (49, 100, 1000, True)):
+        assert kernel_is_faster(logits(r, 128, c), n) is faster
+
+
+def test_not_on_a_device_that_was_not_measured(gpu) -> None:
+    for capability in ((8, 0), (9, 1), (10, 0)):
+        gpu.capability = capability
+        assert not kernel_is_faster(logits(196, 128, 1000), 10_000)
+
+
+def test_not_where_the_kernel_cannot_run_whatever_the_table_says(gpu, monkeypatch) -> None:
+    assert kernel_is_faster(logits(196, 128, 1000), 10_000)
+    assert not kernel_is_faster(logits(196, 128, 1000, dtype=torch.float64), 10_000)
+    assert not kernel_is_faster(logits(196, triton_launch.MOST_EXAMPLES + 1, 1000), 10_000)
+    gpu.shared_memory_per_block_optin = 48 * 1024
+    assert not kernel_is_faster(logits(196, 128, 1000), 10_000)
+    gpu.shared_memory_per_block_optin = 227 * 1024
+    install_triton(monkeypatch, None)
+    assert not kernel_is_faster(logits(196, 128, 1000), 10_000)
+
+
+def test_not_on_the_cpu_and_not_without_measurements(gpu, monkeypatch) -> None:
+    assert not kernel_is_faster(logits(196, 128, 1000, device="cpu"), 10_000)
+    monkeypatch.setattr(crossover, "MEASURED", {})
+    assert not kernel_is_faster(logits(196, 128, 1000), 10_000)
