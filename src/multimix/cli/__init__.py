@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 import warnings
+from collections.abc import Callable
 
 COMMANDS = {
     "train": "train one model with one method",
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
         fail(f"unknown command {name!r}: {hint}")
-    warnings.formatwarning = _one_line_warning
+    warnings.formatwarning = _one_line_once()
     try:
         importlib.import_module(f".{name}", __package__).main(argv[1:])
     except KeyboardInterrupt:
@@ -74,5 +75,14 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
-def _one_line_warning(message: Warning | str, *_: object, **__: object) -> str:
-    return f"multimix: warning: {' '.join(str(message).split())}\n"
+def _one_line_once() -> Callable[..., str]:
+    """A format of warnings. Methods are made several times in a command, and would repeat themselves."""
+    shown: set[str] = set()
+
+    def formatted(message: Warning | str, *_: object, **__: object) -> str:
+        line = f"multimix: warning: {' '.join(str(message).split())}\n"
+        first = line not in shown
+        shown.add(line)
+        return line if first else ""
+
+    return formatted
