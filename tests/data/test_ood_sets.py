@@ -173,8 +173,11 @@ def test_tiny_imagenet_cropped_and_resized(tmp_path: Path) -> None:
     rows = crops.images[:, 0, :, 0].int()
     assert (rows.diff(dim=1) == 1).all()
     assert len(set(rows[:, 0].tolist())) > 1
-    with pytest.raises(ValueError, match=r"images of 64 pixels in .* cannot be cropped to 96"):
+    with pytest.raises(ValueError, match=r"images of 64x64 pixels in .* cannot be cropped to the 96 that"):
         ood_set(f"tinyimagenet-crop={tmp_path}", image_size=96)
+    write(tmp_path / "large" / "0.png", 200)
+    with pytest.raises(ValueError, match=r"images of 200x200 pixels in .*large are not of tinyimagenet-crop"):
+        ood_set(f"tinyimagenet-crop={tmp_path / 'large'}", image_size=32)
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 COLORS = {"erm": "#8a8a8a", "cutmix": "#56b4e9", "multimix": "#e69f00"}
@@ -18,7 +18,8 @@ class Memory:
         self.kept: dict[str, str] = {}
         self.left = math.inf
 
-    def compute(self, key: str, function: Callable[[], T]) -> T:
+    def compute(self, key: str, function: Callable[[], T], *, depends_on: Mapping[str, Any] | None = None) -> T:
+        key += json.dumps(depends_on, sort_keys=True) if depends_on else ""
         if key not in self.kept:
             if self.left == 0:
                 raise KeyboardInterrupt

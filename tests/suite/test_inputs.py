@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from multimix import cli
+from multimix.data import Dataset
+from multimix.data.ood_sets import ood_set
 from multimix.suite import Accuracy, Ood, ood
 from multimix.suite.fingerprint import fingerprint
+from multimix.suite.running import measure
+from multimix.suite.subjects import run_candidates
 
 MakeRun = Callable[..., Path]
 
@@ -131,6 +136,59 @@ def test_a_set_whose_files_changed_is_measured_again(
     with monkeypatch.context() as patch:
         patch.setattr(Accuracy, "evaluate", lambda *_: pytest.fail("measured again"))
         assert images() == 5
+
+
+def test_only_sets_that_are_new_or_changed_are_measured(
+    digits_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = digits_run("run")
+    for k in range(4):
+        picture(tmp_path / "a" / f"{k}.png", 60 * k)
+        picture(tmp_path / "b" / f"{k}.png", 60 * k + 20)
+    loaded: list[str] = []
+
+    def counted(spec: str, **options: Any) -> Dataset:
+        loaded.append(spec)
+        return ood_set(spec, **options)
+
+    monkeypatch.setattr(ood, "ood_set", counted)
+    a, b, noise = f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}", "uniform-noise"
+
+    def measured(*sets: str, **options: Any) -> tuple[list[str], Mapping[str, Any]]:
+        ood._load.cache_clear()
+        loaded.clear()
+        (candidate,) = run_candidates([run], which=["last"])
+        result = measure(candidate, Ood(sets=sets, limit=20, **options))
+        return list(loaded), result
+
+    assert measured(a, noise)[0] == [a, noise]
+    again, three = measured(a, b, noise)
+    assert again == [b]
+    assert list(three["sets"]) == ["a", "b", "uniform-noise"]
+    assert measured(noise, b)[0] == []
+    picture(tmp_path / "a" / "4.png", 1)
+    again, changed = measured(a, b, noise)
+    assert again == [a]
+    assert changed["sets"]["a"]["images"] == 5
+    assert measured(a, b, noise, detectors=("energy", "max-softmax"))[0] == [a, b, noise]
+    assert measured(a, b, noise, seed=1)[0] == [a, b, noise]
+    # What was put together from kept pieces is what one evaluation from nothing says.
+    (run / "evaluation" / "last" / "ood.json").unlink()
+    assert measured(a, b, noise) == ([a, b, noise], changed)
+
+
+def test_crops_that_are_too_small_are_refused_before_anything_is_computed(
+    digits_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = digits_run("run")
+    picture(tmp_path / "good" / "0.png", 9)
+    picture(tmp_path / "small" / "test" / "0.png", 9, side=6)
+    for name in ("tinyimagenet-crop", "lsun-crop"):
+        sets = ["--ood.sets", f"good={tmp_path / 'good'}", f"{name}={tmp_path / 'small'}"]
+        error = refusal(capsys, [run, "--parts", "accuracy,ood", *sets])
+        assert "images of 6x6 pixels in" in error
+        assert f"cannot be cropped to the 8 that the classifier takes: use {name.replace('crop', 'resize')}" in error
+    assert not (run / "evaluation").exists()
 
 
 def test_boxes_that_changed_are_read_again(digits_run: MakeRun, tmp_path: Path) -> None:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ..extras import require
 from ..random import fork
-from .cifar import cifar
+from . import pictures
 from .datasets import ArrayDataset, Dataset
 from .files import open_files
-from .listing import EXTENSIONS, Listing, image_files, require_folder
-from .pictures import SMALL_SIDE
+from .listing import Listing
+from .ood_layouts import find_images
 
 __all__ = ["NOISES", "check_set", "ood_set"]
 
 NOISES = ("gaussian-noise", "uniform-noise")
+CROPS = ("lsun-crop", "tinyimagenet-crop")
 
 
 def parse_spec(spec: str) -> tuple[str, str]:
@@ -41,16 +37,19 @@ def parse_spec(spec: str) -> tuple[str, str]:
     return name, place
 
 
-def check_set(spec: str, *, download: bool = False) -> None:
-    """Look whether a set is there and has images, without decoding them; arrays are read.
+def check_set(spec: str, *, image_size: int | None = None, download: bool = False) -> None:
+    """Look whether a set is there and has images, without decoding them; arrays are read, archives unpacked.
 
-    Args and errors as in `ood_set`, but images are neither read nor measured.
+    Args and errors as in `ood_set`. Of a set to be cropped, the first image is compared with `image_size`, if given.
 
     >>> check_set("gaussian-noise")
     """
     name, place = parse_spec(spec)
-    if name not in NOISES:
-        _find(name, place, download)
+    if name in NOISES:
+        return
+    found = find_images(name, place, download=download)
+    if name in CROPS and image_size is not None and isinstance(found, Listing):
+        _require_croppable(found, image_size, name)
 
 
 def ood_set(
@@ -64,15 +63,19 @@ def ood_set(
 ) -> Dataset:
     """Out-of-distribution images, brought to the size of a model's. All labels are 0.
 
-    Written NAME=FOLDER, or NAME where nothing is read. These names know a layout; any other stands for all images at or
-    below its folder, such as LSUN and iSUN as ODIN's authors distribute them (`LSUN_resize`, `iSUN`):
+    Written NAME=FOLDER, or NAME where nothing is read. These names know a layout; any other stands for all images at
+    or below its folder:
 
     - `gaussian-noise`: every value from N(0.5, 1), cut to [0, 1]; `uniform-noise`: from U[0, 1] (both as in ODIN);
     - `svhn`: the test images, `test_32x32.mat`;
     - `dtd`: all textures, in `dtd/images` or wherever torchvision puts them;
     - `cifar10`, `cifar100`: the test images, as arrays, authors' batches or a folder of images (with `test/`);
-    - `tinyimagenet-resize`, `tinyimagenet-crop`: the validation images (`val/`, or all below the folder), resized, or
-      cut at a random place.
+    - `lsun-crop`, `lsun-resize`, `isun`: ODIN's archives `LSUN.tar.gz`, `LSUN_resize.tar.gz` and `iSUN.tar.gz`, which
+      are unpacked once, or the folders that come out of them;
+    - `tinyimagenet-crop`, `tinyimagenet-resize`: TinyImageNet's validation images (`val/`, or a folder of its classes),
+      or ODIN's `Imagenet.tar.gz` and `Imagenet_resize.tar.gz`, as above.
+
+    Crops are cut to the size at a random place, everything else is resized. ODIN's crops are small already.
 
     Images of files up to 96 pixels are decoded into memory once, others are left in their files.
 
@@ -81,12 +84,13 @@ def ood_set(
         image_size: side in pixels. The shorter side of larger or smaller images is resized to it and the centre cut.
         channels: 1 makes the images grey.
         limit: take this many at random, if there are more; of noise 10000 are made where it is None.
-        download: fetch SVHN, DTD and CIFAR, through torchvision, into a folder that lacks them.
+        download: fetch SVHN, DTD, CIFAR (through torchvision) or ODIN's archives into a folder that lacks them.
         generator: of noise, crops and the choice; default: a private stream that leaves the global RNG alone.
 
     Raises:
         FileNotFoundError: a folder is missing, or lacks the files of its layout.
-        ValueError: a name without its folder; no images; an unreadable image; images too small to crop.
+        ValueError: a name without its folder; no images; an unreadable image; images too small to crop; an archive
+            that is not the published one.
 
     >>> ood_set("uniform-noise", image_size=8, limit=100)
     ArrayDataset(100 images, (3, 8, 8))
@@ -99,27 +103,19 @@ def ood_set(
     name, place = parse_spec(spec)
     if name in NOISES:
         return _noise(name, limit or 10_000, image_size, channels, generator)
-    found = _find(name, place, download)
+    found = find_images(name, place, download=download)
     if isinstance(found, Listing):
-        listing = _choose(found, limit, generator)
-        crop = name == "tinyimagenet-crop"
-        dataset = _open(listing, None if crop else image_size)
+        crop = name in CROPS
+        if crop:
+            _require_croppable(found, image_size, name)
+        dataset = _open(_choose(found, limit, generator), None if crop else image_size)
         if crop:
             assert isinstance(dataset, ArrayDataset)
-            dataset = ArrayDataset(_crop(dataset.images, image_size, found.folder, generator), dataset.labels)
+            dataset = ArrayDataset(_crop(dataset.images, image_size, generator), dataset.labels)
     else:
         chosen = _pick(len(found), limit, generator)
         dataset = ArrayDataset(found.images[chosen], torch.zeros(len(chosen), dtype=torch.int64), image_size=image_size)
     return _grey(dataset) if channels == 1 else dataset
-
-
-def _find(name: str, place: str, download: bool) -> ArrayDataset | Listing:
-    """The arrays of a set, or the list of its files."""
-    folder = Path(place).expanduser()
-    found = _READERS.get(name, _folder)(folder, name, download)
-    if not len(found.labels):
-        raise ValueError(f"{folder} holds no images, which {name} needs: fill it, or leave the set out")
-    return found
 
 
 def _noise(name: str, count: int, size: int, channels: int, generator: torch.Generator | None) -> ArrayDataset:
@@ -129,69 +125,6 @@ def _noise(name: str, count: int, size: int, channels: int, generator: torch.Gen
     else:
         pixels = torch.rand(shape, generator=generator)
     return ArrayDataset(pixels.mul_(255).round_().byte(), torch.zeros(count, dtype=torch.int64))
-
-
-def _folder(folder: Path, name: str, download: bool) -> Listing:
-    """All images at or below a folder."""
-    require_folder(folder, f"the images of {name}, in any folders below it")
-    files = image_files(folder)
-    if not files:
-        raise ValueError(f"{folder} holds no images ({', '.join(EXTENSIONS)}), which {name} needs: fill it")
-    return Listing(folder, files, torch.zeros(len(files), dtype=torch.int64))
-
-
-def _dtd(folder: Path, name: str, download: bool) -> Listing:
-    def find() -> Path | None:
-        return next((folder / p for p in ("dtd/dtd/images", "dtd/images", "images") if (folder / p).is_dir()), None)
-
-    if download and find() is None and not (folder.is_dir() and image_files(folder)):
-        datasets = require("torchvision.datasets", "train")
-        _through_torchvision(lambda: datasets.DTD(folder, download=True), name, folder, download)
-    return _folder(find() or folder, name, download)
-
-
-def _svhn(folder: Path, name: str, download: bool) -> ArrayDataset:
-    datasets = require("torchvision.datasets", "train")
-    if download:
-        folder.mkdir(parents=True, exist_ok=True)
-    found = _through_torchvision(
-        lambda: datasets.SVHN(folder, split="test", download=download), f"{name} (test_32x32.mat)", folder, download
-    )
-    return ArrayDataset(torch.from_numpy(found.data), torch.from_numpy(found.labels))
-
-
-def _cifar(folder: Path, name: str, download: bool) -> ArrayDataset | Listing:
-    if (folder / "test").is_dir():
-        return _folder(folder / "test", name, download)
-    if folder.is_dir() and image_files(folder):
-        return _folder(folder, name, download)
-    found = cifar("cifar10" if name == "cifar10" else "cifar100", folder, download=download).splits["test"]
-    return found
-
-
-def _tiny_imagenet(folder: Path, name: str, download: bool) -> Listing:
-    for validation in (folder / "tiny-imagenet-200" / "val", folder / "val"):
-        if validation.is_dir():
-            return _folder(validation, name, download)
-    return _folder(folder, name, download)
-
-
-_READERS: dict[str, Callable[[Path, str, bool], ArrayDataset | Listing]] = {
-    "svhn": _svhn,
-    "dtd": _dtd,
-    "cifar10": _cifar,
-    "cifar100": _cifar,
-    "tinyimagenet-resize": _tiny_imagenet,
-    "tinyimagenet-crop": _tiny_imagenet,
-}
-
-
-def _through_torchvision(make: Callable[[], Any], name: str, folder: Path, download: bool) -> Any:
-    try:
-        return make()
-    except (RuntimeError, OSError) as error:
-        hint = "check the network, or put it there by hand" if download else "put it there, or allow the download"
-        raise FileNotFoundError(f"{name} is not in {folder}, or not whole ({error}): {hint}") from error
 
 
 def _pick(count: int, limit: int | None, generator: torch.Generator | None) -> Tensor:
@@ -209,19 +142,25 @@ def _open(listing: Listing, image_size: int | None) -> Dataset:
     return open_files({"train": listing}, ("",), image_size=image_size, bad_images="error")[0]["train"]
 
 
-def _crop(images: Tensor, size: int, folder: Path, generator: torch.Generator | None) -> Tensor:
+def _require_croppable(listing: Listing, size: int, name: str) -> None:
+    width, height = pictures.side(listing.folder / listing.names[0])
+    images = f"images of {width}x{height} pixels in {listing.folder}"
+    other = f"use {name.replace('crop', 'resize')}, or another set"
+    if min(width, height) < size:
+        raise ValueError(f"{images} cannot be cropped to the {size} that the classifier takes: {other}")
+    if max(width, height) > pictures.SMALL_SIDE:
+        raise ValueError(f"{images} are not of {name}, whose sides are up to {pictures.SMALL_SIDE}: {other}")
+
+
+def _crop(images: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
     count, _, side, _ = images.shape
-    if size > side:
-        raise ValueError(
-            f"images of {side} pixels in {folder} cannot be cropped to {size}: use tinyimagenet-resize, or another set"
-        )
     corners = torch.randint(side - size + 1, (count, 2), generator=fork(generator, "cpu")).tolist()
     return torch.stack([x[:, i : i + size, j : j + size] for x, (i, j) in zip(images, corners, strict=True)])
 
 
 def _grey(dataset: Dataset) -> ArrayDataset:
     if not isinstance(dataset, ArrayDataset):
-        raise ValueError(f"grey images are made in memory only, up to {SMALL_SIDE} pixels: got {dataset}")
+        raise ValueError(f"grey images are made in memory only, up to {pictures.SMALL_SIDE} pixels: got {dataset}")
     if dataset.images.shape[1] == 1:
         return dataset
     # The luma of ITU-R BT.601, rounded: torchvision's truncates, so that grey pictures would become darker.

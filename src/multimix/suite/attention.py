@@ -54,7 +54,7 @@ class Attention:
         named = {"images": self.images, "boxes": self.boxes}
         return {name: path for name, path in named.items() if path is not None}
 
-    def check_files(self) -> None:
+    def check_files(self, image_size: int | None) -> None:
         """Look for images to show, and for a detection set with boxes."""
         if self.images is not None:
             _files_to_show(self.images)

@@ -97,6 +97,7 @@ def library_candidate(
         folder=folder / name.replace(":", "-").replace("/", "-"),
         identity=hashlib.blake2b(repr(parts).encode()).hexdigest()[:32],
         load=load,
+        image_size=test.image_size,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import data, evaluation
+from ..data.ood_layouts import image_folder
 from ..data.ood_sets import NOISES, check_set, ood_set, parse_spec
 from ..evaluation.inference import evaluating
 from ..evaluation.ood import METRICS
@@ -40,8 +41,8 @@ class Ood:
     name: ClassVar[str] = "ood"
 
     sets: tuple[str, ...] = NOISES
-    """gaussian-noise, uniform-noise, or NAME=FOLDER; svhn, dtd, cifar10, cifar100, tinyimagenet-crop and
-    tinyimagenet-resize know their layouts, any other name stands for a folder of images."""
+    """gaussian-noise, uniform-noise, or NAME=FOLDER; svhn, dtd, cifar10, cifar100, lsun-crop, lsun-resize, isun,
+    tinyimagenet-crop and tinyimagenet-resize know their layouts, any other name stands for a folder of images."""
     detectors: tuple[str, ...] = tuple(LOGIT_SCORES)
     """max-softmax, energy, entropy, max-logit, odin, mahalanobis, knn, vim or react; the first is shown in detail."""
     limit: int | None = 10_000
@@ -49,7 +50,7 @@ class Ood:
     fit_limit: int = 10_000
     """Training images that mahalanobis, knn, vim and react are fitted to."""
     download: bool = False
-    """Fetch SVHN, DTD and CIFAR where they are missing."""
+    """Fetch sets that are missing: svhn, dtd, cifar10, cifar100, lsun-..., isun, tinyimagenet-...; not other names."""
     seed: int = 0
     """Of noise, crops and choices."""
 
@@ -65,12 +66,12 @@ class Ood:
 
     def files(self) -> dict[str, Path]:
         parsed = [parse_spec(spec) for spec in self.sets]
-        return {name: Path(place) for name, place in parsed if place}
+        return {name: image_folder(name, place) for name, place in parsed if place}
 
-    def check_files(self) -> None:
+    def check_files(self, image_size: int | None) -> None:
         """Look for every set, and fetch it where that is asked for."""
         for spec in self.sets:
-            check_set(spec, download=self.download)
+            check_set(spec, image_size=image_size, download=self.download)
 
     def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
         """By set: the number of images and, by detector, `ood_metrics`; histogram and ROC curve of the first one.
@@ -80,10 +81,9 @@ class Ood:
         """
         scores_of = self._scorer(subject, say)
         inside = functools.cache(lambda: scores_of(subject.test, "test images"))
+        files = {name: fingerprint(path) for name, path in self.files().items()}
 
-        def measure(spec: str) -> dict[str, Any]:
-            name, place = parse_spec(spec)
-            state = fingerprint(Path(place)) if place else ""
+        def measure(spec: str, name: str, state: str) -> dict[str, Any]:
             size, channels = subject.image_size, _channels(subject)
             outliers = _load(spec, state, size, channels, self.limit, self.download, self.seed)
             outside = scores_of(outliers, f"{len(outliers)} images of {name}")
@@ -95,7 +95,19 @@ class Ood:
                 "roc": _roc(inside()[first], outside[first]),
             }
 
-        found = {parse_spec(spec)[0]: store.compute(spec, functools.partial(measure, spec)) for spec in self.sets}
+        found = {}
+        for spec in self.sets:
+            name, _ = parse_spec(spec)
+            state = files.get(name, "")
+            # Not on the other sets: one more set costs its own images alone, and those of the test set.
+            depends_on = {
+                "files": state,
+                "detectors": self.detectors,
+                "limit": self.limit,
+                "fit_limit": self.fit_limit,
+                "seed": self.seed,
+            }
+            found[name] = store.compute(name, functools.partial(measure, spec, name, state), depends_on=depends_on)
         return {
             "test_images": len(subject.test),
             "sets": found,

@@ -59,9 +59,10 @@ class Subject:
 class Store(Protocol):
     """Results of one part for one subject, saved as they come and read back while weights and options are the same."""
 
-    def compute(self, key: str, function: Callable[[], T]) -> T:
+    def compute(self, key: str, function: Callable[[], T], *, depends_on: Mapping[str, Any] | None = None) -> T:
         """What is kept under `key`; if nothing is, the value of `function`, a plain JSON value, which is then kept.
 
+        `depends_on` takes the place of the options of the part, for a piece that depends on some of them only.
         Divide long work into keys that take seconds each: an interrupted evaluation continues after the last one.
         """
         ...
@@ -105,8 +106,11 @@ class ReadsFiles(Protocol):
         """The folders and files, by a name for each."""
         ...
 
-    def check_files(self) -> None:
+    def check_files(self, image_size: int | None) -> None:
         """Called before anything is evaluated, unless all results are there; may fetch what is missing.
+
+        Args:
+            image_size: the largest that a classifier takes, in pixels; None where it is not known yet.
 
         Raises:
             FileNotFoundError, ValueError: a file or folder is missing, of another form, or empty.

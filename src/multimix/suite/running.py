@@ -66,7 +66,9 @@ def check_inputs(candidates: Sequence[Candidate], parts: Sequence[Part]) -> dict
     missing = [(c, part) for part in parts for c in candidates if _WHOLE not in _store(c, part, _fingerprints(part))]
     for part in dict.fromkeys(part for _, part in missing):
         if isinstance(part, ReadsFiles):
-            part.check_files()
+            part.check_files(
+                max((c.image_size for c, other in missing if other is part and c.image_size), default=None)
+            )
     for candidate in dict.fromkeys(candidate for candidate, _ in missing):
         candidate.check()
     return {part.name: sum(other is part for _, other in missing) for part in parts}

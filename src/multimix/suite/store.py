@@ -48,17 +48,23 @@ class FileStore:
     def __contains__(self, key: str) -> bool:
         return key in self._pieces
 
-    def compute(self, key: str, function: Callable[[], T]) -> T:
+    def compute(self, key: str, function: Callable[[], T], *, depends_on: Mapping[str, Any] | None = None) -> T:
         """What is kept under `key`; if nothing is, the value of `function`, a plain JSON value, which is then kept.
+
+        Args:
+            depends_on: in place of the options of the part, for a piece that depends on some of them only.
 
         Raises:
             TypeError: the value is not plain JSON.
         """
-        if key not in self._pieces:
+        pieces = self._pieces
+        if depends_on is not None:
+            pieces = self._all.setdefault(json.dumps({"depends_on": depends_on}, sort_keys=True), {})
+        if key not in pieces:
             # Through JSON at once, so that a first evaluation and a continued one see the same values.
-            self._pieces[key] = _plain(key, function())
+            pieces[key] = _plain(key, function())
             self._write()
-        value: T = self._pieces[key]
+        value: T = pieces[key]
         return value
 
     def _write(self) -> None:

@@ -41,6 +41,8 @@ class Candidate:
     identity: str
     """Changes when weights or data change."""
     load: Callable[[], Subject]
+    image_size: int | None = None
+    """Side in pixels of the images that it takes, where that is known before it is made."""
     training: str = "trained elsewhere"
     """The conditions of its training in a few words."""
     check: Callable[[], object] = lambda: None
@@ -94,6 +96,7 @@ def run_candidate(
         folder=run.path / "evaluation" / which,
         identity=file_digest(weights_file(run.path, which)),
         load=lambda: run_subject(run, label, which=which, device=device, batch_size=batch_size),
+        image_size=run.data_info.get("image_size"),
         training=_training(run),
         check=lambda: _splits(run),
     )

@@ -1,0 +1,104 @@
+"""Where the images of out-of-distribution sets are, in the layouts in which they are distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..extras import require
+from .cifar import cifar
+from .datasets import ArrayDataset
+from .listing import EXTENSIONS, Listing, image_files, require_folder
+from .odin import ODIN_SETS, is_there, odin_set, unpacked
+
+__all__ = ["find_images", "image_folder"]
+
+
+def find_images(name: str, place: str, *, download: bool) -> ArrayDataset | Listing:
+    """The arrays of a set, or the list of its files; arguments and errors as for `ood_set`."""
+    folder = Path(place).expanduser()
+    found = _READERS.get(name, _folder)(folder, name, download)
+    if not len(found.labels):
+        raise ValueError(f"{folder} holds no images, which {name} needs: fill it, or leave the set out")
+    return found
+
+
+def image_folder(name: str, place: str) -> Path:
+    """Where to look for changes of a set: `place`, or of ODIN's sets, which may share it, the folder of the one."""
+    folder = Path(place).expanduser()
+    return (unpacked(name, folder) if name in ODIN_SETS else None) or folder
+
+
+def _folder(folder: Path, name: str, download: bool) -> Listing:
+    """All images at or below a folder."""
+    require_folder(folder, f"the images of {name}, in any folders below it")
+    files = image_files(folder)
+    if not files:
+        raise ValueError(f"{folder} holds no images ({', '.join(EXTENSIONS)}), which {name} needs: fill it")
+    return Listing(folder, files, torch.zeros(len(files), dtype=torch.int64))
+
+
+def _dtd(folder: Path, name: str, download: bool) -> Listing:
+    def find() -> Path | None:
+        return next((folder / p for p in ("dtd/dtd/images", "dtd/images", "images") if (folder / p).is_dir()), None)
+
+    if download and find() is None and not (folder.is_dir() and image_files(folder)):
+        datasets = require("torchvision.datasets", "train")
+        _through_torchvision(lambda: datasets.DTD(folder, download=True), name, folder, download)
+    return _folder(find() or folder, name, download)
+
+
+def _svhn(folder: Path, name: str, download: bool) -> ArrayDataset:
+    datasets = require("torchvision.datasets", "train")
+    if download:
+        folder.mkdir(parents=True, exist_ok=True)
+    found = _through_torchvision(
+        lambda: datasets.SVHN(folder, split="test", download=download), f"{name} (test_32x32.mat)", folder, download
+    )
+    return ArrayDataset(torch.from_numpy(found.data), torch.from_numpy(found.labels))
+
+
+def _cifar(folder: Path, name: str, download: bool) -> ArrayDataset | Listing:
+    if (folder / "test").is_dir():
+        return _folder(folder / "test", name, download)
+    if folder.is_dir() and image_files(folder):
+        return _folder(folder, name, download)
+    found = cifar("cifar10" if name == "cifar10" else "cifar100", folder, download=download).splits["test"]
+    return found
+
+
+def _odin(folder: Path, name: str, download: bool) -> Listing:
+    return odin_set(name, folder, download=download)
+
+
+def _tiny_imagenet(folder: Path, name: str, download: bool) -> Listing:
+    """TinyImageNet itself, of which crops are made, or ODIN's images."""
+    for validation in (folder / "tiny-imagenet-200" / "val", folder / "val"):
+        if validation.is_dir():
+            return _folder(validation, name, download)
+    classes = (folder / "images").is_dir() or any(folder.glob("n????????"))
+    return _folder(folder, name, download) if classes and not is_there(name, folder) else _odin(folder, name, download)
+
+
+_READERS: dict[str, Callable[[Path, str, bool], ArrayDataset | Listing]] = {
+    "svhn": _svhn,
+    "dtd": _dtd,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "lsun-crop": _odin,
+    "lsun-resize": _odin,
+    "isun": _odin,
+    "tinyimagenet-crop": _tiny_imagenet,
+    "tinyimagenet-resize": _tiny_imagenet,
+}
+
+
+def _through_torchvision(make: Callable[[], Any], name: str, folder: Path, download: bool) -> Any:
+    try:
+        return make()
+    except (RuntimeError, OSError) as error:
+        hint = "check the network, or put it there by hand" if download else "put it there, or allow the download"
+        raise FileNotFoundError(f"{name} is not in {folder}, or not whole ({error}): {hint}") from error
