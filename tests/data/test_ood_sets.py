@@ -136,6 +136,8 @@ def test_svhn_in_torchvisions_file(tmp_path: Path, served: str, monkeypatch: pyt
     root = tmp_path / "svhn"
     with pytest.raises(FileNotFoundError, match=r"svhn \(test_32x32.mat\) is not in .*svhn, or not whole"):
         ood_set(f"svhn={root}", image_size=32)
+    with pytest.raises(FileNotFoundError, match=f"put {served}/test.mat there, or allow the download"):
+        ood_set(f"svhn={root}", image_size=32)
     found = ood_set(f"svhn={root}", image_size=32, download=True)
     assert isinstance(found, ArrayDataset)
     assert found.images[:, :, 5, 7].tolist() == [[0, 10, 0], [0, 20, 0], [0, 30, 0], [0, 40, 0]]

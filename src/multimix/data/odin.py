@@ -34,6 +34,8 @@ ODIN_SETS = {
     "tinyimagenet-resize": Layout("Imagenet_resize", "Imagenet_resize", "TinyImageNetResize"),
 }
 
+ALLOW = "allow the download (download=True, --ood.download)"
+
 # pytorch-ood has no iSUN. The MD5 is the one that the package `detectors` checks, whose other sums are pytorch-ood's.
 ISUN_URL = "https://www.dropbox.com/s/raw/ssz7qxfqae0cca5/iSUN.tar.gz"
 ISUN_MD5 = "be77b0f2c26fda898afac5f99645ee70"
@@ -110,12 +112,12 @@ def _whole_archive(name: str, place: Path, *, download: bool) -> Path:
     if archive.is_file() and (not download or archive == place):
         raise ValueError(
             f"{archive} is not {file} as it was published, or not whole: its MD5 is {utils.calculate_md5(archive)}, "
-            f"not {md5}: fetch {url} again, or unpack it by hand"
+            f"not {md5}: fetch {url} again, or give the folder that you unpacked it to"
         )
     if not download:
         raise FileNotFoundError(
             f"{name} is not in {place}: expected {file} or images in {ODIN_SETS[name].top}/{ODIN_SETS[name].inner}/: "
-            f"put {url} there, or allow the download"
+            f"put {url} there, or {ALLOW}"
         )
     try:
         utils.download_url(url, place, file, md5)

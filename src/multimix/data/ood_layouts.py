@@ -12,7 +12,7 @@ from ..extras import require
 from .cifar import cifar
 from .datasets import ArrayDataset
 from .listing import EXTENSIONS, Listing, image_files, require_folder
-from .odin import ODIN_SETS, is_there, odin_set, unpacked
+from .odin import ALLOW, ODIN_SETS, is_there, odin_set, unpacked
 
 __all__ = ["find_images", "image_folder"]
 
@@ -47,7 +47,7 @@ def _dtd(folder: Path, name: str, download: bool) -> Listing:
 
     if download and find() is None and not (folder.is_dir() and image_files(folder)):
         datasets = require("torchvision.datasets", "train")
-        _through_torchvision(lambda: datasets.DTD(folder, download=True), name, folder, download)
+        _through_torchvision(lambda: datasets.DTD(folder, download=True), name, folder, datasets.DTD._URL, download)
     return _folder(find() or folder, name, download)
 
 
@@ -56,7 +56,11 @@ def _svhn(folder: Path, name: str, download: bool) -> ArrayDataset:
     if download:
         folder.mkdir(parents=True, exist_ok=True)
     found = _through_torchvision(
-        lambda: datasets.SVHN(folder, split="test", download=download), f"{name} (test_32x32.mat)", folder, download
+        lambda: datasets.SVHN(folder, split="test", download=download),
+        f"{name} (test_32x32.mat)",
+        folder,
+        datasets.SVHN.split_list["test"][0],
+        download,
     )
     return ArrayDataset(torch.from_numpy(found.data), torch.from_numpy(found.labels))
 
@@ -96,9 +100,9 @@ _READERS: dict[str, Callable[[Path, str, bool], ArrayDataset | Listing]] = {
 }
 
 
-def _through_torchvision(make: Callable[[], Any], name: str, folder: Path, download: bool) -> Any:
+def _through_torchvision(make: Callable[[], Any], name: str, folder: Path, url: str, download: bool) -> Any:
     try:
         return make()
     except (RuntimeError, OSError) as error:
-        hint = "check the network, or put it there by hand" if download else "put it there, or allow the download"
+        hint = f"check the network, or put {url} there by hand" if download else f"put {url} there, or {ALLOW}"
         raise FileNotFoundError(f"{name} is not in {folder}, or not whole ({error}): {hint}") from error
