@@ -12,14 +12,13 @@ COLORS = {"erm": "#8a8a8a", "cutmix": "#56b4e9", "multimix": "#e69f00"}
 
 
 class Memory:
-    """A store in memory that may be interrupted after some new results, as a run is by Ctrl-C."""
+    """A store in memory, for one set of options, that may be interrupted after some new results, as by Ctrl-C."""
 
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
         self.left = math.inf
 
     def compute(self, key: str, function: Callable[[], T], *, depends_on: Mapping[str, Any] | None = None) -> T:
-        key += json.dumps(depends_on, sort_keys=True) if depends_on else ""
         if key not in self.kept:
             if self.left == 0:
                 raise KeyboardInterrupt

@@ -37,6 +37,19 @@ def test_pieces_survive_an_interrupt_and_other_options_keep_theirs(tmp_path: Pat
     assert FileStore(path, identity="w", options={"limit": 1}).compute("piece 4", never) == 16
 
 
+def test_a_piece_that_depends_on_some_options_is_kept_for_all_others(tmp_path: Path) -> None:
+    def store(limit: int, identity: str = "w") -> FileStore:
+        return FileStore(tmp_path / "part.json", identity=identity, options={"limit": limit, "seed": 0})
+
+    assert store(1).compute("a", lambda: 1, depends_on={"seed": 0}) == 1
+    assert store(2).compute("a", never, depends_on={"seed": 0}) == 1
+    assert store(1).compute("a", lambda: 2, depends_on={"seed": 1}) == 2
+    assert store(1).compute("a", lambda: 3) == 3
+    assert "a" not in store(2)
+    assert store(2).compute("a", never, depends_on={"seed": 0}) == 1
+    assert store(2, "other").compute("a", lambda: 4, depends_on={"seed": 0}) == 4
+
+
 def test_other_weights_and_damaged_files_start_anew(tmp_path: Path) -> None:
     path = tmp_path / "part.json"
     FileStore(path, identity="old", options={}).compute("a", lambda: 1)

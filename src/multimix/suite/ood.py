@@ -90,7 +90,7 @@ class Ood:
             first = self.detectors[0]
             return {
                 "images": len(outliers),
-                "metrics": {name: evaluation.ood_metrics(inside()[name], outside[name]) for name in self.detectors},
+                "metrics": {d: evaluation.ood_metrics(inside()[d], outside[d]) for d in self.detectors},
                 "histogram": _histogram(inside()[first], outside[first]),
                 "roc": _roc(inside()[first], outside[first]),
             }
