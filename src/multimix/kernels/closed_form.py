@@ -145,7 +145,8 @@ def _block(
     dtop_P1C = v_P1C.square() * (slack_PK1 * to_spread_PKC).sum(1, keepdim=True)
 
     e_PBC = torch.eq(x_PBC, highest_P1C, out=s_PBC)
-    e_PBC.mul_(dtop_P1C / e_PBC.sum(1, keepdim=True))
+    # At 0 only rounding lets an example without attention be the largest, since attended ones average to 0.
+    e_PBC.mul_((highest_P1C > 0) * dtop_P1C / e_PBC.sum(1, keepdim=True))
     if uniform:
         e_PBC.addcmul_(x_PBC, given.spread[:, :1, None] * dv_P1C)
     else:
