@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ..functional import SMALL_ALPHA
 from .summary import Summary
 
 _NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
@@ -106,6 +107,8 @@ def _methods(summary: Summary) -> str:
             " “multimix” and “dense-multimix” are the paper's regime: half of the mini-batches with it, "
             "half with input mixup; n = 1000 mixtures of the whole batch, α ~ U[0.5, 2], unless options say otherwise."
         )
+    if any("small-alpha" in row.method for row in summary.rows):
+        said += f" “small-alpha” is the same regime with α = {SMALL_ALPHA:g}, a preset for short schedules."
     return said
 
 
