@@ -209,6 +209,21 @@ def test_other_data_and_damaged_models_are_refused(digits_run, capsys: pytest.Ca
     assert "logits that are not finite" in error_of(capsys, [run, "--parts", "accuracy"])
 
 
+def test_weights_that_do_not_fit_are_refused_before_anything_is_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        three, other = timm.create_model("resnet10t", num_classes=3), timm.create_model("resnet14t", num_classes=10)
+    save_file(three.state_dict(), tmp_path / "three.safetensors")
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    options = ["timm:resnet10t", "--data", "digits", "--out", tmp_path / "out", "--weights"]
+    told = error_of(capsys, [*options, tmp_path / "three.safetensors"])
+    assert "three.safetensors holds timm:resnet10t for 3 classes, but the data have 10" in told
+    assert "does not fit timm:resnet10t" in error_of(capsys, [*options, tmp_path / "other.safetensors"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_library_model_with_weights_of_ones_own_on_a_folder_of_classes(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     for label in ("cat", "dog"):

@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -67,6 +68,10 @@ def library_candidate(
             f"the published weights of {name} are for {published} classes, but the data have {len(class_names)}: "
             "evaluate it on data with its own classes, or give weights trained on these with --weights"
         )
+
+    if weights is not None:
+        # Weights that do not fit are found here, not by one part after another.
+        _build(name, weights, num_classes=len(class_names), image_size=test.image_size)
 
     def load() -> Subject:
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -186,8 +191,19 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], name: str, weights: Path) -> None:
+    own = model.state_dict()
+    other = [key for key in own if key in state and own[key].shape != state[key].shape]
+    # The last layer alone has another number of rows: another number of classes.
+    if other and all(own[key].shape[1:] == state[key].shape[1:] for key in other):
+        sizes = {(len(state[key]), len(own[key])) for key in other}
+        if len(sizes) == 1:
+            ((theirs, ours),) = sizes
+            raise ValueError(
+                f"{weights} holds {name} for {theirs} classes, but the data have {ours}: evaluate it on data with its "
+                "own classes"
+            )
     try:
         model.load_state_dict(dict(state))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{weights} does not fit {name} with as many classes as the data have: {reason}") from error
+        reason = shorten(" ".join(str(error).split()), 300)
+        raise ValueError(f"{weights} does not fit {name}: {reason}") from error
