@@ -11,7 +11,12 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
-    [("training_loop.py", ["--epochs", "3"], "epoch   3"), ("timm_model.py", [], "clean training accuracy")],
+    [
+        ("training_loop.py", ["--epochs", "3"], "epoch   3"),
+        ("timm_model.py", [], "clean training accuracy"),
+        ("metric_learning.py", ["--epochs", "1"], "Metrix  Recall@1"),
+        ("contrastive.py", ["--epochs", "1"], "MMix     accuracy"),
+    ],
 )
 def test_example_runs(name: str, options: list[str], expected: str) -> None:
     run = subprocess.run(
@@ -22,4 +27,5 @@ def test_example_runs(name: str, options: list[str], expected: str) -> None:
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"training_loop.py", "timm_model.py"}
+    tested = {"training_loop.py", "timm_model.py", "metric_learning.py", "contrastive.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == tested
