@@ -1,7 +1,11 @@
 """MMix in SimCLR, on scikit-learn's handwritten digits without labels: `python examples/contrastive.py`.
 
 Needs torch and scikit-learn. Trains on two random views of every image, with NT-Xent and with MMix, and classifies the
-test digits by their nearest training image; the labels are used for that alone. It shows the loop; as a benchmark it is too small: the raw pixels reach 0.979.
+test digits by their nearest training image; the labels are used for that alone. It shows the loop; as a
+benchmark it is too small: the raw pixels reach 0.979.
+
+Measured with `--seed 0`, 1 and 2, mean and standard deviation, on one core of a Xeon, torch 2.15: 0.935 +- 0.017 with
+NT-Xent, 0.797 +- 0.059 with MMix. Here MMix at its default threshold of 0.9 is worse with each of the three seeds.
 """
 
 import argparse
