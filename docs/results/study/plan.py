@@ -122,11 +122,6 @@ def _terms() -> dict[str, Setting]:
     }
 
 
-def _small() -> dict[str, Setting]:
-    """The alpha that the map leaves out on the slower data set."""
-    return {name: setting for name, setting in _map().items() if "alpha=0.01" in name}
-
-
 CHOSEN = ["erm", "input-mixup", "multimix", "multimix(alpha=0.02)", "multimix(alpha=0.02, rescale=True)",
           "multimix(alpha=0.02, rescale=True, share=1)"]  # fmt: skip
 
@@ -158,5 +153,5 @@ def _regime(**options: Any) -> Method:
 
 PARTS = {
     "map": _map, "n": _n, "m": _m, "optimiser": _optimiser, "variants": _variants, "terms": _terms, "dense": _dense,
-    "small": _small, "long": _long, "final": _final,
+    "long": _long, "final": _final,
 }  # fmt: skip
