@@ -250,7 +250,7 @@ def test_weights_do_not_depend_on_the_number_of_threads(monkeypatch, mode, m, al
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_draws_the_same_by_threads_of_its_own(monkeypatch) -> None:
+def test_a_forked_process_draws_the_same(monkeypatch) -> None:
     monkeypatch.setattr(sampling, "_PART", 64)
     before = torch.get_num_threads()
     try:
@@ -258,7 +258,7 @@ def test_a_forked_process_draws_the_same_by_threads_of_its_own(monkeypatch) -> N
         here = sample_weights(101, 7, generator=rng(18))
         child = os.fork()
         if child == 0:
-            signal.alarm(20)  # a pool without threads would wait for ever
+            signal.alarm(20)  # threads of PyTorch's that the fork has not would be waited for
             os._exit(0 if torch.equal(here, sample_weights(101, 7, generator=rng(18))) else 1)
         assert os.waitpid(child, 0)[1] == 0
     finally:

@@ -1,19 +1,15 @@
 """Interpolation weights: rows of Lambda transposed, drawn from symmetric Dirichlet distributions (section 3.2).
 
 A Dirichlet vector is a normalised vector of independent Gamma(alpha) variables. On the CPU the weights are drawn part
-by part, every part from a generator of its own: several threads draw at once, and what a seed draws does not depend
-on their number. Where alpha may be small, normalisation is in log space, so that nothing underflows.
+by part, every part from a generator of its own, in memory that stays in the cache. Where alpha may be small,
+normalisation is in log space, so that nothing underflows.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import os
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 
 import torch
 from torch import Tensor
@@ -25,7 +21,7 @@ from ._checks import Alpha, check_alpha, check_count
 # Elements handed out at a time: on the CPU a block stays in the cache; elsewhere few launches matter more.
 _BLOCK_CPU, _BLOCK_ACCELERATOR = 2**18, 2**25
 
-# Elements that one thread draws at a time: what a seed draws depends on it.
+# Elements drawn at a time: what a seed draws depends on it.
 _PART = 2**16
 
 # Beyond these a row is one-hot, or uniform, to any precision, and float32 would overflow.
@@ -110,49 +106,21 @@ def iter_weights(
 
 
 def _by_parts(memory: Tensor, generator: torch.Generator) -> Callable[[Tensor, int, float, float], None]:
-    """A function that fills blocks (rows, b) no larger than `memory`, in as many threads as PyTorch uses."""
+    """A function that fills blocks (rows, b) no larger than `memory`.
+
+    One part after the other: drawing parts in several Python threads was measured to be slower, since the operations
+    on a part are too short for threads that share an interpreter.
+    """
     seeds = itertools.count(int(random.draw_seed(generator)))
     rows_of_part = max(1, _PART // memory.shape[1])
-    threads = max(1, min(torch.get_num_threads(), -(-memory.shape[0] // rows_of_part)))
-    size = min(memory.shape[0], rows_of_part) * memory.shape[1]
-    scratches = [_gamma.Scratch(size, memory.dtype) for _ in range(threads)]
+    scratch = _gamma.Scratch(min(memory.shape[0], rows_of_part) * memory.shape[1], memory.dtype)
 
     @random.eager
     def draw(block: Tensor, m: int, low: float, high: float) -> None:
-        work: SimpleQueue[tuple[Tensor, int] | None] = SimpleQueue()
-        for item in itertools.chain(
-            zip(block.split(rows_of_part), seeds, strict=False), itertools.repeat(None, threads)
-        ):
-            work.put(item)
-
-        def take(scratch: _gamma.Scratch) -> None:
-            with torch.inference_mode():  # the memory may be made in this mode, which other threads are not in
-                for part, seed in iter(work.get, None):
-                    _draw(part, m, low, high, scratch, torch.Generator("cpu").manual_seed(seed))
-
-        if threads == 1:
-            take(scratches[0])
-        else:
-            for _ in _pool(os.getpid(), torch.get_num_threads()).map(take, scratches):
-                pass
+        for part, seed in zip(block.split(rows_of_part), seeds, strict=False):
+            _draw(part, m, low, high, scratch, torch.Generator("cpu").manual_seed(seed))
 
     return draw
-
-
-@functools.cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads of this process (a fork has none of them), in which PyTorch's operations do not start more threads."""
-    started = threading.Barrier(threads)
-
-    def start() -> None:
-        torch.set_num_threads(1)
-        started.wait()
-
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="multimix-sampling")
-    for worker in [pool.submit(start) for _ in range(threads)]:
-        worker.result()
-    torch.set_num_threads(threads)  # each thread has a number of its own, but new threads take the one set last
-    return pool
 
 
 def _draw(out: Tensor, m: int, low: float, high: float, scratch: _gamma.Scratch, generator: torch.Generator) -> None:
