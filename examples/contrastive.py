@@ -4,8 +4,8 @@ Needs torch and scikit-learn. Trains on two random views of every image, with NT
 test digits by their nearest training image; the labels are used for that alone. It shows the loop; as a
 benchmark it is too small: the raw pixels reach 0.979.
 
-Measured with `--seed 0`, 1 and 2, mean and standard deviation, on one core of a Xeon, torch 2.15: 0.935 +- 0.017 with
-NT-Xent, 0.797 +- 0.059 with MMix. Here MMix at its default threshold of 0.9 is worse with each of the three seeds.
+Measured with `--seed 0` to 4, mean and standard deviation, on one core of a Xeon, torch 2.15: 0.968 +- 0.007 with
+NT-Xent, 0.961 +- 0.004 with MMix at its default threshold of 0.9 and 0.967 +- 0.007 at 0.95: no gain here.
 """
 
 import argparse
@@ -55,15 +55,15 @@ def nearest_neighbour_accuracy(model: SplitModel, data: DataSplits) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
     data = load("digits")
     # At a threshold of 1 nothing is mixed: NT-Xent, the loss of SimCLR.
-    for name, criterion in {"NT-Xent": mm.MMix(threshold=1.0), "MMix": mm.MMix(threshold=0.9)}.items():
-        model = train(criterion, data.train.images / 255, options.epochs, options.seed)
-        print(f"{name:8} accuracy {nearest_neighbour_accuracy(model, data):.3f}")
+    for name, threshold in {"NT-Xent": 1.0, "MMix": 0.9, "MMix, similar from 0.95": 0.95}.items():
+        model = train(mm.MMix(threshold=threshold), data.train.images / 255, options.epochs, options.seed)
+        print(f"{name:23} accuracy {nearest_neighbour_accuracy(model, data):.3f}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
         ("training_loop.py", ["--epochs", "3"], "epoch   3"),
         ("timm_model.py", [], "clean training accuracy"),
         ("metric_learning.py", ["--epochs", "1"], "Metrix  Recall@1"),
-        ("contrastive.py", ["--epochs", "1"], "MMix     accuracy"),
+        ("contrastive.py", ["--epochs", "1"], "MMix                    accuracy"),
     ],
 )
 def test_example_runs(name: str, options: list[str], expected: str) -> None:

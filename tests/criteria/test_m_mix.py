@@ -29,18 +29,17 @@ def nt_xent(z: list[Tensor], tau: float) -> Tensor:
     return total / count
 
 
+def unit(embeddings: Tensor) -> list[Tensor]:
+    return [e / e.norm() for e in embeddings]
+
+
 def mixed(embeddings: Tensor, threshold: float, *, constant: bool) -> list[Tensor]:
-    z = [e / e.norm() for e in embeddings]
+    z = unit(embeddings)
     result = []
     for i in range(len(z)):
-        weights = []
-        for j in range(len(z)):
-            s = z[i] @ z[j]
-            weights.append(s.detach() if constant else s)
-            if s < threshold and i != j:
-                weights[-1] = torch.zeros((), dtype=torch.float64)
-        v = sum(w / sum(weights) * z[j] for j, w in enumerate(weights))
-        result.append(v / v.norm())
+        similar = {j: z[i] @ z[j] for j in range(len(z)) if j == i or z[i] @ z[j] >= threshold}
+        odds = {j: torch.exp(s.detach() if constant else s) for j, s in similar.items()}
+        result.append(sum(odd / sum(odds.values()) * z[j] for j, odd in odds.items()))
     return result
 
 
@@ -50,7 +49,7 @@ def test_loss_and_gradient_are_those_of_the_loops(threshold: float, detach: bool
     for seed in range(5):
         first, second = (v.requires_grad_() for v in views(seed=seed))
         loss = mm.MMix(0.4, threshold, detach_weights=detach)(first, second)
-        z = mixed(first, threshold, constant=detach) + mixed(second, threshold, constant=detach)
+        z = mixed(first, threshold, constant=detach) + unit(second)
         expected = nt_xent(z, 0.4)
         assert torch.allclose(loss, expected, rtol=1e-12)
         for mine, theirs in zip(
@@ -61,7 +60,7 @@ def test_loss_and_gradient_are_those_of_the_loops(threshold: float, detach: bool
 
 def test_without_similar_embeddings_it_is_simclr() -> None:
     first, second = views()
-    z = [v / v.norm() for v in (*first, *second)]
+    z = unit(first) + unit(second)
     for threshold in (1, 1.0, 1 - 1e-9):
         assert torch.allclose(mm.MMix(0.5, threshold)(first, second), nt_xent(z, 0.5), rtol=1e-12)
 
@@ -76,13 +75,25 @@ def test_gradient_through_the_weights_is_exact() -> None:
     assert torch.autograd.gradcheck(criterion, tuple(v.requires_grad_() for v in views(4, 3)))
 
 
-def test_order_views_and_lengths_do_not_matter() -> None:
+def test_similar_examples_become_hard_negatives() -> None:
+    """What is mixed with an example comes nearer to it, and what is not does not."""
+    first, second = views()
+    criterion = mm.MMix(threshold=0.8)
+    z, others = torch.stack(unit(first)), torch.stack(unit(second))
+    s = z @ z.mT
+    nearer = criterion.mix(first) @ others.mT > z @ others.mT
+    similar = (s >= 0.8) & ~torch.eye(6, dtype=torch.bool)
+    assert similar.any(dim=1).all()
+    assert nearer[similar].double().mean() > 0.9
+    assert torch.equal(criterion.mix(first[:3]), z[:3])  # of three classes, nothing similar
+
+
+def test_order_and_lengths_do_not_matter() -> None:
     first, second = views()
     criterion = mm.MMix(threshold=0.8)
     loss = criterion(first, second)
     order = torch.tensor([3, 1, 5, 0, 4, 2])
     assert torch.allclose(criterion(first[order], second[order]), loss, rtol=1e-12)
-    assert torch.allclose(criterion(second, first), loss, rtol=1e-12)
     assert torch.allclose(
         criterion(3 * first, second * torch.rand(6, 1, dtype=torch.float64).add(0.1)), loss, rtol=1e-12
     )

@@ -10,18 +10,18 @@ from .embeddings import check_embeddings
 
 
 class MMix(nn.Module):
-    """The loss of SimCLR (NT-Xent) on two views of a mini-batch, embeddings mixed with all similar ones of their view.
+    """The loss of SimCLR (NT-Xent) on two views of a mini-batch, the first view's embeddings mixed with similar ones.
 
-    With unit embeddings z_i of one view, the weights are the similarities above the threshold:
-    a_ij = s_ij [s_ij >= threshold] / sum_k s_ik [s_ik >= threshold], s_ij = z_i' z_j, and z~_i = sum_j a_ij z_j, made
-    unit again. A similar example is part of z~_i, and so a hard negative. Nothing is drawn. NT-Xent of the 2b
-    embeddings is the mean over i of -log(exp(z~_i' z~_p(i) / tau) / sum_k!=i exp(z~_i' z~_k / tau)), p(i) being the
-    other view of i.
+    With unit embeddings z_i of the first view and z'_i of the second, z~_i = sum_j a_ij z_j, where the weights
+    a_ij = softmax_j(s_ij) run over j with s_ij = z_i' z_j >= threshold, i itself among them. The similar examples z'_j
+    of the second view, which stays as it is, are then hard negatives of z~_i: in part it is them. Nothing is drawn. NT-Xent
+    of the 2b embeddings u = (z~, z') is the mean over i of -log(exp(u_i' u_p(i) / tau) / sum_k!=i exp(u_i' u_k / tau)),
+    p(i) being the other view of i.
 
     Args:
         temperature: tau.
         threshold: cosine similarity, in (0, 1], from which two embeddings are similar. At 1 nothing is mixed and the
-            loss is NT-Xent.
+            loss is NT-Xent. The authors use 0.9 to 0.95.
         detach_weights: no gradient through the mixing weights a.
 
     Raises:
@@ -54,23 +54,25 @@ class MMix(nn.Module):
             raise ValueError(f"the two views must agree in shape, got {tuple(first.shape)} and {tuple(second.shape)}")
         b = len(first)
         with torch.autocast(first.device.type, enabled=False):
-            z = torch.cat([self.mix(first), self.mix(second)])
-            logits = z @ z.mT / self.temperature
-            logits = logits.masked_fill(torch.eye(2 * b, dtype=torch.bool, device=z.device), -torch.inf)
-            return nnf.cross_entropy(logits, (torch.arange(2 * b, device=z.device) + b) % (2 * b))
+            u = torch.cat([self.mix(first), _unit(second)])
+            logits = u @ u.mT / self.temperature
+            logits = logits.masked_fill(torch.eye(2 * b, dtype=torch.bool, device=u.device), -torch.inf)
+            return nnf.cross_entropy(logits, (torch.arange(2 * b, device=u.device) + b) % (2 * b))
 
     def mix(self, embeddings: Tensor) -> Tensor:
-        """The mixed embeddings (b, d) of one view, of length 1, in float32 or better."""
-        dtype = torch.promote_types(embeddings.dtype, torch.float32)
-        z = nnf.normalize(embeddings.to(dtype), dim=1)
+        """The mixed embeddings z~ (b, d), no longer than 1, in float32 or better."""
+        z = _unit(embeddings)
         if self.threshold == 1:
             return z
         s = z @ z.mT
         # An embedding is always similar to itself, whatever rounding makes of its length.
         similar = (s >= self.threshold) | torch.eye(len(z), dtype=torch.bool, device=z.device)
-        weights = s * similar
-        weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
-        return nnf.normalize((weights.detach() if self.detach_weights else weights) @ z, dim=1)
+        weights = s.masked_fill(~similar, -torch.inf).softmax(dim=1)
+        return (weights.detach() if self.detach_weights else weights) @ z
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, threshold={self.threshold}, detach_weights={self.detach_weights}"
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    return nnf.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=1)
