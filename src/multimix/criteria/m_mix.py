@@ -14,9 +14,9 @@ class MMix(nn.Module):
 
     With unit embeddings z_i of the first view and z'_i of the second, z~_i = sum_j a_ij z_j, where the weights
     a_ij = softmax_j(s_ij) run over j with s_ij = z_i' z_j >= threshold, i itself among them. The similar examples z'_j
-    of the second view, which stays as it is, are then hard negatives of z~_i: in part it is them. Nothing is drawn. NT-Xent
-    of the 2b embeddings u = (z~, z') is the mean over i of -log(exp(u_i' u_p(i) / tau) / sum_k!=i exp(u_i' u_k / tau)),
-    p(i) being the other view of i.
+    of the second view, which stays as it is, are then hard negatives of z~_i: in part it is them. Nothing is drawn.
+    NT-Xent of the 2b embeddings u = (z~, z') is the mean over i of
+    -log(exp(u_i' u_p(i) / tau) / sum_k!=i exp(u_i' u_k / tau)), p(i) being the other view of i.
 
     Args:
         temperature: tau.
