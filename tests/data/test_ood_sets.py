@@ -119,7 +119,7 @@ def test_dtd_is_downloaded_where_it_is_missing(tmp_path: Path, served: str, monk
         archive.add(source / "dtd", "dtd")
     monkeypatch.setattr(datasets.DTD, "_URL", f"{served}/dtd.tar.gz")
     monkeypatch.setattr(datasets.DTD, "_MD5", hashlib.md5((tmp_path / "dtd.tar.gz").read_bytes()).hexdigest())
-    with pytest.raises(FileNotFoundError, match="root does not exist: expected the images of dtd"):
+    with pytest.raises(FileNotFoundError, match=r"dtd is not in .*root, or not whole .* allow the download"):
         ood_set(f"dtd={root}", image_size=32)
     assert len(ood_set(f"dtd={root}", image_size=32, download=True)) == 1
 
@@ -158,6 +158,30 @@ def test_cifar_as_folder_and_as_arrays(tmp_path: Path) -> None:
     assert len(ood_set(f"cifar10={arrays.parent}", image_size=32)) == 4
     with pytest.raises(FileNotFoundError, match="cifar100 is not in"):
         ood_set(f"cifar100={arrays.parent}", image_size=32)
+
+
+def test_sets_that_share_a_folder_do_not_take_each_others_images(tmp_path: Path) -> None:
+    write(tmp_path / "dtd" / "dtd" / "images" / "banded" / "banded_1.jpg", 40)
+    write(tmp_path / "LSUN_resize" / "LSUN_resize" / "0.jpg", 32)
+    with pytest.raises(FileNotFoundError, match="cifar10 is not in"):
+        ood_set(f"cifar10={tmp_path}", image_size=32)
+    np.savez(tmp_path / "cifar10.npz", **{
+        f"{split}_{what}": array for split in ("train", "test")
+        for what, array in (("images", np.zeros((10, 32, 32, 3), np.uint8)), ("labels", np.arange(10)))
+    })  # fmt: skip
+    assert len(ood_set(f"cifar10={tmp_path}", image_size=32)) == 10
+    assert len(ood_set(f"dtd={tmp_path}", image_size=32)) == 1
+    assert len(ood_set(f"lsun-resize={tmp_path}", image_size=32)) == 1
+    (tmp_path / "dtd" / "dtd" / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="dtd is not in"):
+        ood_set(f"dtd={tmp_path}", image_size=32)
+
+
+@pytest.mark.parametrize("name", ["dtd", "cifar10"])
+@pytest.mark.parametrize("inner", ["", "cat"])
+def test_class_folders_or_loose_images_are_a_set(tmp_path: Path, name: str, inner: str) -> None:
+    write(tmp_path / inner / "1.png", 32)
+    assert len(ood_set(f"{name}={tmp_path}", image_size=32)) == 1
 
 
 def test_tiny_imagenet_cropped_and_resized(tmp_path: Path) -> None:

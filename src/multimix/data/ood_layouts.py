@@ -38,6 +38,15 @@ def _folder(folder: Path, name: str, download: bool) -> Listing:
     files = image_files(folder)
     if not files:
         raise ValueError(f"{folder} holds no images ({', '.join(EXTENSIONS)}), which {name} needs: fill it")
+    return _listing(folder, files)
+
+
+def _in_classes(folder: Path) -> list[str]:
+    """The images of a folder and of the class folders in it: what lies deeper belongs to another set kept there."""
+    return [file for file in image_files(folder) if len(Path(file).parts) <= 2]
+
+
+def _listing(folder: Path, files: list[str]) -> Listing:
     return Listing(folder, files, torch.zeros(len(files), dtype=torch.int64))
 
 
@@ -45,9 +54,11 @@ def _dtd(folder: Path, name: str, download: bool) -> Listing:
     def find() -> Path | None:
         return next((folder / p for p in ("dtd/dtd/images", "dtd/images", "images") if (folder / p).is_dir()), None)
 
-    if download and find() is None and not (folder.is_dir() and image_files(folder)):
+    if find() is None:
+        if files := _in_classes(folder):
+            return _listing(folder, files)
         datasets = require("torchvision.datasets", "train")
-        _through_torchvision(lambda: datasets.DTD(folder, download=True), name, folder, datasets.DTD._URL, download)
+        _through_torchvision(lambda: datasets.DTD(folder, download=download), name, folder, datasets.DTD._URL, download)
     return _folder(find() or folder, name, download)
 
 
@@ -68,8 +79,8 @@ def _svhn(folder: Path, name: str, download: bool) -> ArrayDataset:
 def _cifar(folder: Path, name: str, download: bool) -> ArrayDataset | Listing:
     if (folder / "test").is_dir():
         return _folder(folder / "test", name, download)
-    if folder.is_dir() and image_files(folder):
-        return _folder(folder, name, download)
+    if files := _in_classes(folder):
+        return _listing(folder, files)
     found = cifar("cifar10" if name == "cifar10" else "cifar100", folder, download=download).splits["test"]
     return found
 

@@ -68,8 +68,8 @@ def ood_set(
 
     - `gaussian-noise`: every value from N(0.5, 1), cut to [0, 1]; `uniform-noise`: from U[0, 1] (both as in ODIN);
     - `svhn`: the test images, `test_32x32.mat`;
-    - `dtd`: all textures, in `dtd/images` or wherever torchvision puts them;
-    - `cifar10`, `cifar100`: the test images, as arrays, authors' batches or a folder of images (with `test/`);
+    - `dtd`: all textures, in `dtd/images` or wherever torchvision puts them, or in class folders;
+    - `cifar10`, `cifar100`: the test images, as arrays, authors' batches, or in class folders (of `test/`, if there);
     - `lsun-crop`, `lsun-resize`, `isun`: ODIN's archives `LSUN.tar.gz`, `LSUN_resize.tar.gz` and `iSUN.tar.gz`, which
       are unpacked once, or the folders that come out of them;
     - `tinyimagenet-crop`, `tinyimagenet-resize`: TinyImageNet's validation images (`val/`, or a folder of its classes),
