@@ -32,6 +32,7 @@ from torch import Tensor
 from ..functional._checks import mixing_dtype
 from ..functional.closed_form import Weights, nearly_nothing, reference, relative_attention, shares
 from .ops import define_operator
+from .targets import Targets
 
 # Logits held at a time: on the CPU a block stays in the cache, elsewhere few launches matter more.
 _BLOCK_CPU, _BLOCK_ACCELERATOR = 2**17, 2**26
@@ -62,7 +63,7 @@ def _forward(
         else:
             pi_RB, weight_R = relative_attention(attention.mT.to(dtype), pooled)
             found = _attention(pi_RB, weights)
-        labels = _Targets(targets, c, dtype)
+        labels = Targets(targets, c, dtype)
         given = _coefficients(found, weight_R, labels, spread_weight)
         # In the memory order of the logits, which are a view of what the classifier returned.
         grad = torch.empty_like(logits, dtype=dtype) if gradient else logits.new_empty(0, dtype=dtype)
@@ -85,7 +86,7 @@ def _forward(
 
 
 def _block(
-    x_PBC: Tensor, z_PBC: Tensor, s_PBC: Tensor, grad_PBC: Tensor | None, labels: _Targets, given: _Coefficients,
+    x_PBC: Tensor, z_PBC: Tensor, s_PBC: Tensor, grad_PBC: Tensor | None, labels: Targets, given: _Coefficients,
     *, uniform: bool,
 ) -> Tensor:  # fmt: skip
     """The loss of some positions; its gradient, but for y_i in G_i, goes to `grad_PBC`.
@@ -226,7 +227,7 @@ class _Coefficients(NamedTuple):
     """(R, C)"""
 
 
-def _coefficients(found: _Attention, weight_R: Tensor, labels: _Targets, spread_weight: float) -> _Coefficients:
+def _coefficients(found: _Attention, weight_R: Tensor, labels: Targets, spread_weight: float) -> _Coefficients:
     pi_RB, pi_rho_RB, spread_RB = (each[:, 0] for each in found[:3])
     u_RKB, t_RKB, a_RKB = found[3:]
     a_RKB = spread_weight * weight_R[:, None, None] * a_RKB
@@ -253,50 +254,6 @@ def _coefficients(found: _Attention, weight_R: Tensor, labels: _Targets, spread_
         mass_at_mean=labels.weighted_by_mass(at_mean_RB).sum(1),
         y_at_mean=y_at_mean_RC,
     )
-
-
-class _Targets:
-    """Products with the targets, which class indices make lookups."""
-
-    def __init__(self, targets: Tensor, c: int, dtype: torch.dtype) -> None:
-        self.c = c
-        self.soft = targets.is_floating_point()
-        if self.soft:
-            self.y_BC = targets.to(dtype)
-            self.mass_B = self.y_BC.sum(1)
-        else:
-            self.index_B = targets.long()
-            self.row_B = torch.arange(len(targets), device=targets.device)
-
-    def weighted_by_mass(self, weight: Tensor) -> Tensor:
-        """(..., B), times what each target sums to."""
-        return weight * self.mass_B if self.soft else weight
-
-    def of(self, values_PBC: Tensor) -> Tensor:
-        """y_i . values_i, (P, B)."""
-        if self.soft:
-            return torch.einsum("bc,pbc->pb", self.y_BC, values_PBC)
-        return values_PBC[:, self.row_B, self.index_B]
-
-    def of_classes(self, values: Tensor) -> Tensor:
-        """y_i . values, (..., C) -> (..., B)."""
-        return values @ self.y_BC.T if self.soft else values[..., self.index_B]
-
-    def to_classes(self, weight_PB: Tensor) -> Tensor:
-        """sum_i weight_i y_i, (P, C)."""
-        if self.soft:
-            return weight_PB @ self.y_BC
-        # index_add_ adds examples of one class in any order on a GPU, which rounds differently every time.
-        if weight_PB.device.type != "cpu":
-            return weight_PB @ torch.nn.functional.one_hot(self.index_B, self.c).to(weight_PB.dtype)
-        return weight_PB.new_zeros(len(weight_PB), self.c).index_add_(1, self.index_B, weight_PB)
-
-    def subtract(self, from_PBC: Tensor, weight_PB: Tensor) -> None:
-        """weight_i y_i of every example."""
-        if self.soft:
-            from_PBC.addcmul_(weight_PB[..., None], self.y_BC, value=-1)
-        else:
-            from_PBC[:, self.row_B, self.index_B] -= weight_PB
 
 
 def _fake(

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .targets import Targets
+
 # Mixed logits held at a time: on the CPU a block stays in the cache.
 _BLOCK_CPU, _BLOCK_ACCELERATOR = 2**18, 2**26
 
@@ -38,13 +40,8 @@ class Accumulator:
         # Mixed logits lie between the smallest of these and 0: where exp cannot underflow there, it needs no maximum.
         # Elsewhere than on the CPU, asking would stall the device.
         self.shallow = logits_PBC.device.type == "cpu" and bool(self.logits_PBC.amin() > _DEEPEST)
-        self.soft = targets.is_floating_point()
         P, B, C = logits_PBC.shape
-        if self.soft:
-            self.targets_BC = targets.to(logits_PBC.dtype)
-            self.mass_B = self.targets_BC.sum(1)
-        else:
-            self.index_B = targets.long()
+        self.targets = Targets(targets, C, logits_PBC.dtype)
         self.loss_P = logits_PBC.new_zeros(P)
         self.grad_PBC = logits_PBC.new_zeros(P, B, C) if gradient else None
         self.gram_PBB = None if 2 * C < B else logits_PBC.new_zeros(P, B, B)
@@ -72,13 +69,13 @@ class Accumulator:
         torch.bmm(lam_PNB, logits_PBC, out=z_PNC)
         clean_z_PNC = z_PNC.clone() if details else None
         if self.gram_PBB is None:
-            weighted_y_PNC = torch.matmul(lam_PNB, self._probabilities(), out=self._held("y", z_PNC.shape)).mul_(w_PN1)
+            weighted_y_PNC = torch.matmul(lam_PNB, self.targets.y_BC, out=self._held("y", z_PNC.shape)).mul_(w_PN1)
             self.loss_P[where] -= torch.mul(weighted_y_PNC, z_PNC, out=self._held("products", z_PNC.shape)).sum((1, 2))
         top_PN1 = None if self.shallow else z_PNC.amax(-1, keepdim=True)
         exp_PNC = z_PNC.exp_() if top_PN1 is None else z_PNC.sub_(top_PN1).exp_()
         total_PN = exp_PNC.sum(-1)
         lse_PN = total_PN.log() if top_PN1 is None else total_PN.log().add_(top_PN1.squeeze(-1))
-        mass_PN = (lam_PNB @ self.mass_B) if self.soft else lam_PNB.sum(-1)
+        mass_PN = (lam_PNB @ self.targets.mass_B) if self.targets.soft else lam_PNB.sum(-1)
         w_mass_PN = w_PN * mass_PN
         self.loss_P[where] += (w_mass_PN * lse_PN).sum(-1)
         scale_PN1 = (w_mass_PN / total_PN)[..., None]
@@ -94,11 +91,10 @@ class Accumulator:
         if clean_z_PNC is None:
             return None
         softmax_PNC = (clean_z_PNC - lse_PN[..., None]).exp_()
-        y_PNC = lam_PNB @ self._probabilities()
+        y_PNC = lam_PNB @ self.targets.y_BC
         term_PN = mass_PN * lse_PN - (y_PNC * clean_z_PNC).sum(-1)
-        slope_PNB = (mass_PN[..., None] * softmax_PNC - y_PNC) @ logits_PBC.mT - clean_z_PNC @ self._probabilities().T
-        mass_B = self.mass_B if self.soft else lam_PNB.new_ones(lam_PNB.shape[2])
-        return Details(term_PN, w_PN1 * slope_PNB.addcmul_(lse_PN[..., None], mass_B))
+        slope_PNB = (mass_PN[..., None] * softmax_PNC - y_PNC) @ logits_PBC.mT - clean_z_PNC @ self.targets.y_BC.T
+        return Details(term_PN, w_PN1 * slope_PNB.addcmul_(lse_PN[..., None], self.targets.mass_B))
 
     def _held(self, name: str, shape: Sequence[int]) -> Tensor:
         """Memory kept from block to block: on the CPU, taking fresh memory costs as much time as filling it."""
@@ -107,24 +103,14 @@ class Accumulator:
             self.memory[name] = self.logits_PBC.new_empty(size)
         return self.memory[name][:size].view(shape)
 
-    def _probabilities(self) -> Tensor:
-        if self.soft:
-            return self.targets_BC
-        C = self.logits_PBC.shape[2]
-        return torch.nn.functional.one_hot(self.index_B, C).to(self.logits_PBC.dtype)
-
     def finish(self) -> tuple[Tensor, Tensor | None]:
         """Losses (P,) and gradients (P, B, C): what the targets contribute, through the Gram matrices."""
         if self.gram_PBB is None:
             return self.loss_P, self.grad_PBC
-        affinity_PBB = self.logits_PBC @ self.targets_BC.T if self.soft else self.logits_PBC[:, :, self.index_B]
+        affinity_PBB = self.targets.of_classes(self.logits_PBC)
         self.loss_P -= (self.gram_PBB * affinity_PBB).sum((1, 2))
         if self.grad_PBC is not None:
-            # index_add_ adds examples of one class in any order on a GPU, which rounds differently every time.
-            if self.soft or self.grad_PBC.device.type != "cpu":
-                self.grad_PBC.sub_(self.gram_PBB @ self._probabilities())
-            else:
-                self.grad_PBC.index_add_(2, self.index_B, self.gram_PBB, alpha=-1)
+            self.targets.subtract_classes(self.grad_PBC, self.gram_PBB)
         return self.loss_P, self.grad_PBC
 
 
