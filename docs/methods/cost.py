@@ -21,7 +21,7 @@ def main(files: list[str]) -> None:
         device = machine.get("gpu") or f"{machine['threads']} CPU thread{'s' if machine['threads'] != '1' else ''}"
         for row in result["methods"]:
             if row["relative"] is not None:
-                card = row["method"].split("(")[0].removesuffix("-alone")
+                card = row["method"].split("(")[0].removesuffix("-alone").removesuffix("-small-alpha")
                 label = "" if row["method"] == card else f"`{row['method']}`: "
                 found.setdefault(card, []).append(f"{label}{row['relative']:.2f} of ERM's speed ({where}, {device})")
     for path in sorted(HERE.glob("*.md")):

@@ -110,5 +110,5 @@ def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
         reason = str(error) or type(error).__name__
     return UnreadableImageError(
         f"cannot read the image {path}: {reason}: replace or remove the file, or leave out unreadable images "
-        "with bad_images='skip'"
+        "with bad_images='skip' (--bad-images skip)"
     )
