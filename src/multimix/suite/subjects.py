@@ -46,7 +46,7 @@ class Candidate:
     training: str = "trained elsewhere"
     """The conditions of its training in a few words."""
     check: Callable[[], object] = lambda: None
-    """Raises early, before any model is made, for data that `load` would refuse."""
+    """Raises before anything is computed for what `load` would refuse."""
 
     @property
     def name(self) -> str:
