@@ -8,8 +8,7 @@ from typing import Any, TextIO
 
 from ..extras import require
 from ..training import Progress
-from .live import LiveBoard
-from .progress import duration
+from .live import LiveBoard, duration
 from .workers import Job
 
 __all__ = ["Board"]

@@ -9,8 +9,7 @@ from typing import Any, TextIO
 from ..extras import require
 from ..suite import Part
 from ..suite.subjects import Candidate
-from .live import LiveBoard
-from .progress import duration
+from .live import LiveBoard, duration
 
 __all__ = ["EvaluationBoard"]
 

@@ -1,4 +1,4 @@
-"""What displays of long work share: a live table on a terminal, plain lines elsewhere, and the time that is left."""
+"""What displays of long work share: something live on a terminal, plain lines elsewhere, and the time that is left."""
 
 from __future__ import annotations
 
@@ -7,31 +7,36 @@ import time
 from typing import Any, Self, TextIO
 
 from ..extras import require
-from .progress import duration
 
-__all__ = ["LiveBoard"]
+__all__ = ["LiveBoard", "LiveDisplay", "duration"]
 
 # Without a terminal, a sign of life this often (seconds) when nothing ends.
 _SILENCE = 60.0
 
 
-class LiveBoard:
-    """Base of the boards, which are context managers: they define `remaining` and `_render`.
+class LiveDisplay:
+    """Base of the displays, which are context managers: they define `_render`.
 
     Args:
         file: where to write; default: standard output.
+        refresh_per_second: how often to draw anew; None: only when `_live.refresh` is called.
     """
 
-    def __init__(self, file: TextIO | None) -> None:
+    def __init__(self, file: TextIO | None, *, refresh_per_second: float | None) -> None:
         self.file = sys.stdout if file is None else file
-        self.spoke = time.monotonic()
+        self._refresh_per_second = refresh_per_second
         self._live: Any = None
 
     def __enter__(self) -> Self:
         if self.file.isatty():
             console = require("rich.console", "train").Console(file=self.file, highlight=False, markup=False)
-            live = require("rich.live", "train").Live
-            self._live = live(console=console, transient=True, refresh_per_second=4, get_renderable=self._render)
+            self._live = require("rich.live", "train").Live(
+                console=console,
+                transient=True,
+                auto_refresh=self._refresh_per_second is not None,
+                refresh_per_second=self._refresh_per_second or 1,
+                get_renderable=self._render,
+            )
             self._live.start()
         return self
 
@@ -40,13 +45,28 @@ class LiveBoard:
             self._live.stop()
             self._live = None
 
+    def _render(self) -> Any:
+        """What is live on a terminal."""
+        raise NotImplementedError(f"{type(self).__name__} must define _render")
+
+    def _say(self, line: str) -> None:
+        """A line that stays."""
+        if self._live is None:
+            print(line, file=self.file, flush=True)
+        else:
+            self._live.console.print(line, soft_wrap=True)
+
+
+class LiveBoard(LiveDisplay):
+    """Base of the boards, which define `remaining` too."""
+
+    def __init__(self, file: TextIO | None) -> None:
+        super().__init__(file, refresh_per_second=4)
+        self.spoke = time.monotonic()
+
     def remaining(self) -> float | None:
         """Estimated seconds until everything is done; None while there is nothing to go by."""
         raise NotImplementedError(f"{type(self).__name__} must define remaining")
-
-    def _render(self) -> Any:
-        """The table on a terminal."""
-        raise NotImplementedError(f"{type(self).__name__} must define _render")
 
     def _left(self) -> str:
         remaining = self.remaining()
@@ -58,7 +78,17 @@ class LiveBoard:
 
     def _say(self, line: str) -> None:
         self.spoke = time.monotonic()
-        if self._live is None:
-            print(line, file=self.file, flush=True)
-        else:
-            self._live.console.print(line, soft_wrap=True)
+        super()._say(line)
+
+
+def duration(seconds: float) -> str:
+    """A time span in its two largest units.
+
+    >>> duration(5.2), duration(95), duration(7322), duration(200_000)
+    ('5s', '1m35s', '2h02m', '2d07h')
+    """
+    whole = round(seconds)
+    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // smaller:02}{name}"
+    return f"{whole}s"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any, TextIO
+from typing import TextIO
 
-from ..extras import require
 from ..training.progress import Progress
+from .live import LiveDisplay, duration
 
-__all__ = ["Display", "describe", "duration"]
+__all__ = ["Display", "describe"]
 
 
-class Display:
+class Display(LiveDisplay):
     """A progress callback for `multimix.training.train`; use it as a context manager.
 
     Every finished epoch leaves one line. On a terminal, a live line below shows the epoch under way, with the
@@ -19,32 +18,22 @@ class Display:
     """
 
     def __init__(self, file: TextIO | None = None) -> None:
-        self.file = sys.stdout if file is None else file
-        self._live: Any = None
-
-    def __enter__(self) -> Display:
-        if self.file.isatty():
-            console = require("rich.console", "train").Console(file=self.file, highlight=False, markup=False)
-            self._live = require("rich.live", "train").Live(console=console, transient=True, auto_refresh=False)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        # No thread that draws beside a training, which may fork its loading processes at any moment.
+        super().__init__(file, refresh_per_second=None)
+        self._line = ""
 
     def __call__(self, progress: Progress) -> None:
         """Show one report."""
         line = describe(progress)
-        if self._live is None:
-            if progress.metrics is not None:
-                print(line, file=self.file, flush=True)
-        elif progress.metrics is not None:
-            self._live.update("")
-            self._live.console.print(line)
-        else:
-            self._live.update(line, refresh=True)
+        if progress.metrics is not None:
+            self._line = ""
+            self._say(line)
+        elif self._live is not None:
+            self._line = line
+            self._live.refresh()
+
+    def _render(self) -> str:
+        return self._line
 
 
 def describe(progress: Progress) -> str:
@@ -69,16 +58,3 @@ def describe(progress: Progress) -> str:
     if progress.remaining is not None and progress.remaining > 0:
         parts.append(f"{duration(progress.remaining)} left")
     return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """A time span in its two largest units.
-
-    >>> duration(5.2), duration(95), duration(7322), duration(200_000)
-    ('5s', '1m35s', '2h02m', '2d07h')
-    """
-    whole = round(seconds)
-    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // smaller:02}{name}"
-    return f"{whole}s"
