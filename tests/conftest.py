@@ -1,9 +1,22 @@
 """Shared by all tests."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 import torch
 import tyro  # noqa: F401  (its import fails once a doctest has left an unhashable value in builtins._)
+from tests.methods.accelerator import Accelerator, module_to
+from torch import nn
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores already
+
+
+@pytest.fixture
+def accelerator(monkeypatch) -> Iterator[list[str]]:
+    """The pretended accelerator, and where the host has waited for it."""
+    monkeypatch.setattr(nn.Module, "to", module_to(nn.Module.to))
+    Accelerator.waits.clear()
+    with Accelerator():
+        yield Accelerator.waits

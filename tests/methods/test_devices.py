@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tests.methods.accelerator import DEVICE, Accelerator, Remote, module_to, move
+from tests.methods.accelerator import DEVICE, Remote, move
 from tests.methods.conftest import seeded
 from tests.methods.every_method import NAMES, loss_of, make
-from torch import nn
 
 from multimix.criteria import Contrastive, Metrix, MMix, MultiSimilarity, ProxyAnchor
 from multimix.methods import DenseLoss, TransMix
@@ -15,15 +14,6 @@ from multimix.models import build
 
 # What the host must know to go on: saliency that is computed there, and how many mixtures are still to be optimised.
 WAITS = {"saliency": "saliencymix.py", "puzzle": "puzzlemix.py", "comixup": "comixup.py", "supermix": "masks.py"}
-
-
-@pytest.fixture
-def accelerator(monkeypatch) -> Iterator[list[str]]:
-    """The pretended accelerator, and where the host has waited for it."""
-    monkeypatch.setattr(nn.Module, "to", module_to(nn.Module.to))
-    Accelerator.waits.clear()
-    with Accelerator():
-        yield Accelerator.waits
 
 
 def test_the_pretended_accelerator_finds_mistakes(accelerator) -> None:

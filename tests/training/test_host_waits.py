@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
 import torch
-from tests.methods.accelerator import DEVICE, Accelerator, Remote, module_to
-from torch import Tensor, nn
+from tests.methods.accelerator import DEVICE, Remote
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from multimix import methods
@@ -32,15 +32,6 @@ def config(method: str, **changes) -> Config:
 def without_the_end(monkeypatch) -> None:
     """An epoch that does not read its sums at the end, where the host has to wait."""
     monkeypatch.setattr(loop.Loop, "_finite_totals", lambda self: Totals())
-
-
-@pytest.fixture
-def accelerator(monkeypatch) -> Iterator[list[str]]:
-    """The pretended accelerator, and where the host has waited for it."""
-    monkeypatch.setattr(nn.Module, "to", module_to(nn.Module.to))
-    Accelerator.waits.clear()
-    with Accelerator():
-        yield Accelerator.waits
 
 
 @pytest.fixture
