@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tests.benchmarking.told_clock import tell
 
 from multimix import recipes
 from multimix.benchmarking import methods as timing
@@ -18,20 +19,7 @@ from multimix.training import Config
 
 def test_a_mixture_of_methods_costs_its_expectation(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = {Erm: 1.0, InputMixup: 2.0, MultiMix: 10.0}
-    done: list[float] = []
-    monkeypatch.setattr(
-        timing, "_step", lambda fabric, config, model, method, batch: lambda: done.append(cost[type(method)])
-    )
-
-    def timed(variants: dict, *, rounds: int, device: str, warm: bool) -> dict[str, list[float]]:  # type: ignore[type-arg]
-        times: dict[str, list[float]] = {}
-        for name, call in variants.items():
-            done.clear()
-            call()
-            times[name] = [sum(done)] * rounds
-        return times
-
-    monkeypatch.setattr(timing, "interleaved", timed)
+    tell(monkeypatch, lambda model, method, batch: cost[type(method)])
     config = replace(recipes.get("digits"), batch_size=60)
     methods = ["erm", "multimix(share=0.25)", "multimix-alone"]
     found, how = speed.measure_speed({m: replace(config, method=m) for m in methods}, device="cpu")

@@ -10,28 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from tests.benchmarking.told_clock import tell
+from tests.suite.memory import Memory, quiet
 
 from multimix import cli, published
 from multimix.benchmarking import methods as timing
-from multimix.data import ArrayDataset
-from multimix.methods import DenseMultiMix, Erm, InputMixup, MultiMix
-from multimix.models import build
+from multimix.data import ArrayDataset, Batch
+from multimix.methods import DenseMultiMix, Erm, InputMixup, Method, MultiMix
+from multimix.models import SplitModel, build
 from multimix.suite import Speed
 from multimix.suite.part import Subject
 from multimix.suite.speed import with_n
 from multimix.training import Config
 
 COST = {Erm: 1.0, InputMixup: 2.0, MultiMix: 4.0, DenseMultiMix: 10.0}
-
-
-class Memory:
-    def __init__(self) -> None:
-        self.kept: dict[str, Any] = {}
-
-    def compute(self, key: str, function: Callable[[], Any]) -> Any:
-        if key not in self.kept:
-            self.kept[key] = json.loads(json.dumps(function()))
-        return self.kept[key]
 
 
 @pytest.fixture
@@ -52,30 +44,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A clock that is told what a step costs: n / 1000 more for each mixed example of MultiMix; the steps it saw."""
     seen: list[Any] = []
 
-    def step(fabric: Any, config: Config, model: Any, method: Any, batch: Any) -> Callable[[], None]:
+    def cost(model: SplitModel, method: Method, batch: Batch) -> float:
         seen.append((type(method), len(batch.images), model.training))
-        n = getattr(getattr(method, "criterion", None), "n", 0)
-        return lambda: done.append(COST.get(type(method), 3.0) + n / 1000)
+        return COST.get(type(method), 3.0) + getattr(getattr(method, "criterion", None), "n", 0) / 1000
 
-    done: list[float] = []
-
-    def timed(variants: dict[str, Any], *, rounds: int, **_: object) -> dict[str, list[float]]:
-        times = {}
-        for name, call in variants.items():
-            done.clear()
-            call()
-            times[name] = [sum(done)] * rounds
-        return times
-
-    monkeypatch.setattr(timing, "_step", step)
-    monkeypatch.setattr(timing, "interleaved", timed)
+    tell(monkeypatch, cost)
     monkeypatch.setattr(timing, "peak_memory", lambda call, *, device: 2**20)
     return seen
 
 
 def test_speeds_are_those_of_the_clock(subject: Subject, clock: list[Any]) -> None:
     part = Speed(methods=("input-mixup",), n=(1000, 2000))
-    found = part.evaluate(subject, Memory(), lambda words: None)
+    found = part.evaluate(subject, Memory(), quiet)
     # Half of the batches take input mixup; MultiMix's default n is 1000.
     own = 0.5 * 2 + 0.5 * (4 + 1)
     assert found["own"] == "multimix"
@@ -92,16 +72,16 @@ def test_speeds_are_those_of_the_clock(subject: Subject, clock: list[Any]) -> No
 
 def test_what_is_timed_is_kept_method_by_method(subject: Subject, clock: list[Any]) -> None:
     memory = Memory()
-    first = Speed(n=(10,)).evaluate(subject, memory, lambda words: None)
+    first = Speed(n=(10,)).evaluate(subject, memory, quiet)
     del clock[:]
-    assert Speed(n=(10,)).evaluate(subject, memory, lambda words: None) == first
+    assert Speed(n=(10,)).evaluate(subject, memory, quiet) == first
     assert clock == []
 
 
 def test_a_network_trained_elsewhere_is_timed_with_the_papers_methods(subject: Subject, clock: list[Any]) -> None:
     elsewhere = replace(subject, method=None, config=None, train=None, label="torchvision:resnet18")
     part = Speed(n=(10,))
-    found = part.evaluate(elsewhere, Memory(), lambda words: None)
+    found = part.evaluate(elsewhere, Memory(), quiet)
     assert found["own"] is None
     assert {"erm", "multimix", "dense-multimix"} <= set(found["rows"])
     assert found["rows"]["erm"]["relative"] == 1.0
@@ -115,7 +95,7 @@ def test_a_network_trained_elsewhere_is_timed_with_the_papers_methods(subject: S
 def test_real_steps_leave_the_model_and_the_global_generator_alone(subject: Subject) -> None:
     weights = {name: value.clone() for name, value in subject.model.state_dict().items()}
     before = torch.get_rng_state()
-    found = Speed(methods=("daml",), n=(1,), rounds=3, seconds=0.01).evaluate(subject, Memory(), lambda words: None)
+    found = Speed(methods=("daml",), n=(1,), rounds=3, seconds=0.01).evaluate(subject, Memory(), quiet)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, weights[name]) for name, value in subject.model.state_dict().items())
     row = found["rows"]["multimix"]
@@ -126,7 +106,7 @@ def test_real_steps_leave_the_model_and_the_global_generator_alone(subject: Subj
 
 
 def test_the_papers_table_stands_beside(subject: Subject, clock: list[Any]) -> None:
-    found = Speed(n=(10,)).evaluate(subject, Memory(), lambda words: None)
+    found = Speed(n=(10,)).evaluate(subject, Memory(), quiet)
     *_, section = Speed().section({"mine": [found, found]}, {"mine": "#000000"})
     assert section.table is not None
     rows = {row[0].text: [cell.text for cell in row] for row in section.table.rows}

@@ -1,0 +1,35 @@
+"""A clock for `multimix.benchmarking.methods` that is told what a step costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from multimix.benchmarking import methods as timing
+from multimix.data import Batch
+from multimix.methods import Method
+from multimix.models import SplitModel
+
+Cost = Callable[[SplitModel, Method, Batch], float]
+
+
+def tell(monkeypatch: pytest.MonkeyPatch, cost: Cost) -> None:
+    """Steps do nothing, and take the seconds that `cost` gives."""
+    done: list[float] = []
+
+    def step(fabric: Any, config: Any, model: SplitModel, method: Method, batch: Batch) -> Callable[[], None]:
+        seconds = cost(model, method, batch)
+        return lambda: done.append(seconds)
+
+    def timed(variants: Mapping[str, Callable[[], object]], *, rounds: int, **_: object) -> dict[str, list[float]]:
+        times = {}
+        for name, call in variants.items():
+            done.clear()
+            call()
+            times[name] = [sum(done)] * rounds
+        return times
+
+    monkeypatch.setattr(timing, "_step", step)
+    monkeypatch.setattr(timing, "interleaved", timed)
