@@ -12,16 +12,16 @@ from multimix.methods import InputMixup, Method, MethodOutput
 
 
 class WithClean(Method):
-    """A method's loss, times `scale`, plus `weight` times the cross entropy of the clean images."""
+    """A method's loss, plus `weight` times the cross entropy of the clean images."""
 
-    def __init__(self, method: Method, weight: float = 1.0, scale: float = 1.0) -> None:
+    def __init__(self, method: Method, weight: float = 1.0) -> None:
         super().__init__()
-        self.method, self.weight, self.scale = method, weight, scale
+        self.method, self.weight = method, weight
 
     def forward(self, model, images, targets, generator=None, **extras):
         out = self.method(model, images, targets, generator, **extras)
         logits = model(images) if out.logits is None else out.logits
-        return MethodOutput(self.scale * out.loss + self.weight * F.cross_entropy(logits, targets), logits)
+        return MethodOutput(out.loss + self.weight * F.cross_entropy(logits, targets), logits)
 
 
 class Scaled(Method):
