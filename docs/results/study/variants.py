@@ -14,7 +14,7 @@ from multimix.methods import InputMixup, Method, MethodOutput
 class WithClean(Method):
     """A method's loss, plus `weight` times the cross entropy of the clean images."""
 
-    def __init__(self, method: Method, weight: float = 1.0) -> None:
+    def __init__(self, method: Method, weight: float) -> None:
         super().__init__()
         self.method, self.weight = method, weight
 
@@ -51,21 +51,21 @@ class Annealed(Method):
 class Both(Method):
     """MultiMix and input mixup in every step, their losses averaged, where the paper takes turns."""
 
-    def __init__(self, method: Method, share: float = 0.5) -> None:
+    def __init__(self, method: Method) -> None:
         super().__init__()
-        self.method, self.other, self.share = method, InputMixup(), share
+        self.method, self.other = method, InputMixup()
 
     def forward(self, model, images, targets, generator=None, **extras):
         out = self.method(model, images, targets, generator)
         other = self.other(model, images, targets, generator)
-        return MethodOutput(self.share * out.loss + (1 - self.share) * other.loss, out.logits)
+        return MethodOutput((out.loss + other.loss) / 2, out.logits)
 
 
 class Terms(Method):
     """The limit n = inf with a weight for the cross entropy at the batch mean, and one for what the spread of the
     mixtures around it adds; at one alpha, `spread` = m alpha + 1 gives the spread the weight of one-hot mixing."""
 
-    def __init__(self, mean: float, spread: float, alpha: float | tuple[float, float] = (0.5, 2.0)) -> None:
+    def __init__(self, mean: float, spread: float, alpha: float | tuple[float, float]) -> None:
         super().__init__()
         self.mean, self.spread, self.alpha = mean, spread, alpha
 
