@@ -112,7 +112,8 @@ def test_an_unreadable_image_is_one_line_that_names_the_file(photos: FileDataset
             path.unlink()
         case "empty":
             path.write_bytes(b"")
-    with pytest.raises(UnreadableImageError, match=r"^cannot read the image .*/3\.jpg: [^\n]*bad_images='skip' \(--bad-images skip\)$"):
+    message = r"^cannot read the image .*/3\.jpg: [^\n]*bad_images='skip' \(--bad-images skip\)$"
+    with pytest.raises(UnreadableImageError, match=message):
         images(photos, workers=workers, train=False)
 
 

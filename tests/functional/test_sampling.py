@@ -80,10 +80,10 @@ def test_range_of_alpha_is_drawn_for_every_row() -> None:
 
 
 def gammas(shapes: torch.Tensor, m: int, few: int, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """Variates (rows, m) of the shapes (rows,); more than `few` rejected ones are drawn again in bulk."""
+    """Variates (rows, m) of the shapes (rows,), in parts; more than `few` rejected ones are drawn again in bulk."""
     monkeypatch.setattr(_gamma, "_FEW", few)
     out = torch.empty(len(shapes), m, dtype=shapes.dtype)
-    _gamma.gamma_(out, shapes[:, None], _gamma.Scratch(out.numel(), out.dtype), rng(12))
+    _gamma.gamma_(out, shapes[:, None], _gamma.Scratch(out.numel() // 3, out.dtype), rng(12))
     return (out * (shapes[:, None] - 1 / 3)).double().numpy()
 
 
@@ -112,7 +112,7 @@ def test_every_row_keeps_its_own_alpha_when_draws_are_rejected(monkeypatch) -> N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_half_integer_variates_are_gamma(twice_shape, dtype) -> None:
     out = torch.empty(1000, 101, dtype=dtype)
-    _gamma.half_integer_gamma_(out, twice_shape, _gamma.Scratch(out.numel(), dtype), rng(14))
+    _gamma.half_integer_gamma_(out, twice_shape, _gamma.Scratch(out.numel() // 3, dtype), rng(14))
     assert stats.kstest(out.double().numpy().ravel(), stats.gamma(twice_shape / 2).cdf).pvalue > SIGNIFICANCE
 
 
@@ -121,7 +121,7 @@ def test_logs_of_variates_are_those_of_gamma_ones(shapes) -> None:
     rows, m = 4000, 5
     out = torch.empty(rows, m, dtype=torch.float64)
     alpha = torch.tensor(shapes, dtype=torch.float64).repeat(rows // 2)[:, None]
-    _gamma.log_gamma_(out, alpha, _gamma.Scratch(out.numel(), out.dtype), rng(15))
+    _gamma.log_gamma_(out, alpha, _gamma.Scratch(out.numel() // 3, out.dtype), rng(15))
     for i, shape in enumerate(shapes):
         # The constant of a row is (shape + 1 - 1/3), or without the boost (shape - 1/3).
         scale = shape + (shape < 0.5) - 1 / 3

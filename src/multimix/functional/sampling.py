@@ -1,14 +1,13 @@
 """Interpolation weights: rows of Lambda transposed, drawn from symmetric Dirichlet distributions (section 3.2).
 
 A Dirichlet vector is a normalised vector of independent Gamma(alpha) variables. On the CPU the weights are drawn part
-by part, every part from a generator of its own, in memory that stays in the cache. Where alpha may be small,
-normalisation is in log space, so that nothing underflows.
+by part, in memory that stays in the cache. Where alpha may be small, normalisation is in log space, so that nothing
+underflows.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -21,7 +20,7 @@ from ._checks import Alpha, check_alpha, check_count
 # Elements handed out at a time: on the CPU a block stays in the cache; elsewhere few launches matter more.
 _BLOCK_CPU, _BLOCK_ACCELERATOR = 2**18, 2**25
 
-# Elements drawn at a time: what a seed draws depends on it.
+# Elements on which the operations of a draw follow each other: what a seed draws depends on it, and on the block.
 _PART = 2**16
 
 # Beyond these a row is one-hot, or uniform, to any precision, and float32 would overflow.
@@ -94,7 +93,10 @@ def iter_weights(
     positions_at_once = max(1, min(positions, limit // (b * max(n, 1)))) if rows_at_once == n else 1
     compute = torch.promote_types(dtype, torch.float32)
     memory = torch.empty(positions_at_once * rows_at_once, b, device=generator.device, dtype=compute)
-    draw = _by_parts(memory, generator) if on_cpu else functools.partial(_draw_unsynchronized, generator=generator)
+    draw: Callable[[Tensor, int, float, float], None] = functools.partial(_draw_unsynchronized, generator=generator)
+    if on_cpu:
+        scratch = _gamma.Scratch(max(b, min(memory.numel(), _PART)), compute)
+        draw = functools.partial(_draw, scratch=scratch, generator=generator)
     for first in range(0, positions, positions_at_once):
         where = slice(first, min(first + positions_at_once, positions))
         for start in range(0, n, rows_at_once):
@@ -105,24 +107,7 @@ def iter_weights(
             yield where, rows, block.view(p, k, b).to(dtype)
 
 
-def _by_parts(memory: Tensor, generator: torch.Generator) -> Callable[[Tensor, int, float, float], None]:
-    """A function that fills blocks (rows, b) no larger than `memory`.
-
-    One part after the other: drawing parts in several Python threads was measured to be slower, since the operations
-    on a part are too short for threads that share an interpreter.
-    """
-    seeds = itertools.count(int(random.draw_seed(generator)))
-    rows_of_part = max(1, _PART // memory.shape[1])
-    scratch = _gamma.Scratch(min(memory.shape[0], rows_of_part) * memory.shape[1], memory.dtype)
-
-    @random.eager
-    def draw(block: Tensor, m: int, low: float, high: float) -> None:
-        for part, seed in zip(block.split(rows_of_part), seeds, strict=False):
-            _draw(part, m, low, high, scratch, torch.Generator("cpu").manual_seed(seed))
-
-    return draw
-
-
+@random.eager
 def _draw(out: Tensor, m: int, low: float, high: float, scratch: _gamma.Scratch, generator: torch.Generator) -> None:
     """Fill `out` (rows, b): each row with Dir(alpha), alpha ~ U[low, high], on m places."""
     rows, b = out.shape
