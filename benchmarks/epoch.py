@@ -16,7 +16,7 @@ import torch
 import torchvision
 
 from multimix.benchmarking import epoch
-from multimix.benchmarking.measure import hardware
+from multimix.benchmarking.measure import clock, hardware
 from multimix.training import Config
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     if importlib.util.find_spec("mixup"):
         machine["mixup"] = importlib.metadata.version("mixup")
     settings = {k: v for k, v in vars(options).items() if k != "json"}
-    settings["clock"] = epoch.clock(config, torch.device(options.device)).__name__
+    settings["clock"] = clock(options.device, alone=options.workers == 0).__name__
     print("  ".join(f"{key}: {value}" for key, value in machine.items()))
     print("  ".join(f"{key}: {value}" for key, value in settings.items()), end="\n\n")
     print(

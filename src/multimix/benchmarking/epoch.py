@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from ..training import Config
 from ..training.devices import connect
 from ..training.repeatability import borrowed_global_state
 from . import peers
-from .measure import Ratio, ratio, synchronize
+from .measure import Ratio, interleaved, ratio
 from .own_loop import Steps, network_alone, training_loop
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -101,31 +101,12 @@ def run(
                         made[loop] = peers.LOOPS[loop](config, splits, fabric.device)
                 except ImportError as error:
                     say(f"{loop}: {error}")
-            seconds = _in_turns(made, steps, rounds, fabric.device, clock(config, fabric.device))
+            for advance in made.values():
+                advance(max(3, steps // 4))  # starts workers, compiles
+            turns = {loop: functools.partial(advance, steps) for loop, advance in made.items()}
+            alone = config.workers == 0
+            seconds = interleaved(turns, rounds=rounds, device=str(fabric.device), warm=True, alone=alone)
             yield from _rows(method, seconds, config, len(splits.train), steps)
-
-
-def clock(config: Config, device: torch.device) -> Callable[[], float]:
-    """What `run` reads the time from."""
-    alone = config.workers == 0 and device.type == "cpu" and torch.get_num_threads() == 1
-    return time.process_time if alone else time.perf_counter
-
-
-def _in_turns(
-    made: dict[str, Steps], steps: int, rounds: int, device: torch.device, now: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Seconds of every turn; the order is reversed in every second round."""
-    for advance in made.values():
-        advance(max(3, steps // 4))  # starts workers, compiles
-    seconds: dict[str, list[float]] = {loop: [] for loop in made}
-    for k in range(rounds):
-        for loop in list(made)[:: -1 if k % 2 else 1]:
-            synchronize(str(device))
-            start = now()
-            made[loop](steps)
-            synchronize(str(device))
-            seconds[loop].append(now() - start)
-    return seconds
 
 
 def _rows(method: str, seconds: dict[str, list[float]], config: Config, examples: int, steps: int) -> Iterator[Row]:

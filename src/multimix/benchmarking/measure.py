@@ -36,7 +36,13 @@ def hardware() -> dict[str, str]:
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]], *, rounds: int, device: str, turn: float = 0.0, warm: bool = False
+    variants: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    device: str,
+    turn: float = 0.0,
+    warm: bool = False,
+    alone: bool = True,
 ) -> dict[str, list[float]]:
     """Seconds per call of every variant in every round, after a warm-up call each.
 
@@ -48,17 +54,29 @@ def interleaved(
         turn: a turn repeats the call for about so many seconds (at least once): a short call is measured as in a loop
             and not by what the variant before it left in the caches.
         warm: all have been called before.
+        alone: as for `clock`.
     """
+    now = clock(device, alone=alone)
     calls = dict.fromkeys(variants, 1)
     for name, call in variants.items():
-        once = 0.0 if warm else _timed(call, device, 1)
+        once = 0.0 if warm else _timed(call, device, 1, now)
         if once < turn:
-            calls[name] = max(1, round(turn / _timed(call, device, 1)))
+            calls[name] = max(1, round(turn / _timed(call, device, 1, now)))
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for k in range(rounds):
         for name in list(variants)[:: -1 if k % 2 else 1]:
-            seconds[name].append(_timed(variants[name], device, calls[name]))
+            seconds[name].append(_timed(variants[name], device, calls[name], now))
     return seconds
+
+
+def clock(device: str, *, alone: bool = True) -> Callable[[], float]:
+    """What `interleaved` reads the time from.
+
+    Args:
+        alone: this process does all the work. The processor's time would leave out that of others, which load images.
+    """
+    one_thread = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if alone and one_thread else time.perf_counter
 
 
 class Ratio(NamedTuple):
@@ -121,13 +139,11 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _timed(call: Callable[[], object], device: str, calls: int) -> float:
+def _timed(call: Callable[[], object], device: str, calls: int, now: Callable[[], float]) -> float:
     """Seconds per call."""
-    one_thread = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if one_thread else time.perf_counter
     synchronize(device)
-    start = clock()
+    start = now()
     for _ in range(calls):
         call()
     synchronize(device)
-    return (clock() - start) / calls
+    return (now() - start) / calls
