@@ -58,9 +58,7 @@ def main() -> None:
     settings["clock"] = clock(options.device, alone=options.workers == 0).__name__
     print("  ".join(f"{key}: {value}" for key, value in machine.items()))
     print("  ".join(f"{key}: {value}" for key, value in settings.items()), end="\n\n")
-    print(
-        f"{'loop':<15} {'method':<12} {'images/s':>9} {'epochs/min':>10}  ours is faster (95% interval of the median)"
-    )
+    print(f"{'loop':<15} {'method':<12} {'images/s':>9} {'epochs/min':>10}  ours / this [95% interval of the median]")
     rows = []
     for row in epoch.run(
         config,
@@ -71,7 +69,7 @@ def main() -> None:
         say=print,
     ):
         rows.append(dataclasses.asdict(row) | {"ours_is_faster": row.ours_is_faster and row.ours_is_faster._asdict()})
-        faster = "" if row.ours_is_faster is None else "{:.2f}x ({:.2f} to {:.2f})".format(*row.ours_is_faster)
+        faster = "" if row.ours_is_faster is None else row.ours_is_faster.text(".2f")
         line = f"{row.loop:<15} {row.method:<12} {row.images_per_second:>9.0f} {row.epochs_per_minute:>10.3f}  {faster}"
         print(line.rstrip(), flush=True)
         if options.json:

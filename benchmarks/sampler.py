@@ -33,7 +33,7 @@ def main() -> None:
         wall, processor = time.perf_counter(), time.process_time()
         for row in sampler.run(rounds=options.rounds, device=options.device):
             rows.append({**asdict(row), "faster": row.faster._asdict()})
-            faster = f"{row.faster.median:.2f} [{row.faster.low:.2f}, {row.faster.high:.2f}]"
+            faster = row.faster.text(".2f")
             print(f"{row.alpha!s:>12} {row.pytorch_ns:>9.2f} {row.ours_ns:>7.2f} {faster:>22}", flush=True)
             if options.json is not None:
                 options.json.write_text(json.dumps({"sampler": tables}, indent=2) + "\n")

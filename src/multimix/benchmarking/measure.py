@@ -86,6 +86,14 @@ class Ratio(NamedTuple):
     low: float
     high: float
 
+    def text(self, form: str) -> str:
+        """As the tables show it, each number in the format `form`.
+
+        >>> Ratio(2.0, 1.9, 2.125).text(".2f")
+        '2.00 [1.90, 2.12]'
+        """
+        return f"{self.median:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
 
 def ratio(slow: Sequence[float], fast: Sequence[float], *, confidence: float = 0.95) -> Ratio:
     """slow / fast within every round of `interleaved`.

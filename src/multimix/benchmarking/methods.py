@@ -21,7 +21,7 @@ from ..random import make_generator
 from ..training import Config, TrainingStep
 from ..training.devices import connect
 from ..training.optimizers import make_optimizer
-from .measure import interleaved, peak_memory, ratio, synchronize
+from .measure import Ratio, interleaved, peak_memory, ratio, synchronize
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -60,6 +60,13 @@ class Row:
     relative_low: float | None = None
     relative_high: float | None = None
     """Between which the true median of the ratio lies (`measure.ratio`); for ERM, of a second copy: the noise."""
+
+    @property
+    def speed(self) -> Ratio | None:
+        """`relative` with its interval."""
+        if self.relative is None or self.relative_low is None or self.relative_high is None:
+            return None
+        return Ratio(self.relative, self.relative_low, self.relative_high)
 
 
 def run(

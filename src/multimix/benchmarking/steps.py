@@ -94,18 +94,16 @@ def run(
         shape = {"num_classes": setting.classes, "image_size": setting.image_size}
         erm = math.nan
         for row in methods.run(list(variants), config, **shape, rounds=rounds, seconds=seconds, say=say):
-            if row.relative is None or row.milliseconds is None:
+            if row.speed is None or row.milliseconds is None:
                 yield Row(setting, row.method, None, None, None, None, row.why_not)
                 continue
-            assert row.relative_low is not None
-            assert row.relative_high is not None
             erm = row.milliseconds if row.method == "erm" else erm
             added = rates and floor.seconds(least_work(setting, *variants[row.method]), rates)
             yield Row(
                 setting,
                 row.method,
                 row.milliseconds,
-                Ratio(1 / row.relative, 1 / row.relative_high, 1 / row.relative_low),
+                Ratio(1 / row.speed.median, 1 / row.speed.high, 1 / row.speed.low),
                 None if added is None or row.method == "erm" else 1 + 1e3 * added / erm,
                 row.peak_mib,
             )

@@ -154,7 +154,7 @@ def _sampler(options: Options, device: Device, record: Record) -> None:
     for row in sampler.run(n=options.n, b=options.b, rounds=options.rounds, device=device):
         record.add("sampler", row)
         alpha = "-".join(map(str, row.alpha)) if isinstance(row.alpha, tuple) else str(row.alpha)
-        print(f"{alpha:>10} {row.pytorch_ns:>9.2f} {row.ours_ns:>9.2f} {_ratio(row.faster, '.2f'):>22}", flush=True)
+        print(f"{alpha:>10} {row.pytorch_ns:>9.2f} {row.ours_ns:>9.2f} {row.faster.text('.2f'):>22}", flush=True)
 
 
 def _footnotes(device: Device, rates: Mapping[loss.Precision, floor.Rates]) -> None:
@@ -178,4 +178,4 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _ratio(value: Ratio | None, form: str) -> str:
-    return "–" if value is None else f"{value.median:{form}} [{value.low:{form}}, {value.high:{form}}]"
+    return "–" if value is None else value.text(form)

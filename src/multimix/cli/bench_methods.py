@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
         f"b={options.batch_size}, {options.precision}\n"
     )
     width = max(map(len, chosen))
-    print(f"{'method':<{width}} {'images/s':>9} {'of ERM':>7} {'':<16} {'ms/step':>9} {'peak MiB':>9}")
+    print(f"{'method':<{width}} {'images/s':>9} {'of ERM':>22} {'ms/step':>9} {'peak MiB':>9}")
     for row in benchmark.run(
         chosen,
         config,
@@ -94,12 +94,11 @@ def main(argv: list[str]) -> None:
         seconds=options.seconds,
     ):
         record.add("methods", row)
-        if row.why_not:
+        if row.speed is None:
             print(f"{row.method:<{width}} not measured: {row.why_not}", flush=True)
         else:
-            interval = f"[{row.relative_low:.3f}, {row.relative_high:.3f}]"
             print(
-                f"{row.method:<{width}} {row.images_per_second:>9.1f} {row.relative:>7.3f} {interval:<16} "
+                f"{row.method:<{width}} {row.images_per_second:>9.1f} {row.speed.text('.3f'):>22} "
                 f"{row.milliseconds:>9.2f} {row.peak_mib:>9.1f}",
                 flush=True,
             )
