@@ -6,7 +6,6 @@ only the latter. Under a minute on two idle cores.
 """
 
 import argparse
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from multimix.benchmarking import sampler
 from multimix.benchmarking.measure import hardware
+from multimix.training.files import write_json
 
 
 def main() -> None:
@@ -36,12 +36,12 @@ def main() -> None:
             faster = row.faster.text(".2f")
             print(f"{row.alpha!s:>12} {row.pytorch_ns:>9.2f} {row.ours_ns:>7.2f} {faster:>22}", flush=True)
             if options.json is not None:
-                options.json.write_text(json.dumps({"sampler": tables}, indent=2) + "\n")
+                write_json(options.json, {"sampler": tables})
         used = (time.process_time() - processor) / (time.perf_counter() - wall)
         tables[-1]["processors_used"] = round(used, 2)
         print(f"processor time over wall-clock time: {used:.2f}")
     if options.json is not None:
-        options.json.write_text(json.dumps({"sampler": tables}, indent=2) + "\n")
+        write_json(options.json, {"sampler": tables})
 
 
 if __name__ == "__main__":

@@ -7,44 +7,31 @@ time of a step says what the exchange adds.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 
-from multimix.benchmarking import epoch, own_loop
-from multimix.benchmarking.measure import hardware, synchronize
-from multimix.training import Config
+from multimix.benchmarking import epoch, loop_options, own_loop
+from multimix.benchmarking.measure import synchronize
 from multimix.training.devices import connect, leave_process_group
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--model", default="smallnet", help="network")
+    parser = loop_options.make_parser(__doc__)
     parser.add_argument("--method", default="erm")
-    parser.add_argument("--batch-size", type=int, default=128, help="per process")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
-    parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--steps", type=int, default=30, help="optimiser steps that a launch times")
     parser.add_argument("--rounds", type=int, default=5, help="launches of each")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU, per process")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
     options = parser.parse_args()
     if "LOCAL_WORLD_SIZE" in os.environ:
         return measure(options)
     torch.set_num_threads(options.threads)
-    machine = hardware()
-    settings = {k: v for k, v in vars(options).items() if k != "json"}
-    print("  ".join(f"{key}: {value}" for key, value in (machine | settings).items()), end="\n\n")
+    record = loop_options.begin(options)
     launches: dict[int, list[tuple[float, float]]] = {count: [] for count in options.processes}
     for _ in range(options.rounds):
         for count in options.processes:
@@ -54,7 +41,6 @@ def main() -> None:
         count: [count * options.batch_size * options.steps / wall for wall, _ in times]
         for count, times in launches.items()
     }
-    rows = []
     for count, times in launches.items():
         row = {
             "processes": count,
@@ -63,13 +49,8 @@ def main() -> None:
             "processor_ms_per_step": statistics.median(1e3 * processor / options.steps for _, processor in times),
             "rounds": [round(rate, 1) for rate in rates[count]],
         }
-        rows.append(row)
+        record.add("scaling", row)
         print("  ".join(f"{k}: {v:.2f}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(
-            json.dumps({"machine": machine, "settings": settings, "scaling": rows}, indent=2) + "\n"
-        )
 
 
 def launched(count: int, threads: int) -> tuple[float, float]:
@@ -84,18 +65,8 @@ def launched(count: int, threads: int) -> tuple[float, float]:
 
 def measure(options: argparse.Namespace) -> None:
     """What each process does; the first prints the seconds."""
-    config = Config(
-        data="cifar100",
-        model=options.model,
-        method=options.method,
-        batch_size=options.batch_size * int(os.environ["WORLD_SIZE"]),
-        accelerator=options.device,
-        precision=options.precision,
-        channels_last=options.channels_last,
-        compile=options.compile,
-        lr=1e-3,
-        schedule="constant",
-    )
+    whole = options.batch_size * int(os.environ["WORLD_SIZE"])
+    config = loop_options.make_config(options, method=options.method, batch_size=whole)
     fabric = connect(config)
     fabric.launch()
     with ExitStack() as stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -9,13 +10,18 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from importlib import metadata
 from typing import NamedTuple
 
 import torch
 
 
-def hardware() -> dict[str, str]:
-    """Processor, accelerator, threads and versions, as every recorded result states them."""
+def hardware(*packages: str) -> dict[str, str]:
+    """Processor, accelerator, threads and versions, as every recorded result states them.
+
+    Args:
+        packages: further ones whose versions matter, where they are installed.
+    """
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
@@ -32,6 +38,9 @@ def hardware() -> dict[str, str]:
     }
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
     return found
 
 

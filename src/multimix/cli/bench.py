@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +13,8 @@ import torch
 from ..benchmarking import floor, loss, sampler, steps
 from ..benchmarking.measure import Ratio
 from ..benchmarking.rates import cpu_rates
+from ..benchmarking.record import Record
 from ..kernels import triton_launch
-from .bench_record import Record
 from .options import parse
 
 Table = Literal["loss", "steps", "sampler"]
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
     device = _device(options.device)
-    record = Record(options.json, options)
+    record = Record(options.json, asdict(options))
     rates = _rates(device)
     record.note("rates", {precision: found._asdict() for precision, found in rates.items()})
     if "loss" in options.tables:

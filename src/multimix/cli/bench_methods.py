@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from .. import methods
 from ..benchmarking import methods as benchmark
+from ..benchmarking.record import Record
 from ..training import Config
-from .bench_record import Record
 from .options import parse
 
 DEFAULT = (
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
         channels_last=options.channels_last,
         accelerator=options.device,
     )
-    record = Record(options.json, options)
+    record = Record(options.json, asdict(options))
     print(
         f"{options.model}, {options.image_size}x{options.image_size}, {options.classes} classes, "
         f"b={options.batch_size}, {options.precision}\n"

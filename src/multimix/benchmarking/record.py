@@ -8,26 +8,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..benchmarking.measure import hardware
 from ..training.files import write_json
+from .measure import hardware
 
 
 class Record:
-    """Prints the machine; then collects rows by table, and writes everything to `path` (if any) after every row."""
+    """Prints the machine; then collects rows by table, and writes everything to `path` (if any) after every row.
 
-    def __init__(self, path: Path | None, options: Any) -> None:
+    Args:
+        setting: the options of the benchmark.
+        packages: as for `hardware`.
+    """
+
+    def __init__(self, path: Path | None, setting: Mapping[str, Any], *packages: str) -> None:
         self.path = path
-        machine = hardware()
-        self.found: dict[str, Any] = {
-            "machine": machine,
-            "setting": json.loads(json.dumps(dataclasses.asdict(options), default=str)),
-        }
+        machine = hardware(*packages)
+        self.found: dict[str, Any] = {"machine": machine, "setting": json.loads(json.dumps(setting, default=str))}
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         print("  ".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
 
     def add(self, table: str, row: Any) -> None:
-        """One row, a dataclass, of a table."""
+        """One row of a table, a dataclass or a dictionary."""
         self.found.setdefault(table, []).append(_plain(row))
         self._write()
 
