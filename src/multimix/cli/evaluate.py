@@ -101,7 +101,7 @@ def main(argv: list[str]) -> None:
         if not any(outcome.results for outcome in outcomes):
             raise ValueError(f"nothing could be evaluated: {_failures(outcomes)[0]}")
         print("Making the page ...", flush=True)
-        left_out = write_evaluation(outcomes, parts, out, command=command, conditions={})
+        left_out = write_evaluation(outcomes, parts, out, command=command)
     except KeyboardInterrupt:
         print(f"\nStopped; everything is saved. Continue with: {command}", file=sys.stderr)
         raise SystemExit(130) from None

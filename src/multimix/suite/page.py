@@ -25,9 +25,7 @@ from .running import Outcome, options_of
 __all__ = ["label_colors", "write_evaluation"]
 
 
-def write_evaluation(
-    outcomes: Sequence[Outcome], parts: Sequence[Part], out: Path, *, command: str, conditions: Mapping[str, str]
-) -> list[str]:
+def write_evaluation(outcomes: Sequence[Outcome], parts: Sequence[Part], out: Path, *, command: str) -> list[str]:
     """Write the four of them; what a part cannot show is left out, and named.
 
     Returns:
@@ -39,9 +37,10 @@ def write_evaluation(
     """
     out.mkdir(parents=True, exist_ok=True)
     colors = label_colors(outcomes)
-    conditions = {**conditions, **_conditions(outcomes, parts), "Command": command}
+    conditions = {**_conditions(outcomes, parts), "Command": command}
     kinds = kinds_of(outcomes)
-    numbers = {label: headlines(group, parts) for label, group in by_label(outcomes, which=kinds[0]).items()}
+    of_first_kind = by_label(outcomes, which=kinds[0])
+    numbers = {label: headlines(group, parts) for label, group in of_first_kind.items()}
     differences = differences_from_erm(numbers)
     whole = {"conditions": conditions, "made": now(), "differences": as_rows(differences)}
     write_json(out / "evaluation.json", whole | {"models": as_json(outcomes, parts)})
@@ -51,15 +50,17 @@ def write_evaluation(
         groups = by_label(outcomes, which=which)
         shown[which] = [section for part in parts for section in _sections(part, groups, colors)]
         _write_plots(shown[which], out / "plots" / (which or ""))
-    paper = _beside_paper(outcomes, parts, kinds[0])
+    about = outcomes[0].candidate
+    networks = _several(o.candidate.model for o in outcomes)
+    methods = {label: group[0].candidate.method for label, group in of_first_kind.items()}
+    paper = beside_paper(numbers, methods, data=about.data, model=networks)
     apart = differences_section(differences, colors)
     first = [*([apart] if apart else []), *paper, *shown[kinds[0]]]
     names = list(colors)
-    about = outcomes[0].candidate
     page = fill(
         title=f"{_count(len(names))} on {about.data}",
-        kicker=" · ".join(["multimix evaluate", _several(o.candidate.model for o in outcomes), _weights(kinds)]),
-        headline=_sentences(outcomes, parts, kinds[0]),
+        kicker=" · ".join(["multimix evaluate", networks, _weights(kinds)]),
+        headline=_sentences(of_first_kind, parts),
         headline_note="In brackets: the mean difference from ERM in percentage points, over runs paired by seed, with "
         "its 95 % t-interval. A method is called better or worse only when the interval leaves out zero."
         if BASELINE in names and len(names) > 1
@@ -98,9 +99,8 @@ def _sections(part: Part, groups: Mapping[str, Sequence[Outcome]], colors: Mappi
         return [Section(part.name, "", left_out=" ".join(str(error).split()) or type(error).__name__)]
 
 
-def _sentences(outcomes: Sequence[Outcome], parts: Sequence[Part], which: str | None) -> list[str]:
+def _sentences(groups: Mapping[str, Sequence[Outcome]], parts: Sequence[Part]) -> list[str]:
     """For the first number of every part, how the methods differ from ERM."""
-    groups = by_label(outcomes, which=which)
     found = []
     for part in parts:
         of_part = {label: headlines(group, [part]) for label, group in groups.items()}
@@ -120,16 +120,6 @@ def _sentences(outcomes: Sequence[Outcome], parts: Sequence[Part], which: str | 
             text = sentence(name, told, higher_is_better=title.endswith("↑"))
             found.append(text[0].upper() + text[1:] if text.startswith(("no ", "for ")) else text)
     return [text.replace(" ± ", "\u00a0±\u00a0") for text in found]
-
-
-def _beside_paper(outcomes: Sequence[Outcome], parts: Sequence[Part], which: str | None) -> list[Section]:
-    groups = by_label(outcomes, which=which)
-    return beside_paper(
-        {label: headlines(group, parts) for label, group in groups.items()},
-        {label: group[0].candidate.method for label, group in groups.items()},
-        data=outcomes[0].candidate.data,
-        model=_several(o.candidate.model for o in outcomes),
-    )
 
 
 def _conditions(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> dict[str, str]:

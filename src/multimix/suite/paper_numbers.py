@@ -10,7 +10,7 @@ from ..reports.statistics import estimate
 from ..reports.tables import Cell, Table
 from .results import Numbers
 
-__all__ = ["beside_paper"]
+__all__ = ["beside_paper", "measured_cell", "published_cell"]
 
 MEASURED = {
     "top-1, %": "accuracy",
@@ -21,7 +21,6 @@ MEASURED = {
     "intrusion distance": "intrusion",
 }
 """The headline number, without its arrow, that measures each published quantity."""
-
 
 TOPICS = {
     "accuracy": ("accuracy",),
@@ -43,7 +42,7 @@ def beside_paper(
         model: their network, for the words; the paper's networks stand in the column titles.
     """
     measured = {
-        (methods[label], quantity): [value for value in seeds.values()]
+        (methods[label], quantity): list(seeds.values())
         for label, found in numbers.items()
         for title, seeds in found.items()
         if (quantity := MEASURED.get(title.rstrip(" ↑↓"))) is not None
@@ -82,10 +81,10 @@ def _table(
         cells = [Cell(method, method)]
         for quantity, name in columns:
             if name is None:
-                cells.append(_measured(measured.get((method, quantity))))
+                cells.append(measured_cell(measured.get((method, quantity))))
             else:
                 number = next((n for n in paper if (n.quantity, n.model, n.method) == (quantity, name, method)), None)
-                cells.append(_published(number))
+                cells.append(published_cell(number))
         rows.append(cells)
     titles = [
         f"{published.QUANTITIES[quantity].title}\n" + ("measured here" if name is None else f"paper, {name}")
@@ -94,14 +93,16 @@ def _table(
     return Table(["method", *titles], rows)
 
 
-def _measured(values: list[float] | None) -> Cell:
+def measured_cell(values: Sequence[float] | None) -> Cell:
+    """What was measured here: mean ± standard deviation."""
     if not values:
         return Cell("not measured", "")
     mean, std, n = estimate(values)
     return Cell(f"{mean:.2f}".replace("-", "−"), mean, spread=f"± {std:.2f}" if n > 1 else "")
 
 
-def _published(number: published.Number | None) -> Cell:
+def published_cell(number: published.Number | None) -> Cell:
+    """What the paper states, as it is printed there."""
     if number is None:
         return Cell("–", "")
     return Cell(number.text, number.value, spread="" if number.std is None else f"± {number.std:g}")

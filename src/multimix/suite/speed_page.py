@@ -8,9 +8,9 @@ from typing import Any
 
 from .. import published
 from ..reports.sections import Panel, Section
-from ..reports.statistics import estimate
 from ..reports.style import BASELINE_COLOR, figure, line, to_svg
 from ..reports.tables import Cell, Table, estimates_table
+from .paper_numbers import measured_cell, published_cell
 
 __all__ = ["sections"]
 
@@ -124,14 +124,11 @@ def _beside_paper(results: Results) -> Section:
                     here.setdefault(method, []).append(row["relative"])
     rows = []
     for method in dict.fromkeys([*(method for method, _ in paper), *here]):
-        cells = [Cell(method, method), _measured(here.get(method))]
+        cells = [Cell(method, method), measured_cell(here.get(method))]
         for network in networks:
             number, erm = paper.get((method, network)), paper["erm", network]
-            if number is None:
-                cells += [Cell("–", ""), Cell("–", "")]
-            else:
-                ratio = number.value / erm.value
-                cells += [Cell(number.text, number.value), Cell(f"{ratio:.2f}", ratio)]
+            ratio = None if number is None else number.value / erm.value
+            cells += [published_cell(number), Cell("–", "") if ratio is None else Cell(f"{ratio:.2f}", ratio)]
         rows.append(cells)
     units = ("1000 images/s", "÷ ERM's")
     titles = [f"paper, {network}\n{unit}" for network in networks for unit in units]
@@ -144,10 +141,3 @@ def _beside_paper(results: Results) -> Section:
         "with it.",
         table=Table(["method", "measured here\n÷ ERM's", *titles], rows),
     )
-
-
-def _measured(values: Sequence[float] | None) -> Cell:
-    if not values:
-        return Cell("not measured", "")
-    mean, std, n = estimate(values)
-    return Cell(f"{mean:.2f}", mean, spread=f"± {std:.2f}" if n > 1 else "")
