@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from importlib.resources import files
@@ -19,7 +20,7 @@ from .summary import Summary, summarize
 from .tables import results_csv, results_table
 
 
-def write_report(paths: Iterable[Path], out: Path, *, say: Callable[[str], None] = lambda message: None) -> Summary:
+def write_report(paths: Iterable[Path], out: Path) -> Summary:
     """Write `report.html`, `summary.json` and `results.csv` for finished runs.
 
     What cannot be made, because the data or some of the runs are not there, is left out and named on the page.
@@ -27,7 +28,6 @@ def write_report(paths: Iterable[Path], out: Path, *, say: Callable[[str], None]
     Args:
         paths: run folders, or folders that hold runs (such as the `--out` of `multimix compare`).
         out: folder of the three files.
-        say: called with a few words before each longer piece of work.
 
     Raises:
         FileNotFoundError: a path does not exist or holds no run.
@@ -38,11 +38,11 @@ def write_report(paths: Iterable[Path], out: Path, *, say: Callable[[str], None]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "summary.json", as_json(summary))
     write_text(out / "results.csv", results_csv(summary))
-    write_text(out / "report.html", render(summary, say=say))
+    write_text(out / "report.html", render(summary))
     return summary
 
 
-def render(summary: Summary, *, say: Callable[[str], None] = lambda message: None) -> str:
+def render(summary: Summary) -> str:
     """The page as a string."""
     colors = method_colors([row.label for row in summary.rows], summary.baseline)
     return fill(
@@ -53,7 +53,7 @@ def render(summary: Summary, *, say: Callable[[str], None] = lambda message: Non
         missing=summary.missing,
         results=results_table(summary, colors),
         results_note=notes.results(summary),
-        sections=sections.make(summary, colors, say=say),
+        sections=sections.make(summary, colors),
         conditions=notes.conditions(summary, made=now()),
     )
 
@@ -90,12 +90,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         for key in ("accuracy_difference", "ece_difference", "nll_difference"):
             difference = getattr(row, key)
             if difference is not None:
-                value[key] = {
-                    "mean": difference.mean,
-                    "half_width_95": _finite(difference.half_width),
-                    "pairs": difference.n,
-                    "verdict": difference.verdict,
-                }
+                value[key] = difference.as_json()
         rows.append(value)
     return {
         "headline": headline(summary),
@@ -107,8 +102,4 @@ def as_json(summary: Summary) -> dict[str, Any]:
 
 
 def _estimate(estimate: Estimate) -> dict[str, float | None]:
-    return {"mean": estimate.mean, "std": _finite(estimate.std), "n": estimate.n}
-
-
-def _finite(value: float) -> float | None:
-    return None if value != value else value
+    return {"mean": estimate.mean, "std": None if math.isnan(estimate.std) else estimate.std, "n": estimate.n}

@@ -51,19 +51,19 @@ class Section:
     """Why the section could not be made; then it has nothing else."""
 
 
-def make(summary: Summary, colors: Mapping[str, str], *, say: Callable[[str], None]) -> list[Section]:
+def make(summary: Summary, colors: Mapping[str, str]) -> list[Section]:
     """All sections that these runs allow, in the order of the page."""
     # The parts of an evaluation are made of the sections defined here.
     from ..suite import accuracy_page
 
-    evaluations = functools.cache(lambda: _evaluate(summary, say))
+    evaluations = functools.cache(lambda: _evaluate(summary))
     makers: dict[str, Callable[[], Section | None]] = {
         "Difference from ERM": lambda: _differences(summary, colors),
         "Learning curves": lambda: _curves(summary, colors),
         "Does confidence mean accuracy?": lambda: accuracy_page.reliability(evaluations(), colors),
         "What MultiMix samples": lambda: _hull(summary),
         "Where Dense MultiMix attends": lambda: _attention(summary),
-        "Embedding space": lambda: _embeddings(summary, say),
+        "Embedding space": lambda: _embeddings(summary),
         "Accuracy by class": lambda: accuracy_page.per_class(evaluations()),
     }
     made = []
@@ -112,7 +112,7 @@ def _curves(summary: Summary, colors: Mapping[str, str]) -> Section:
     )
 
 
-def _evaluate(summary: Summary, say: Callable[[str], None]) -> dict[str, list[Mapping[str, Any]]]:
+def _evaluate(summary: Summary) -> dict[str, list[Mapping[str, Any]]]:
     """By label: every run on its test set, with the weights of the last epoch."""
     from ..suite.accuracy import Accuracy
     from ..suite.running import measure
@@ -120,7 +120,6 @@ def _evaluate(summary: Summary, say: Callable[[str], None]) -> dict[str, list[Ma
 
     found = {}
     for group in summary.groups:
-        say(f"evaluating {group.label}")
         candidates = [run_candidate(run, group.label) for run in group.runs.values()]
         found[group.label] = [measure(candidate, Accuracy()) for candidate in candidates]
     return found
@@ -152,13 +151,12 @@ def _attention(summary: Summary) -> Section | None:
     )
 
 
-def _embeddings(summary: Summary, say: Callable[[str], None]) -> Section:
+def _embeddings(summary: Summary) -> Section:
     runs = representatives(summary.groups)
     sample = choose_sample(next(iter(runs.values())))
     short = sample.names if all(len(name) <= 3 for name in sample.names) else ()
     panels = []
     for label, run in runs.items():
-        say(f"embedding {label}")
         plot = plot_embeddings(run, sample)
         svg = scatter_panel(
             plot.points, sample.classes, CLASS_COLORS[: len(sample.names)], short_names=short, label=label

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..extras import require
 
@@ -36,6 +36,15 @@ class Difference(NamedTuple):
         if self.mean - self.half_width > 0:
             return "higher"
         return "lower" if self.mean + self.half_width < 0 else "noise"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; NaN as null."""
+        return {
+            "mean": self.mean,
+            "half_width_95": None if math.isnan(self.half_width) else self.half_width,
+            "pairs": self.n,
+            "verdict": self.verdict,
+        }
 
 
 def estimate(values: Sequence[float]) -> Estimate:

@@ -40,14 +40,7 @@ def differences_from_erm(numbers: Mapping[str, Numbers]) -> dict[str, dict[str, 
 def as_rows(differences: Differences) -> list[dict[str, Any]]:
     """For JSON: one object for each label and number."""
     return [
-        {
-            "label": label,
-            "number": title,
-            "mean": difference.mean,
-            "half_width_95": None if math.isnan(difference.half_width) else difference.half_width,
-            "pairs": difference.n,
-            "verdict": difference.verdict,
-        }
+        {"label": label, "number": title, **difference.as_json()}
         for label, of_label in differences.items()
         for title, difference in of_label.items()
     ]
