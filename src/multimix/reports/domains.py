@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from typing import Any
 
 from .runs import Run
 from .statistics import Estimate, estimate
-from .tables import Cell, Table
+from .tables import Cell, Table, csv_text
 
 
 @dataclass(frozen=True)
@@ -76,15 +74,13 @@ def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:
 def as_csv(runs: Sequence[Run]) -> str:
     """One line for each finished run: the accuracy on the held-out domain after the last epoch, and after the one with
     the best accuracy on the validation split of the source domains, where there is one."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["method", "held_out", "seed", "test_accuracy", "test_accuracy_of_best_val"])
+    rows = []
     for run in runs:
         if run.finished:
             chosen = run.best["test_accuracy"] if "val_accuracy" in run.last else ""
             config = run.config
-            writer.writerow([config.method, config.held_out, config.seed, run.last["test_accuracy"], chosen])
-    return buffer.getvalue()
+            rows.append([config.method, config.held_out, config.seed, run.last["test_accuracy"], chosen])
+    return csv_text(["method", "held_out", "seed", "test_accuracy", "test_accuracy_of_best_val"], rows)
 
 
 def _cell(value: Estimate | None, best: float | None) -> Cell:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from .runs import Run
 from .sections import Panel, Section
 from .statistics import Estimate, estimate
 from .style import INK, figure, line, method_colors, to_svg
-from .tables import Cell, Table
+from .tables import Cell, Table, csv_text
 
 DEFAULT = "as it is"
 
@@ -201,12 +199,8 @@ def as_rows(found: Sequence[Point]) -> list[dict[str, Any]]:
 
 def as_csv(found: Sequence[Point]) -> str:
     """One line for each point."""
-    buffer = io.StringIO()
     rows = as_rows(found)
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _published(method: str, config: Config) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .headline import points
@@ -156,19 +156,29 @@ def per_class_table(
 
 def results_csv(summary: Summary) -> str:
     """One line for each run, for further analysis: accuracies and errors are fractions."""
+    rows = [
+        [group.label, group.method, seed, run.last["test_accuracy"], run.best["test_accuracy"], run.best["epoch"],
+         run.last["test_ece"], run.last["test_loss"], run.last["epoch"], round(run.seconds, 3), run.path]
+        for group in summary.groups
+        for seed, run in group.runs.items()
+    ]  # fmt: skip
+    return csv_text(
+        ["label", "method", "seed", "test_accuracy_last", "test_accuracy_best", "best_epoch", "test_ece_last",
+         "test_nll_last", "epochs", "seconds", "run"],
+        rows,
+    )  # fmt: skip
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as CSV.
+
+    >>> csv_text(["method", "seed"], [["multimix(n=5, m=2)", 0]])
+    'method,seed\\n"multimix(n=5, m=2)",0\\n'
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["label", "method", "seed", "test_accuracy_last", "test_accuracy_best", "best_epoch", "test_ece_last",
-         "test_nll_last", "epochs", "seconds", "run"]
-    )  # fmt: skip
-    for group in summary.groups:
-        for seed, run in group.runs.items():
-            last, best = run.last, run.best
-            writer.writerow(
-                [group.label, group.method, seed, last["test_accuracy"], best["test_accuracy"], best["epoch"],
-                 last["test_ece"], last["test_loss"], last["epoch"], round(run.seconds, 3), run.path]
-            )  # fmt: skip
+    writer.writerow(columns)
+    writer.writerows(rows)
     return buffer.getvalue()
 
 

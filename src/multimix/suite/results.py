@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..reports.tables import Table, estimates_table
+from ..reports.tables import Table, csv_text, estimates_table
 from .part import Part
 from .running import Outcome, options_of
 from .subjects import Which
@@ -109,9 +107,5 @@ def as_csv(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> str:
         }
         numbers = headlines([outcome], parts)
         rows.append(row | {title.rstrip(" ↑↓"): seeds[about.seed] for title, seeds in numbers.items()})
-    buffer = io.StringIO()
-    columns = dict.fromkeys(title for row in rows for title in row)
-    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    columns = list(dict.fromkeys(title for row in rows for title in row))
+    return csv_text(columns, [[row.get(title, "") for title in columns] for row in rows])
