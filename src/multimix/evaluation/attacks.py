@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import random
+from ..functional._checks import check_pixels
 from ..models.modes import keeping_modes
 from .classification import check_predictions
 
@@ -207,8 +208,7 @@ def attacking(model: Classifier, device: torch.device) -> Iterator[None]:
 
 def check_images(images: Tensor) -> None:
     """One clear error for what is not a batch of pixels in [0, 1]."""
-    if not images.is_floating_point():
-        raise TypeError(f"images must be floating-point pixels in [0, 1], got {images.dtype}: divide them by 255")
+    check_pixels(images)
     if images.ndim != 4 or not images.numel():
         raise ValueError(f"images must be (b, channels, height, width) with b >= 1, got {tuple(images.shape)}")
     low, high = torch.stack(images.detach().aminmax()).tolist()

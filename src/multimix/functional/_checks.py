@@ -64,6 +64,18 @@ def check_targets(targets: Tensor, b: int, c: int | None = None) -> None:
             )
 
 
+def check_pixels(images: Tensor) -> None:
+    """Pixels in floating point; their range is not looked at."""
+    if not images.is_floating_point():
+        raise TypeError(f"images must be floating-point pixels in [0, 1], got {images.dtype}: divide them by 255")
+
+
+def check_images(images: Tensor) -> None:
+    """Images (b, channels, height, width)."""
+    if images.ndim != 4:
+        raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
+
+
 def as_probabilities(targets: Tensor, c: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Targets (b,) or (b, c) as probabilities (b, c)."""
     if targets.is_floating_point():

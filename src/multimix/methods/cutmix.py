@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..functional._checks import check_images
 from .pairs import InputMethod, Pairing, check_positive, host, probabilities
 
 
@@ -42,8 +43,7 @@ class CutMix(InputMethod):
 
     def paste(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Box]:
         """Mixed images, the partner (b,) of every image, and the box that came from it."""
-        if images.ndim != 4:
-            raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
+        check_images(images)
         lam, partner = Pairing.draw(images.shape[0], self.alpha, generator, images.device)
         height, width = images.shape[-2:]
         box = Box(*_interval(height, lam, generator), *_interval(width, lam, generator))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..functional._checks import check_images
 from .pairs import InputMethod, Pairing, check_positive, host, probabilities
 
 
@@ -32,8 +33,7 @@ class FMix(InputMethod):
     def mix(
         self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        if images.ndim != 4:
-            raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
+        check_images(images)
         soft = probabilities(images, targets, num_classes)
         generator = host(generator)
         pairing = Pairing.draw(images.shape[0], self.alpha, generator, images.device)

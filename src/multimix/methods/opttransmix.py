@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..functional._checks import check_count
+from ..functional._checks import check_count, check_images
 from .pairs import InputMethod, Pairing, check_positive, host, probabilities
 from .wasserstein import check_reg, convolutional_barycenter
 
@@ -58,8 +58,7 @@ class OptTransMix(InputMethod):
         self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `InputMethod.mix`, with pixels in [0, 1]; values outside are cut off."""
-        if images.ndim != 4:
-            raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
+        check_images(images)
         soft = probabilities(images, targets, num_classes)
         pairing = Pairing.draw(images.shape[0], self.alpha, host(generator), images.device)
         mass = 1 - images if self.light else images

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import random
 from ..functional import sample_weights
-from ..functional._checks import Alpha, as_probabilities, check_alpha, check_count, check_targets
+from ..functional._checks import Alpha, as_probabilities, check_alpha, check_count, check_pixels, check_targets
 from ..functional.interpolation import mix
 from .base import Mixed, Mixer
 
@@ -33,8 +33,7 @@ class Pairing(NamedTuple):
 
     def mix(self, x: Tensor) -> Tensor:
         """lam x + (1 - lam) x[partner], for images, features or probabilities alike."""
-        if not x.is_floating_point():
-            raise TypeError(f"images must be floating-point pixels in [0, 1], got {x.dtype}: divide them by 255")
+        check_pixels(x)
         return torch.lerp(x[self.partner], x, self.lam)
 
 

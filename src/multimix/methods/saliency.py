@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..functional._checks import check_images
 from ..models.modes import keeping_modes
 from .base import MethodOutput, Mixed, Mixer
 from .pairs import probabilities
@@ -93,7 +94,7 @@ class SaliencyMixer(Mixer):
         generator: torch.Generator | None = None,
         **extras: Tensor,
     ) -> Mixed:
-        _check(images)
+        check_images(images)
         soft = probabilities(images, targets, model.num_classes)
         return self._mix(images, soft, input_saliency(model, images, targets), generator)
 
@@ -107,14 +108,9 @@ class SaliencyMixer(Mixer):
     ) -> MethodOutput:
         if not self.clean_lam:
             return super().forward(model, images, targets, generator, **extras)
-        _check(images)
+        check_images(images)
         soft = probabilities(images, targets, model.num_classes)
         clean = clean_pass(model, images, targets)
         mixed = self._mix(images, soft, clean.saliency, generator)
         loss = nn.functional.cross_entropy(model(mixed.features), mixed.targets)
         return MethodOutput(loss + self.clean_lam * clean.loss, clean.logits)
-
-
-def _check(images: Tensor) -> None:
-    if images.ndim != 4:
-        raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")

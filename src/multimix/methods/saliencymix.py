@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..extras import require
+from ..functional._checks import check_images
 from .pairs import InputMethod, Pairing, check_positive, host, probabilities
 
 
@@ -42,8 +43,7 @@ class SaliencyMix(InputMethod):
         self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `InputMethod.mix`, with pixels in [0, 1]."""
-        if images.ndim != 4:
-            raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
+        check_images(images)
         soft = probabilities(images, targets, num_classes)
         pairing = Pairing.draw(images.shape[0], self.alpha, host(generator), images.device)
         salient = images[pairing.partner if self.per_image else pairing.partner[:1]]

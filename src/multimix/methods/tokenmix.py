@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..criteria.classifiers import apply_linear, is_linear
 from ..criteria.dense import as_tokens
-from ..functional._checks import check_count
+from ..functional._checks import check_count, check_images
 from .pairs import InputMethod, host, probabilities
 from .teacher import Teacher
 from .token_grid import token_grid
@@ -84,8 +84,7 @@ class TokenMix(InputMethod):
     def mix(
         self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        if images.ndim != 4:
-            raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
+        check_images(images)
         soft = probabilities(images, targets, num_classes)
         generator = host(generator)
         partner = torch.randperm(images.shape[0], generator=generator, device="cpu")

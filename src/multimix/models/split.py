@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..functional._checks import check_pixels
+
 
 class SplitModel(nn.Module):
     """A classifier split where it can be mixed: images -> stages -> pool -> classifier -> logits.
@@ -86,8 +88,7 @@ class SplitModel(nn.Module):
             TypeError: integer pixels.
             ValueError: another number of channels than `mean` and `std` have.
         """
-        if not images.is_floating_point():
-            raise TypeError(f"images must be floating-point pixels in [0, 1], got {images.dtype}: divide them by 255")
+        check_pixels(images)
         if self.pixel_mean is None or self.pixel_std is None:
             return images
         channels = len(self.pixel_mean)

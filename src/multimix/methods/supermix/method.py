@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...functional import sample_weights
-from ...functional._checks import check_count
+from ...functional._checks import check_count, check_images
 from ..pairs import InputMethod, check_positive, host, probabilities
 from ..teacher import Teacher
 from .masks import optimise_masks
@@ -96,8 +96,7 @@ class SuperMix(InputMethod):
         self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
     ) -> Supermixed:
         """What `mix` returns, and for which mixtures the optimisation has succeeded."""
-        if images.ndim != 4:
-            raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
+        check_images(images)
         soft = probabilities(images, targets, num_classes)
         b, generator, device = images.shape[0], host(generator), images.device
         K = min(self.k, b)
