@@ -18,7 +18,7 @@ from ..evaluation.autoattack import load_torchattacks
 from ..random import make_generator
 from ..reports.sections import Section
 from .attacks_page import sections
-from .batches import Batches, balanced_order, choose
+from .batches import Batches, balanced_order, check_limit, choose
 from .part import Store, Subject
 
 Attack = Callable[[Tensor, Tensor, torch.Generator], list[Tensor]]
@@ -65,8 +65,7 @@ class Attacks:
     """Of the choice of images and the random starts."""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit counts test images, so it must be at least 1, or None for all; got {self.limit}")
+        check_limit(self.limit)
         for name in ("fgsm_eps", "pgd_eps", "pgd_step", "pgd_steps", "l2_eps", "restarts", "curve_limit"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

@@ -11,6 +11,7 @@ from ..extras import require
 from ..reports.sections import Panel, Section
 from ..reports.style import figure, to_svg
 from ..reports.tables import Cell, Table, estimates_table
+from .batches import described
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -23,8 +24,7 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
 def _errors(results: Results, colors: Mapping[str, str]) -> Section:
     first = next(iter(results.values()))[0]
     settings, n, curve_n = first["settings"], first["examples"], first["curve_examples"]
-    total = first["test_examples"]
-    of = f"all {n:,} test images" if n == total else f"{n:,} of {total:,} test images, equally many of each class"
+    of = described(n, first["test_examples"])
     chance = 100 * 1.96 * 0.5 / math.sqrt(n)
     start = "a random start" if settings["random_start"] else "the image itself as start"
     restarts = f" and {settings['restarts']} restarts" if settings["restarts"] > 1 else ""

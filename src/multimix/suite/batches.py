@@ -34,9 +34,25 @@ def choose(labels: Tensor, limit: int | None, *, seed: int) -> Tensor:
     Raises:
         ValueError: a limit below 1.
     """
+    check_limit(limit)
+    return balanced_order(labels, seed=seed)[:limit].sort().values
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise ValueError for a limit below 1."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit counts test images, so it must be at least 1, or None for all; got {limit}")
-    return balanced_order(labels, seed=seed)[:limit].sort().values
+
+
+def described(count: int, total: int) -> str:
+    """What `choose` has chosen, in words.
+
+    >>> described(1000, 1000), described(100, 1000)
+    ('all 1,000 test images', '100 of 1,000 test images, equally many of each class')
+    """
+    if count == total:
+        return f"all {count:,} test images"
+    return f"{count:,} of {total:,} test images, equally many of each class"
 
 
 class Batches:

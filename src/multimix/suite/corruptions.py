@@ -15,7 +15,7 @@ from ..evaluation.corruptions import CORRUPTIONS, corrupt
 from ..evaluation.corruptions.constants import CONSTANTS, ConstantsOf, constants_for
 from ..random import make_generator
 from ..reports.sections import Section
-from .batches import Batches, choose
+from .batches import Batches, check_limit, choose
 from .corruptions_page import sections
 from .part import Store, Subject
 
@@ -38,8 +38,7 @@ class Corruptions:
     """Of the choice of images and of the random corruptions."""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit counts test images, so it must be at least 1, or None for all; got {self.limit}")
+        check_limit(self.limit)
         unknown = [name for name in self.types if name not in CORRUPTIONS]
         if unknown or not self.types:
             raise ValueError(f"types must be some of {', '.join(CORRUPTIONS)}, got {', '.join(unknown) or 'none'}")

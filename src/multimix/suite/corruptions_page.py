@@ -10,6 +10,7 @@ from ..reports.sections import Panel, Section
 from ..reports.style import figure, to_svg
 from ..reports.summary import BASELINE
 from ..reports.tables import Cell, Table, estimates_table
+from .batches import described
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -29,8 +30,7 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]], baseline: Mappi
 def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
     """One table by label, one by type, and a heat map for each label."""
     first = next(iter(results.values()))[0]
-    n, total = first["examples"], first["test_examples"]
-    of = f"all {n:,} test images" if n == total else f"{n:,} of {total:,} test images, equally many of each class"
+    of = described(first["examples"], first["test_examples"])
     mce = (
         f" The mCE divides the error of each type by {BASELINE}'s before taking the mean, so that hard types do not "
         "outweigh the others; below 100 % is more robust than it."
