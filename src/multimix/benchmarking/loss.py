@@ -119,11 +119,10 @@ def _measure(
 
 
 def direct_weights(
-    n: int, b: int, positions: int | None, generator: torch.Generator | None, device: torch.device | None = None
+    n: int, b: int, positions: int | None, generator: torch.Generator | None, device: torch.device
 ) -> Tensor:
     """The paper's weights by PyTorch's own gamma sampler."""
     shape = (n, b) if positions is None else (positions, n, b)
-    device = device if generator is None else generator.device
     alpha = 0.5 + 1.5 * torch.rand(*shape[:-1], 1, generator=generator, device=device)
     gammas = torch._standard_gamma(alpha.expand(shape).contiguous(), generator=generator)
     return gammas / gammas.sum(-1, keepdim=True)

@@ -117,8 +117,8 @@ def beside_erm(
     make_model: Callable[[], SplitModel],
     batch: Batch,
     *,
-    rounds: int = 9,
-    seconds: float = SECONDS,
+    rounds: int,
+    seconds: float,
     say: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Row]:
     """Time each method on one batch, each in turn with ERM; as `run`, for any network and images.

@@ -50,8 +50,8 @@ def run_jobs(
     workers: int,
     threads: int,
     log: Path,
-    on_progress: Callable[[Job, Progress], None] = lambda job, progress: None,
-    on_end: Callable[[Job, str | None], None] = lambda job, failure: None,
+    on_progress: Callable[[Job, Progress], None],
+    on_end: Callable[[Job, str | None], None],
 ) -> dict[Job, str]:
     """Train all `jobs`, `workers` at a time, each with `threads` CPU threads.
 

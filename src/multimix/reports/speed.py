@@ -20,6 +20,7 @@ from ..training import Config
 from ..training.devices import connect
 from ..training.setting import build_model, train_loader
 from .evaluated import load_splits
+from .summary import BASELINE
 
 ROUNDS = 9
 SECONDS = 8.0
@@ -27,15 +28,12 @@ SECONDS = 8.0
 Device = Literal["cpu", "cuda"]
 
 
-def measure_speed(
-    configs: Mapping[str, Config], *, device: Device, baseline: str = "erm"
-) -> tuple[dict[str, Speed], str]:
+def measure_speed(configs: Mapping[str, Config], *, device: Device) -> tuple[dict[str, Speed], str]:
     """Time whole training steps (forward, loss, backward, optimiser) on one real batch, without data loading.
 
     Args:
-        configs: the configuration of each method.
+        configs: the configuration of each method; "erm" is what the others are compared with.
         device: "cpu" or "cuda".
-        baseline: the key that the others are compared with.
 
     Returns:
         The speed of each, and a sentence that says how it was measured.
@@ -45,7 +43,7 @@ def measure_speed(
     rounds = len(next(iter(expected.values())))
     speeds = {}
     for name, config in configs.items():
-        relative = None if baseline not in expected else median_ratio(expected[baseline], expected[name])
+        relative = None if BASELINE not in expected else median_ratio(expected[BASELINE], expected[name])
         speeds[name] = Speed(config.batch_size / statistics.median(expected[name]), relative)
     threads = torch.get_num_threads()
     where = "one GPU" if device == "cuda" else f"{threads} CPU thread{'s' if threads > 1 else ''}"

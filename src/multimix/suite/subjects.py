@@ -102,10 +102,8 @@ def run_candidate(
     )
 
 
-def run_subject(
-    run: Run, label: str, *, which: Which = "last", device: str | None = None, batch_size: int | None = None
-) -> Subject:
-    """The trained model of a run, and its data.
+def run_subject(run: Run, label: str, *, which: Which, device: str | None, batch_size: int | None) -> Subject:
+    """The trained model of a run, and its data; arguments as for `run_candidates`.
 
     Raises:
         FileNotFoundError: no weights, or no data.

@@ -56,7 +56,7 @@ def evaluation_loader(
     splits: data.DataSplits,
     dataset: data.Dataset,
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device | str,
     rank: int = 0,
     world_size: int = 1,
 ) -> data.Loader:
