@@ -13,6 +13,8 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from ..errors import one_line
+
 COMMANDS = {
     "train": "train one model with one method",
     "compare": "train several methods over several seeds and report them side by side",
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("MULTIMIX_DEBUG"):
             raise
-        fail(" ".join(str(error).split()) or type(error).__name__)
+        fail(one_line(error))
 
 
 def fail(message: str) -> None:

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from ..errors import one_line
 from ..training import Config, Progress, train
 
 __all__ = ["Job", "run_jobs"]
@@ -166,4 +167,4 @@ def _work(connection: Connection, threads: int, log: Path) -> None:
         except Exception as error:
             print(f"{config.method}, seed {config.seed}:", file=sys.stderr)
             traceback.print_exc()
-            connection.send(("end", " ".join(str(error).split()) or type(error).__name__))
+            connection.send(("end", one_line(error)))

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from ..errors import one_line
 from ..extras import require
 from .adapter import split
 from .split import SplitModel
@@ -119,15 +120,14 @@ def _make(name: str, image_size: int, pretrained: bool, make: Callable[[], nn.Mo
     try:
         return make()
     except OSError as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise OSError(
-            f"the weights of {name} could not be loaded or downloaded ({reason}): connect to the network once, put "
-            "them into the cache (TORCH_HOME for torchvision, HF_HOME for timm), or use pretrained=False"
+            f"the weights of {name} could not be loaded or downloaded ({one_line(error)}): connect to the network once, "
+            "put them into the cache (TORCH_HOME for torchvision, HF_HOME for timm), or use pretrained=False"
         ) from error
     except Exception as error:  # constructors assert, and refuse unknown arguments, where a size does not suit
         weights = " with published weights" if pretrained else ""
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{name}{weights} cannot be made for images of {image_size}x{image_size}: {reason}") from error
+        size = f"{image_size}x{image_size}"
+        raise ValueError(f"{name}{weights} cannot be made for images of {size}: {one_line(error)}") from error
 
 
 def _split(

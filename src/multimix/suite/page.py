@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..errors import one_line
 from ..reports.headline import sentence
 from ..reports.page import fill, now
 from ..reports.sections import Section
@@ -96,7 +97,7 @@ def _sections(part: Part, groups: Mapping[str, Sequence[Outcome]], colors: Mappi
     try:
         return part.section(results, {label: colors[label] for label in results})
     except Exception as error:  # the page of the other parts does not suffer from it
-        return [Section(part.name, "", left_out=" ".join(str(error).split()) or type(error).__name__)]
+        return [Section(part.name, "", left_out=one_line(error))]
 
 
 def _sentences(groups: Mapping[str, Sequence[Outcome]], parts: Sequence[Part]) -> list[str]:

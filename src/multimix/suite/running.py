@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..errors import one_line
 from .fingerprint import fingerprint
 from .part import Part, ReadsFiles, Subject
 from .store import FileStore
@@ -95,7 +96,7 @@ def run_parts(
             try:
                 outcome.results[part.name] = _measure(candidate, part, store, load, watch.say)
             except Exception as error:  # whatever it is, the other parts do not suffer from it
-                failure = " ".join(str(error).split()) or type(error).__name__
+                failure = one_line(error)
                 outcome.failures[part.name] = failure
                 if log is not None:
                     _append(log, candidate, part)
