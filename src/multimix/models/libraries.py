@@ -121,8 +121,8 @@ def _make(name: str, image_size: int, pretrained: bool, make: Callable[[], nn.Mo
         return make()
     except OSError as error:
         raise OSError(
-            f"the weights of {name} could not be loaded or downloaded ({one_line(error)}): connect to the network once, "
-            "put them into the cache (TORCH_HOME for torchvision, HF_HOME for timm), or use pretrained=False"
+            f"the weights of {name} could not be loaded or downloaded ({one_line(error)}): connect to the network "
+            "once, put them into the cache (TORCH_HOME for torchvision, HF_HOME for timm), or use pretrained=False"
         ) from error
     except Exception as error:  # constructors assert, and refuse unknown arguments, where a size does not suit
         weights = " with published weights" if pretrained else ""
