@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import evaluation
 from ..reports.sections import Section
 from .accuracy_page import sections
-from .part import Store, Subject
+from .part import Results, Store, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Accuracy:
             shown["top-5, % ↑"] = 100 * result["top5"]
         return shown | {"NLL ↓": result["nll"], "ECE, % ↓": 100 * result["ece"]}
 
-    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
         return sections(results, colors)
 
 

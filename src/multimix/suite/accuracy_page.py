@@ -10,11 +10,9 @@ from ..reports.charts import FEWEST, reliability_panel
 from ..reports.sections import Panel, Section
 from ..reports.style import INK, figure, to_svg
 from ..reports.tables import Cell, Table, estimates_table, per_class_table
+from .part import Results
 
 __all__ = ["per_class", "reliability", "sections"]
-
-Results = Mapping[str, Sequence[Mapping[str, Any]]]
-"""By label, what `Accuracy.evaluate` returned for each seed."""
 
 HEAT_MAP_CLASSES = 20
 """With more classes, a table of the most confused ones says more than a matrix."""

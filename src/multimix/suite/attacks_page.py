@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ..extras import require
 from ..reports.sections import Panel, Section
 from ..reports.style import figure, to_svg
 from ..reports.tables import Cell, Table, estimates_table
 from .batches import described
-
-Results = Mapping[str, Sequence[Mapping[str, Any]]]
+from .part import Results
 
 
 def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:

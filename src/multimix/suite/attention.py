@@ -18,7 +18,7 @@ from ..evaluation.inference import evaluating
 from ..reports.overlays import SIDE, data_uri, one_of_each, shrink
 from ..reports.sections import Section
 from .attention_page import sections
-from .part import Store, Subject
+from .part import Results, Store, Subject
 from .pointing import play_all, read_boxes_once, to_input
 
 
@@ -84,7 +84,7 @@ class Attention:
         hits = result["pointing"]["hit"][result["kinds"][0]]
         return {"pointing game, % ↑": 100 * sum(hits) / len(hits)}
 
-    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
         return sections(results, colors)
 
     def _possible(self, subject: Subject) -> tuple[tuple[str, ...], str]:

@@ -14,8 +14,7 @@ import torch
 from ..reports.overlays import data_uri, from_data_uri, overlay
 from ..reports.sections import Panel, Section
 from ..reports.tables import Cell, Table
-
-Results = Mapping[str, Sequence[Mapping[str, Any]]]
+from .part import Results
 
 CELL, GAP, HEAD, NAME = 100, 6, 48, 26
 """Of the grid of pictures, in units that are about pixels."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from ..random import make_generator
 from ..reports.sections import Section
 from .batches import Batches, check_limit, choose
 from .corruptions_page import sections
-from .part import Store, Subject
+from .part import Results, Store, Subject
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -70,7 +70,7 @@ class Corruptions:
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
         return {"corruption error, % ↓": 100 * result["mean"]}
 
-    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
         return sections(results, colors)
 
     def _constants(self, subject: Subject) -> ConstantsOf:

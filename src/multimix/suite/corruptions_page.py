@@ -11,8 +11,7 @@ from ..reports.style import figure, to_svg
 from ..reports.summary import BASELINE
 from ..reports.tables import Cell, Table, estimates_table
 from .batches import described
-
-Results = Mapping[str, Sequence[Mapping[str, Any]]]
+from .part import Results
 
 DATA_SETS = {"cifar": "CIFAR-10-C", "tinyimagenet": "Tiny-ImageNet-C", "imagenet": "ImageNet-C"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from ..reports.sampling import sample_classes
 from ..reports.sections import Panel, Section
 from ..reports.style import CLASS_COLORS
 from ..reports.tables import estimates_table
-from .part import Store, Subject
+from .part import Results, Store, Subject
 
 SPACES = {"normalized": "embeddings on the unit sphere", "raw": "embeddings as they are"}
 
@@ -85,7 +85,7 @@ class Embedding:
             "effective rank": space["effective_rank"],
         }
 
-    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
         made = [_table_section(space, results, colors) for space in SPACES]
         return made + _picture_section(results)
 
@@ -101,9 +101,7 @@ class Embedding:
         }
 
 
-def _table_section(
-    space: str, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]
-) -> Section:
+def _table_section(space: str, results: Results, colors: Mapping[str, str]) -> Section:
     first = next(iter(results.values()))[0]
 
     def row(run: Mapping[str, Any]) -> dict[str, float]:
@@ -135,7 +133,7 @@ def _table_section(
     )
 
 
-def _picture_section(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Section]:
+def _picture_section(results: Results) -> list[Section]:
     drawn = {label: runs[0]["umap"] for label, runs in results.items() if "umap" in runs[0]}
     if not drawn:
         return []

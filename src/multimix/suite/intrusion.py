@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from ..evaluation.inference import evaluating
 from ..random import make_generator
 from ..reports.sections import Section
 from .intrusion_page import sections
-from .part import Store, Subject
+from .part import Results, Store, Subject
 
 BINS = 40
 CLEAN = "clean images"
@@ -79,7 +79,7 @@ class Intrusion:
             return {}
         return {"intrusion distance ↑": result["mixings"][result["own"][0]]["normalized"]["mean"]}
 
-    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
         return sections(results, colors)
 
     def _measurer(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..reports.sections import Panel, Section
 from ..reports.style import INK, figure, to_svg
 from ..reports.tables import estimates_table
-
-Results = Mapping[str, Sequence[Mapping[str, Any]]]
+from .part import Results
 
 
 def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +22,7 @@ from ..random import make_generator
 from ..reports.sections import Section
 from .fingerprint import fingerprint
 from .ood_page import sections
-from .part import Store, Subject
+from .part import Results, Store, Subject
 
 LOGIT_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "max-softmax": evaluation.max_softmax,
@@ -121,7 +121,7 @@ class Ood:
         first = next(iter(result["mean"].values()))
         return {"OOD AuROC, % ↑": 100 * first["auroc"], "OOD FPR95, % ↓": 100 * first["fpr95"]}
 
-    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
         return sections(results, colors)
 
     def _scorer(self, subject: Subject, say: Callable[[str], None]) -> Callable[[data.Dataset, str], dict[str, Tensor]]:

@@ -9,8 +9,7 @@ from typing import Any
 from ..reports.sections import Panel, Section
 from ..reports.style import INK, figure, to_svg
 from ..reports.tables import Table, estimates_table
-
-Results = Mapping[str, Sequence[Mapping[str, Any]]]
+from .part import Results
 
 TITLES = {
     "auroc": "AuROC, % ↑",

@@ -17,6 +17,9 @@ from ..training import Config
 
 T = TypeVar("T")
 
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By label, what `Part.evaluate` returned for each seed."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -93,7 +96,7 @@ class Part(Protocol):
         """
         ...
 
-    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
         """What the page shows: by label, the results of its seeds; `colors` by label."""
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from ..models import SplitModel
 from ..reports.sections import Section
 from ..training import Config
 from ..training.devices import connect
-from .part import Store, Subject
+from .part import Results, Store, Subject
 from .speed_page import sections
 
 VARIED = ("multimix", "dense-multimix", "multimix-alone", "dense-multimix-alone")
@@ -89,7 +89,7 @@ class Speed:
         # Images per second of models that were timed one after the other do not compare; these do.
         return {"training speed ÷ ERM's ↑": row["relative"]}
 
-    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
         return sections(results, colors)
 
 

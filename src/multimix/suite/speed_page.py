@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import fmean
-from typing import Any
 
 from .. import published
 from ..reports.sections import Panel, Section
 from ..reports.style import BASELINE_COLOR, figure, line, to_svg
 from ..reports.tables import Cell, Table, estimates_table
 from .paper_numbers import measured_cell, published_cell
+from .part import Results
 
 __all__ = ["sections"]
-
-Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
