@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["EXTENSIONS", "Listing", "class_folders", "image_files", "require_folder", "scan"]
+__all__ = ["EXTENSIONS", "Listing", "class_folders", "image_files", "require_folder", "scan", "unlabelled"]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -22,6 +22,11 @@ class Listing:
     folder: Path
     names: list[str]
     labels: Tensor
+
+
+def unlabelled(folder: Path, names: list[str]) -> Listing:
+    """Images whose classes do not matter: all of class 0."""
+    return Listing(folder, names, torch.zeros(len(names), dtype=torch.int64))
 
 
 def require_folder(folder: Path, expected: str) -> None:

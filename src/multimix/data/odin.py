@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-import torch
-
 from ..extras import require
-from .listing import EXTENSIONS, Listing, image_files
+from .listing import EXTENSIONS, Listing, image_files, unlabelled
 
 __all__ = ["ODIN_SETS", "is_there", "odin_set", "unpacked"]
 
@@ -24,6 +22,10 @@ class Layout:
     inner: str
     in_pytorch_ood: str | None
     """The class of pytorch-ood that knows address and MD5."""
+
+    @property
+    def archive(self) -> str:
+        return f"{self.top}.tar.gz"
 
 
 ODIN_SETS = {
@@ -59,7 +61,7 @@ def odin_set(name: str, place: Path, *, download: bool) -> Listing:
         _unpack(name, _whole_archive(name, place, download=download))
         folder = unpacked(name, place)
     files = image_files(folder) if folder else []
-    return Listing(folder or place, files, torch.zeros(len(files), dtype=torch.int64))
+    return unlabelled(folder or place, files)
 
 
 def is_there(name: str, place: Path) -> bool:
@@ -81,7 +83,7 @@ def unpacked(name: str, place: Path) -> Path | None:
 
 
 def _archive(name: str, place: Path) -> Path:
-    return place if place.is_file() else place / f"{ODIN_SETS[name].top}.tar.gz"
+    return place if place.is_file() else place / ODIN_SETS[name].archive
 
 
 def _holds_images(folder: Path) -> bool:
@@ -108,7 +110,7 @@ def _whole_archive(name: str, place: Path, *, download: bool) -> Path:
     archive = _archive(name, place)
     if utils.check_integrity(archive, md5):
         return archive
-    file = f"{ODIN_SETS[name].top}.tar.gz"
+    file = ODIN_SETS[name].archive
     if archive.is_file() and (not download or archive == place):
         raise ValueError(
             f"{archive} is not {file} as it was published, or not whole: its MD5 is {utils.calculate_md5(archive)}, "

@@ -11,7 +11,7 @@ import torch
 from ..extras import require
 from .cifar import cifar
 from .datasets import ArrayDataset
-from .listing import EXTENSIONS, Listing, image_files, require_folder
+from .listing import EXTENSIONS, Listing, image_files, require_folder, unlabelled
 from .odin import ALLOW, ODIN_SETS, is_there, odin_set, unpacked
 
 __all__ = ["find_images", "image_folder"]
@@ -38,16 +38,12 @@ def _folder(folder: Path, name: str, download: bool) -> Listing:
     files = image_files(folder)
     if not files:
         raise ValueError(f"{folder} holds no images ({', '.join(EXTENSIONS)}), which {name} needs: fill it")
-    return _listing(folder, files)
+    return unlabelled(folder, files)
 
 
 def _in_classes(folder: Path) -> list[str]:
     """The images of a folder and of the class folders in it: what lies deeper belongs to another set kept there."""
     return [file for file in image_files(folder) if len(Path(file).parts) <= 2]
-
-
-def _listing(folder: Path, files: list[str]) -> Listing:
-    return Listing(folder, files, torch.zeros(len(files), dtype=torch.int64))
 
 
 def _dtd(folder: Path, name: str, download: bool) -> Listing:
@@ -56,7 +52,7 @@ def _dtd(folder: Path, name: str, download: bool) -> Listing:
 
     if find() is None:
         if files := _in_classes(folder):
-            return _listing(folder, files)
+            return unlabelled(folder, files)
         datasets = require("torchvision.datasets", "train")
         _through_torchvision(lambda: datasets.DTD(folder, download=download), name, folder, datasets.DTD._URL, download)
     return _folder(find() or folder, name, download)
@@ -80,9 +76,8 @@ def _cifar(folder: Path, name: str, download: bool) -> ArrayDataset | Listing:
     if (folder / "test").is_dir():
         return _folder(folder / "test", name, download)
     if files := _in_classes(folder):
-        return _listing(folder, files)
-    found = cifar("cifar10" if name == "cifar10" else "cifar100", folder, download=download).splits["test"]
-    return found
+        return unlabelled(folder, files)
+    return cifar("cifar10" if name == "cifar10" else "cifar100", folder, download=download).splits["test"]
 
 
 def _odin(folder: Path, name: str, download: bool) -> Listing:
