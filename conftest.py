@@ -3,5 +3,7 @@
 from importlib.util import find_spec
 
 collect_ignore_glob = (
-    [] if find_spec("triton") else ["src/multimix/kernels/triton_draw.py", "src/multimix/kernels/triton_loss.py"]
+    []
+    if find_spec("triton")
+    else [f"src/multimix/kernels/triton_{name}.py" for name in ("closed_form", "draw", "loss")]
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from multimix.kernels import crossover, triton_launch
-from multimix.kernels.crossover import kernel_is_faster
+from multimix.kernels.crossover import closed_form_kernel_is_faster, kernel_is_faster
 
 LEAST = 1000 * 49 * 128 * 100.0
 
@@ -16,6 +16,7 @@ def gpu(monkeypatch) -> SimpleNamespace:
     """A device whose properties can be set; the table knows compute capability 9.0 alone."""
     device = SimpleNamespace(capability=(9, 0), shared_memory_per_block_optin=227 * 1024)
     monkeypatch.setattr(crossover, "MEASURED", {(9, 0): LEAST})
+    monkeypatch.setattr(crossover, "MEASURED_CLOSED_FORM", {(9, 0): LEAST / 1000})
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: device.capability)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: device)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -60,3 +61,12 @@ def test_not_on_the_cpu_and_not_without_measurements(gpu, monkeypatch) -> None:
     assert not kernel_is_faster(logits(196, 128, 1000, device="cpu"), 10_000)
     monkeypatch.setattr(crossover, "MEASURED", {})
     assert not kernel_is_faster(logits(196, 128, 1000), 10_000)
+
+
+def test_the_closed_form_has_a_table_of_its_own(gpu, monkeypatch) -> None:
+    for r, c, faster in ((49, 100, True), (48, 100, False), (49, 99, False)):
+        assert closed_form_kernel_is_faster(logits(r, 128, c)) is faster
+    assert not closed_form_kernel_is_faster(logits(49, triton_launch.MOST_EXAMPLES_CLOSED_FORM + 1, 1000))
+    assert not closed_form_kernel_is_faster(logits(49, 128, 1000, dtype=torch.float64))
+    monkeypatch.setattr(crossover, "MEASURED_CLOSED_FORM", {})
+    assert not closed_form_kernel_is_faster(logits(196, 128, 1000))

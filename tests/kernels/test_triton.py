@@ -1,6 +1,6 @@
-"""Runs `triton_cases.py` in the interpreter, and on a GPU where there is one, each in a process of its own.
+"""Runs the cases of the Triton kernels in the interpreter, and on a GPU where there is one, in processes of their own.
 
-Also compiles the kernel for GPUs, which needs none.
+Also compiles the kernels for GPUs, which needs none.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from multimix.kernels.triton_launch import choose
+from multimix.kernels.triton_launch import choose, tile
 
 triton = pytest.importorskip("triton")
 
@@ -22,8 +22,9 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
+@pytest.mark.parametrize("file", ["triton_cases.py", "triton_closed_form_cases.py"])
 @pytest.mark.parametrize("where", ["interpreter", "GPU"])
-def test_cases(where) -> None:
+def test_cases(where, file) -> None:
     if where == "GPU" and not torch.cuda.is_available():
         pytest.skip("no GPU")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -32,7 +33,7 @@ def test_cases(where) -> None:
         environment.pop(name, None)
     if where == "interpreter":
         environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "tests/kernels/triton_cases.py", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", f"tests/kernels/{file}", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
@@ -92,8 +93,39 @@ def test_registers_hold_the_full_size(precision, tmp_path) -> None:
     compiled = compiled_for(
         _accumulate, 90, {"deviations_ptr": half}, constants, num_warps=launch.warps, num_stages=launch.stages
     )
+    assert registers_and_stack(compiled, tmp_path)[1] == 0
+    assert compiled.metadata.shared <= 227 * 1024
+
+
+def registers_and_stack(compiled, tmp_path: Path) -> tuple[int, int]:
+    """Registers of a thread, and bytes for what they do not hold."""
     (tmp_path / "cubin").write_bytes(compiled.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     usage = subprocess.run([tool, "-res-usage", tmp_path / "cubin"], capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"REG:(\d+) STACK:(\d+)", usage)[0][1] == "0"
-    assert compiled.metadata.shared <= 227 * 1024
+    registers, stack = re.findall(r"REG:(\d+) STACK:(\d+)", usage)[0]
+    return int(registers), int(stack)
+
+
+@needs_compiler
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("logits", ["*bf16", "*fp32"])
+def test_the_kernels_of_the_closed_form_compile_at_full_size(logits, soft, tmp_path) -> None:
+    from multimix.kernels import triton_closed_form as kernels
+
+    size = tile(b=128, c=1000)
+    constants = {"K": 3, "SOFT": soft, "ALIGN": 4, "BB": size.BB, "BC": size.BC, "BT": 16}
+    pointers = {"logits_ptr": logits, "grad_ptr": logits, "targets_ptr": "*fp32" if soft else "*i64"}
+    for kernel in (kernels._mean, kernels._mean_of_tiles, kernels._nodes, kernels._lse_of_tiles, kernels._slopes,
+                   kernels._gradient):  # fmt: skip
+        mine, theirs = (
+            {name: value for name, value in given.items() if name in kernel.arg_names}
+            for given in (constants, pointers)
+        )
+        compiled = compiled_for(kernel, 90, theirs, mine, num_warps=size.warps)
+        registers, stack = registers_and_stack(compiled, tmp_path)
+        assert stack == 0
+        assert registers <= 128, "two programs of a multiprocessor"
+        assert compiled.metadata.shared <= 16 * 1024
+        assert not re.search(r"\b(atom|red)\.", compiled.asm["ptx"])
+        if logits == "*bf16" and "ALIGN" in mine:
+            assert re.search(r"ld\.global\.v2\.b32", compiled.asm["ptx"]), "four logits at once"

@@ -8,7 +8,16 @@ import pytest
 import torch
 
 import multimix as mm
-from multimix.kernels.triton_launch import MOST_EXAMPLES, choose, precision, why_not
+from multimix.kernels.triton_launch import (
+    MOST_EXAMPLES,
+    MOST_EXAMPLES_CLOSED_FORM,
+    choose,
+    precision,
+    tile,
+    why_not,
+    why_not_closed_form,
+    width,
+)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32x3"])
@@ -41,16 +50,29 @@ def test_the_device_is_full_at_the_paper_s_sizes() -> None:
 @pytest.mark.skipif(
     torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1", reason="the kernel can run here"
 )
+@pytest.mark.parametrize("n", [1000, math.inf])
 @pytest.mark.parametrize("criterion", [mm.MultiMix, mm.DenseMultiMix])
-def test_without_a_gpu_forcing_the_kernel_is_one_clear_error(criterion) -> None:
+def test_without_a_gpu_forcing_the_kernel_is_one_clear_error(criterion, n) -> None:
     shape = (4, 3) if criterion is mm.MultiMix else (4, 5, 3)
     with pytest.raises(ValueError, match=r"implementation='triton' does not work for .*; use implementation='auto'"):
-        criterion(implementation="triton")(torch.randn(shape), torch.arange(4) % 2, torch.nn.Linear(3, 2))
+        criterion(n, implementation="triton")(torch.randn(shape), torch.arange(4) % 2, torch.nn.Linear(3, 2))
+
+
+def test_tiles_hold_all_examples_of_the_largest_mini_batch() -> None:
+    for b, c in itertools.product([1, 17, 128, 256, MOST_EXAMPLES_CLOSED_FORM], [1, 10, 100, 1000, 21_841]):
+        size = tile(b=b, c=c)
+        assert b <= size.BB
+        assert c <= width(c)
+        assert width(c) % size.BC == 0
+        # Logits that a thread holds: more would not fit its registers.
+        assert (16 if b <= 512 else 32) * 32 * size.warps >= size.BB * size.BC
 
 
 def test_what_the_kernel_cannot_take_has_a_reason() -> None:
     assert "float64" in str(why_not(torch.zeros(1, 4, 3, dtype=torch.float64)))
     assert f"at most {MOST_EXAMPLES}" in str(why_not(torch.zeros(1, MOST_EXAMPLES + 1, 3)))
+    most = MOST_EXAMPLES_CLOSED_FORM
+    assert f"at most {most}" in str(why_not_closed_form(torch.zeros(1, most + 1, 3)))
 
 
 def test_products_are_as_precise_as_asked_for() -> None:

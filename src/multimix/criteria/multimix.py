@@ -25,8 +25,8 @@ class MultiMix(nn.Module):
             (linear classifier only; see `expected_mixed_cross_entropy`).
         m: examples per mixture; default and at most the whole mini-batch.
         alpha: Dirichlet concentration, or a range of which it is drawn uniformly for every mixed example.
-        implementation: of a linear classifier's loss. "auto": block by block through the clean logits. "triton": one
-            kernel on an NVIDIA GPU, with draws of its own (docs/numerics.md; not measured on a device yet).
+        implementation: of a linear classifier's loss. "auto": block by block through the clean logits. "triton":
+            kernels on an NVIDIA GPU, with draws of their own (docs/numerics.md; not measured on a device yet).
             "reference": every tensor of the equations in memory, for checking.
         rescale: multiply the loss by `multimix.functional.rescaling_factor`, so that the gradient that tells examples
             apart is about as large as cross entropy's. For small alpha (0.05 to 0.2); at the paper's alpha the
@@ -181,7 +181,7 @@ def loss_from_logits(
             normalize,
             m=None if criterion.m is None else min(criterion.m, b),
             spread_weight=criterion.spread_weight,
-            implementation="reference" if criterion.implementation == "reference" else "auto",
+            implementation=criterion.implementation,
         )
     n = int(criterion.n)
     needs_weights = targets.requires_grad or (attention_BR is not None and attention_BR.requires_grad)

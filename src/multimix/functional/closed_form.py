@@ -26,7 +26,7 @@ from .loss import or_one
 Weights = tuple[float, float, int, int]
 """Of the mixtures: the range of alpha, m and b."""
 
-_SHARES = 3  # nodes of the integral over t; more change less than the approximation is good for
+SHARES = 3  # nodes of the integral over t; more change less than the approximation is good for
 _LAPLACE_NODES = 8
 
 
@@ -55,9 +55,10 @@ def expected_mixed_cross_entropy(
         m: examples per mixture, a random subset of the mini-batch; default: b.
         spread_weight: multiplies what the spread of the mixtures adds to the loss at the batch mean: all that tells
             examples apart. `rescale=True` of the criteria multiplies the whole loss, by `rescaling_factor`.
-        implementation: "fused" computes loss and gradient together, position by position, in little memory;
-            "reference" is the equations below through autograd; "auto" chooses fused, or the reference when targets or
-            attention need a gradient.
+        implementation: "fused" computes loss and gradient together, position by position, in little memory; "triton" by
+            kernels on an NVIDIA GPU (ValueError where they cannot run); "reference" is the equations below through
+            autograd. "auto" chooses the reference when targets or attention need a gradient, else the kernels where
+            they were measured to be faster (nowhere yet), else fused.
 
     Returns:
         A scalar, float32 (float64 for float64 logits), differentiable as often as wanted. At least 0 if
@@ -70,7 +71,7 @@ def expected_mixed_cross_entropy(
     low, high = check_alpha(alpha)
     check_spread_weight(spread_weight)
     check_choice("normalize", normalize, ("position", "global"))
-    check_choice("implementation", implementation, ("auto", "fused", "reference"))
+    check_choice("implementation", implementation, ("auto", "fused", "triton", "reference"))
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if logits.ndim not in (2, 3):
@@ -87,15 +88,18 @@ def expected_mixed_cross_entropy(
     if a is not None and a.shape != (b, r):
         raise ValueError(f"attention must be ({b}, {r}) for logits {tuple(logits.shape)}, got {tuple(a.shape)}")
     needs_reference = targets.requires_grad or (a is not None and a.requires_grad)
-    if implementation == "fused" and needs_reference:
+    if implementation in ("fused", "triton") and needs_reference:
         raise ValueError(
-            "implementation='fused' has no gradient in targets or attention: detach them, or use 'auto' or 'reference'"
+            f"implementation={implementation!r} has no gradient in targets or attention: detach them, or use 'auto' or "
+            "'reference'"
         )
+    given = logits, targets, a, (low, high, m, b), normalize == "global", spread_weight
     if implementation == "reference" or needs_reference:
-        return reference(logits, targets, a, (low, high, m, b), normalize == "global", spread_weight)
-    from ..kernels.closed_form import fused_expectation
+        return reference(*given)
+    from ..kernels import closed_form, closed_form_kernel
 
-    return fused_expectation(logits, targets, a, (low, high, m, b), normalize == "global", spread_weight)
+    by_kernel = closed_form_kernel.chosen(logits, implementation)
+    return closed_form_kernel.expectation(*given) if by_kernel else closed_form.fused_expectation(*given)
 
 
 def check_spread_weight(value: float) -> float:
@@ -149,7 +153,7 @@ def shares(pi_RB: Tensor, weights: Weights) -> Shares:
     """From the attention alone, whatever the logits."""
     nothing = nearly_nothing(pi_RB.dtype)
     e_R = pi_RB.square().sum(1)
-    x_K, weight_K = exponential_over_concentration(_SHARES, *weights)
+    x_K, weight_K = exponential_over_concentration(SHARES, *weights)
     u_KR = [-torch.expm1(-x * e_R) for x in x_K]
     first_R = torch.stack([w * u for w, u in zip(weight_K, u_KR, strict=True)]).sum(0)
     cross_R = torch.stack([w * u * (1 - u) for w, u in zip(weight_K, u_KR, strict=True)]).sum(0)

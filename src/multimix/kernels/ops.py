@@ -61,14 +61,19 @@ _library = torch.library.Library("multimix", "FRAGMENT")
 
 
 def define_operator(
-    name: str, forward: _Function, fake: _Function, backward: _Function, setup_context: _Function
+    name: str,
+    forward: _Function,
+    fake: _Function,
+    backward: _Function | None = None,
+    setup_context: _Function | None = None,
 ) -> Any:
     """Register an operator. `torch.library.custom_op` would do, but its first call imports the compiler, which takes
     seconds, also in programs that never compile."""
     _library.define(name + torch.library.infer_schema(forward, mutates_args=()))
     _library.impl(name, forward, "CompositeExplicitAutograd")
     torch.library.register_fake(f"multimix::{name}", fake, lib=_library)
-    torch.library.register_autograd(f"multimix::{name}", backward, setup_context=setup_context, lib=_library)
+    if backward is not None:
+        torch.library.register_autograd(f"multimix::{name}", backward, setup_context=setup_context, lib=_library)
     vars(torch.ops.multimix).pop(name, None)  # what torch 2.11 keeps of a module that was loaded before
     return getattr(torch.ops.multimix, name).default
 

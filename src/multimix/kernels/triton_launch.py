@@ -1,4 +1,4 @@
-"""When the Triton kernel of the sampled loss can run, and with which sizes of blocks; needs no Triton itself.
+"""When the Triton kernels can run, and with which sizes of blocks; needs no Triton itself.
 
 The sizes are chosen by what fits: registers and shared memory as the compiler reports them for compute capabilities 8.0
 and 9.0, sums that the programs keep apart, and full use of the device. They have not been measured on a GPU yet.
@@ -17,8 +17,14 @@ from torch import Tensor
 MOST_EXAMPLES = 256
 """Largest mini-batch: a block holds whole rows of weights."""
 
+MOST_EXAMPLES_CLOSED_FORM = 1024
+"""Likewise: a tile holds all examples."""
+
+_SHARED_MEMORY_CLOSED_FORM = 16 * 2**10  # 9 KiB, as the compiler reports it
 _SHARED_MEMORY = 96 * 2**10  # what the largest blocks take, as the compiler reports it: 81 KiB
 _ELEMENTS_PER_THREAD = 8  # of weights drawn at once: with more, the compiler runs out of registers
+WIDEST_TILE = 64
+_TILE, _TILE_PER_THREAD = 2**12, 16  # logits, of which a thread holds two or three copies
 _PARTIAL_SUMS = 2**26  # bytes of gradients kept apart, unless one copy for each position is more
 
 
@@ -62,12 +68,38 @@ def choose(
     return Launch(BN, BB, BC, rows, warps, 3 if precision == "bf16" else 2, splits)
 
 
-def why_not(logits_PBC: Tensor) -> str | None:
-    """Why the kernel cannot take these logits, or None if it can."""
+class Tile(NamedTuple):
+    """Of the closed form: examples BB, all of the mini-batch, and classes BC that a program holds; its warps."""
+
+    BB: int
+    BC: int
+    warps: int
+
+
+def tile(*, b: int, c: int) -> Tile:
+    """The same on any device.
+
+    >>> tile(b=128, c=1000)
+    Tile(BB=128, BC=32, warps=8)
+    """
+    BB = max(16, _power_of_two(b))
+    BC = min(max(16, _power_of_two(c)), max(16, _TILE // BB), WIDEST_TILE)
+    return Tile(BB, BC, min(16, max(1, BB * BC // (32 * _TILE_PER_THREAD))))
+
+
+def width(c: int) -> int:
+    """Of rows of classes that hold whole tiles, whatever their size."""
+    return (c + WIDEST_TILE - 1) // WIDEST_TILE * WIDEST_TILE
+
+
+def why_not(
+    logits_PBC: Tensor, *, most_examples: int = MOST_EXAMPLES, shared_memory: int = _SHARED_MEMORY
+) -> str | None:
+    """Why a kernel, the sampled loss's by default, cannot take these logits, or None if it can."""
     if logits_PBC.dtype == torch.float64:
         return "float64 logits: the kernel computes in float32"
-    if logits_PBC.shape[1] > MOST_EXAMPLES:
-        return f"a mini-batch of {logits_PBC.shape[1]}: the kernel takes at most {MOST_EXAMPLES} examples"
+    if logits_PBC.shape[1] > most_examples:
+        return f"a mini-batch of {logits_PBC.shape[1]}: the kernel takes at most {most_examples} examples"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -80,9 +112,14 @@ def why_not(logits_PBC: Tensor) -> str | None:
     if major < 8:
         return f"compute capability {major}.{minor}: the kernel needs 8.0 or higher"
     shared = torch.cuda.get_device_properties(logits_PBC.device).shared_memory_per_block_optin
-    if shared < _SHARED_MEMORY:
-        return f"{shared // 1024} KiB of shared memory: the kernel needs {_SHARED_MEMORY // 1024}"
+    if shared < shared_memory:
+        return f"{shared // 1024} KiB of shared memory: the kernel needs {shared_memory // 1024}"
     return None
+
+
+def why_not_closed_form(logits_PBC: Tensor) -> str | None:
+    """Why the kernels of the closed form cannot take these logits, or None if they can."""
+    return why_not(logits_PBC, most_examples=MOST_EXAMPLES_CLOSED_FORM, shared_memory=_SHARED_MEMORY_CLOSED_FORM)
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -1,0 +1,145 @@
+"""The limit n -> infinity by Triton as operators: the loss, and in the backward pass its gradient.
+
+Unlike `closed_form`, which has the gradient from the forward pass, nothing of the size of the logits is kept in
+between, and the gradient is multiplied by that of the loss before it is rounded to the precision of the logits.
+
+Shape suffixes: K nodes, R positions, B batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..functional._quadrature import exponential_over_concentration
+from ..functional.closed_form import SHARES, Weights, reference
+from . import crossover, triton_launch
+from .closed_form import attention_terms
+from .ops import define_operator
+
+
+class Given(NamedTuple):
+    """What follows from the attention alone, float32; sums over nodes are weighted by a (see `closed_form`)."""
+
+    examples: Tensor
+    """(R, 6 + K, B): pi, pi rho, 2 rest pi share; the sums of t, of 1 - t together with what counts at the mean, and of
+    u (1 - t); t at every node"""
+    scalars: Tensor
+    """(R, 2 K + 1): u of the nodes, and what multiplies pi there and at the mean"""
+
+
+class Found(NamedTuple):
+    """What the forward pass leaves to the backward pass."""
+
+    columns: Tensor
+    """(R, 5 + K, width): mu, beta, v, the largest excess, how many examples have it; the spread at every node in units
+    of log2"""
+    mean_lse: Tensor
+    """(R,): log-sum-exp of mu"""
+    q: Tensor
+    """(R, B): p . (l_i - mu)"""
+    lse: Tensor
+    """(R, K, B): log2-sum-exp of z"""
+
+
+def chosen(logits_RBC: Tensor, implementation: str) -> bool:
+    """Whether the kernels are to compute the loss.
+
+    Raises:
+        ValueError: `implementation="triton"` where they cannot run.
+    """
+    if implementation != "triton":
+        return implementation == "auto" and crossover.closed_form_kernel_is_faster(logits_RBC)
+    obstacle = triton_launch.why_not_closed_form(logits_RBC)
+    if obstacle:
+        raise ValueError(f"implementation='triton' does not work for {obstacle}; use implementation='auto'")
+    return True
+
+
+def expectation(
+    logits_RBC: Tensor, targets: Tensor, a_BR: Tensor | None, weights: Weights, pooled: bool, spread_weight: float
+) -> Tensor:
+    """`functional.closed_form.reference`, without a gradient in targets or attention."""
+    loss: Tensor = _expected(logits_RBC, targets, a_BR, *weights[:3], pooled, float(spread_weight))[0]
+    return loss
+
+
+def _given(logits: Tensor, attention: Tensor | None, weights: Weights, pooled: bool, spread_weight: float) -> Given:
+    found, weight_R = attention_terms(logits, attention, weights, pooled)
+    nodes = torch.tensor(exponential_over_concentration(SHARES, *weights)[1], dtype=torch.float32, device="cpu")
+    nodes_RK = spread_weight * weight_R[:, None] * nodes.to(logits.device, non_blocking=True)
+    at_mean_R1 = (1 - spread_weight) * weight_R[:, None]
+    pi_R1B, pi_rho_R1B, spread_R1B = (each[:, :1] for each in found[:3])
+    a_RKB, rest_RKB = nodes_RK[..., None] * pi_R1B, 1 - found.t
+    own, of_mean, of_beta = a_RKB * found.t, a_RKB * rest_RKB, a_RKB * rest_RKB * found.u
+    own_R1B, of_mean_R1B, of_beta_R1B = (each.sum(1, keepdim=True) for each in (own, of_mean, of_beta))
+    of_mean_R1B += at_mean_R1[..., None] * pi_R1B
+    return Given(
+        torch.cat([pi_R1B, pi_rho_R1B, spread_R1B, own_R1B, of_mean_R1B, of_beta_R1B, found.t], 1),
+        torch.cat([found.u[..., 0], nodes_RK, at_mean_R1], 1),
+    )
+
+
+def _forward(
+    logits: Tensor, targets: Tensor, attention: Tensor | None, low: float, high: float, m: int, pooled: bool,
+    spread_weight: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    from . import triton_closed_form
+
+    _, b, c = logits.shape
+    with torch.autocast(logits.device.type, enabled=False):
+        given = _given(logits, attention, (low, high, m, b), pooled, spread_weight)
+        losses, found = triton_closed_form.forward(logits, targets, given, triton_launch.tile(b=b, c=c))
+        return losses.sum(), *given, *found
+
+
+def _fake(
+    logits: Tensor, targets: Tensor, attention: Tensor | None, low: float, high: float, m: int, pooled: bool,
+    spread_weight: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    r, b, c = logits.shape
+    new = logits.new_empty(0, dtype=torch.float32).new_empty
+    given = Given(new(r, 6 + SHARES, b), new(r, 2 * SHARES + 1))
+    found = Found(new(r, 5 + SHARES, triton_launch.width(c)), new(r), new(r, b), new(r, SHARES, b))
+    return new(()), *given, *found
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:3], *output[1:])
+    ctx.options = inputs[3:]
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    logits, targets, attention, *known = ctx.saved_tensors
+    if grad_loss is None:
+        return (None,) * 8
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        low, high, m, pooled, spread_weight = ctx.options
+        loss = reference(logits, targets, attention, (low, high, m, logits.shape[1]), pooled, spread_weight)
+        return torch.autograd.grad(loss, logits, grad_loss, create_graph=True)[0], *(None,) * 7
+    return _gradient(grad_loss, logits, targets, *known), *(None,) * 7
+
+
+def _gradient_forward(
+    scale: Tensor, logits: Tensor, targets: Tensor, examples: Tensor, scalars: Tensor, columns: Tensor,
+    mean_lse: Tensor, q: Tensor, lse: Tensor,
+) -> Tensor:  # fmt: skip
+    from . import triton_closed_form
+
+    _, b, c = logits.shape
+    given, found = Given(examples, scalars), Found(columns, mean_lse, q, lse)
+    return triton_closed_form.backward(scale, logits, targets, given, found, triton_launch.tile(b=b, c=c))
+
+
+def _gradient_fake(
+    scale: Tensor, logits: Tensor, targets: Tensor, examples: Tensor, scalars: Tensor, columns: Tensor,
+    mean_lse: Tensor, q: Tensor, lse: Tensor,
+) -> Tensor:  # fmt: skip
+    return torch.empty_like(logits)
+
+
+_expected = define_operator("expected_mixed_cross_entropy_triton", _forward, _fake, _backward, _setup_context)
+_gradient = define_operator("expected_mixed_cross_entropy_triton_gradient", _gradient_forward, _gradient_fake)

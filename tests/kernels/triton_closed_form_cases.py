@@ -1,0 +1,205 @@
+"""The Triton kernels of n = infinity: loss and gradient of the reference in float64, whatever the sizes of tiles.
+
+`test_triton.py` runs this file in a process of its own, as it does `triton_cases.py`.
+"""
+
+import itertools
+import math
+import os
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from tests.functional.oracles import make_targets, normal, rng
+from torch import Tensor
+
+import multimix as mm
+from multimix.functional import expected_mixed_cross_entropy
+from multimix.kernels import closed_form_kernel, triton_launch
+from multimix.kernels.closed_form_kernel import _expected, _gradient
+from multimix.kernels.triton_launch import Tile
+
+DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
+
+
+def attention(b: int, r: int, kind: str) -> Tensor | None:
+    """None, or random; with zeros, also everywhere at a position."""
+    if kind == "uniform":
+        return None
+    a = torch.rand(b, r, generator=rng(1))
+    if kind == "with zeros":
+        a[a < 0.4] = 0
+        a[:, 0] = 0
+    return a
+
+
+def both(logits: Tensor, targets: Tensor, a: Tensor | None, *options, **more) -> list[tuple[Tensor, Tensor]]:
+    """Loss and gradient by the kernels, and by the reference in float64."""
+    found = []
+    for implementation, device, double in (("triton", DEVICE, False), ("reference", torch.device("cpu"), True)):
+        leaf = (logits.double() if double else logits).to(device).requires_grad_()
+        attended = None if a is None else (a.double() if double else a).to(device)
+        loss = expected_mixed_cross_entropy(
+            leaf, targets.to(device), attended, *options, **more, implementation=implementation
+        )
+        found.append((loss.detach().cpu().double(), torch.autograd.grad(3 * loss, leaf)[0].cpu()))
+    return found
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 70)),
+    kind=st.sampled_from(["index", "soft", "any sum"]),
+    attended=st.sampled_from(["uniform", "random", "with zeros"]),
+    alpha=st.sampled_from([0.02, 0.7, (0.5, 2.0), 50.0]),
+    most=st.integers(1, 20),
+    normalize=st.sampled_from(["position", "global"]),
+    spread_weight=st.sampled_from([0.0, 1.0, 2.5]),
+    scale=st.sampled_from([0.1, 3.0, 10.0]),
+    contiguous=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_loss_and_gradient(
+    shape, kind, attended, alpha, most, normalize, spread_weight, scale, contiguous, seed
+) -> None:
+    r, b, c = shape
+    # As the criteria pass it: a view of what a classifier returned at every position.
+    logits = normal(b, r, c, seed=seed, scale=scale).float().transpose(0, 1)
+    logits = logits.contiguous() if contiguous else logits
+    options = attention(b, r, attended), alpha, normalize
+    ours, theirs = both(logits, make_targets(kind, b, c), *options, m=min(most, b), spread_weight=spread_weight)
+    assert torch.allclose(ours[0], theirs[0], rtol=2e-5, atol=1e-5 * scale)
+    assert ours[1].stride() == logits.stride()
+    # Examples near the mean of a mini-batch of two or one have gradients that are differences of larger numbers.
+    assert (ours[1].double() - theirs[1]).norm() < 1e-4 * theirs[1].norm() + 1e-5
+
+
+@pytest.mark.parametrize("kind", ["index", "soft"])
+@pytest.mark.parametrize("size", [Tile(16, 16, 1), Tile(32, 32, 2), Tile(64, 64, 4)])
+def test_the_size_of_tiles_is_irrelevant(monkeypatch, size, kind) -> None:
+    b, r, c = 13, 2, 90
+    monkeypatch.setattr(triton_launch, "tile", lambda **_: size)
+    logits = normal(b, r, c, seed=0, scale=5).float().transpose(0, 1)
+    ours, theirs = both(logits, make_targets(kind, b, c), attention(b, r, "random"))
+    assert torch.allclose(ours[0], theirs[0], rtol=1e-6)
+    assert (ours[1].double() - theirs[1]).norm() < 3e-6 * theirs[1].norm()
+
+
+# Triton's interpreter truncates to bfloat16.
+@pytest.mark.parametrize(("dtype", "step"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+def test_half_precision_rounds_the_gradient_alone(dtype, step) -> None:
+    b, r, c = 12, 2, 40
+    logits = (normal(b, r, c, seed=3, scale=3) + 50).to(dtype).transpose(0, 1)
+    ours, theirs = both(logits, make_targets("index", b, c), attention(b, r, "with zeros"))
+    assert ours[1].dtype == dtype
+    assert torch.allclose(ours[0], theirs[0], rtol=1e-5)
+    assert (ours[1].double() - theirs[1]).norm() < step * theirs[1].norm()
+
+
+def test_a_scaled_loss_saves_small_float16_gradients() -> None:
+    b, r, c = 8, 2, 20
+    half, labels = normal(r, b, c, seed=0, scale=3).half(), make_targets("index", b, c)
+    gradients = []
+    for logits, scale in ((half.float(), 1e-6), (half, 1e-6 * 2.0**16)):
+        leaf = logits.to(DEVICE).requires_grad_()
+        loss = expected_mixed_cross_entropy(leaf, labels.to(DEVICE), implementation="triton")
+        gradients.append(torch.autograd.grad(scale * loss, leaf)[0].double() * (1e-6 / scale))
+    assert (gradients[1] - gradients[0]).norm() < 1e-3 * gradients[0].norm()
+
+
+def test_examples_that_share_the_largest_excess_share_its_slope() -> None:
+    logits = normal(1, 3, 4, seed=0, scale=2).repeat_interleave(2, 1).float()
+    ours, theirs = both(logits, torch.tensor([0, 0, 1, 1, 2, 2]), None, 0.3)
+    assert torch.equal(ours[1][:, ::2], ours[1][:, 1::2])
+    assert torch.allclose(ours[1].double(), theirs[1], rtol=1e-4, atol=1e-7)
+
+
+def test_examples_without_attention_may_have_any_logits() -> None:
+    logits, a, labels = normal(2, 4, 3, seed=0).float(), torch.zeros(4, 2), make_targets("index", 4, 3)
+    a[:3, 0] = 1
+    found = []
+    for filling in (0.0, torch.inf):
+        logits[0, 3] = filling
+        found.append(both(logits.clone(), labels, a)[0])
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert not found[0][1][1].any()
+
+
+def test_a_loss_without_any_attention_is_zero() -> None:
+    loss, gradient = both(normal(2, 4, 3, seed=0).float(), make_targets("index", 4, 3), torch.zeros(4, 2))[0]
+    assert float(loss) == 0
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("kind", ["index", "soft"])
+def test_it_is_a_valid_operator(kind) -> None:
+    r, b, c = 2, 4, 3
+    logits, targets = normal(b, r, c, seed=0).float().to(DEVICE).transpose(0, 1), make_targets(kind, b, c).to(DEVICE)
+    a = attention(b, r, "with zeros").to(DEVICE)
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    options = 0.5, 2.0, 3, True, 1.5
+    for gradient, attended in itertools.product((True, False), (None, a)):
+        leaf = logits.detach().requires_grad_(gradient)
+        torch.library.opcheck(_expected, (leaf, targets, attended, *options), test_utils=tests)
+    _, *known = _expected(logits, targets, a, *options)
+    torch.library.opcheck(_gradient, (torch.tensor(2.0, device=DEVICE), logits, targets, *known), test_utils=tests)
+
+
+def test_differentiated_twice_through_the_reference() -> None:
+    logits, labels = normal(2, 4, 3, seed=0, scale=2), make_targets("index", 4, 3)
+    direction, second = normal(2, 4, 3, seed=9), []
+    for device, implementation in ((DEVICE, "triton"), (torch.device("cpu"), "reference")):
+        leaf = (logits.float() if implementation == "triton" else logits).to(device).requires_grad_()
+        loss = expected_mixed_cross_entropy(leaf, labels.to(device), implementation=implementation)
+        slope = torch.autograd.grad(loss, leaf, create_graph=True)[0]
+        second.append(torch.autograd.grad((slope * direction.to(slope)).sum(), leaf)[0].cpu().double())
+    assert (second[0] - second[1]).norm() < 1e-5 * second[1].norm()
+
+
+def test_the_same_bits_every_time_and_without_a_gradient() -> None:
+    logits, labels = normal(2, 7, 40, seed=0).float().to(DEVICE), make_targets("soft", 7, 40).to(DEVICE)
+    found, before = [], logits.clone()
+    for _ in range(2):
+        leaf = logits.detach().requires_grad_()
+        loss = expected_mixed_cross_entropy(leaf, labels, implementation="triton")
+        found.append((loss.detach(), torch.autograd.grad(loss, leaf)[0]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert torch.equal(logits, before)
+    loss = expected_mixed_cross_entropy(logits, labels, implementation="triton")
+    assert torch.equal(loss, found[0][0])
+    assert not loss.requires_grad
+
+
+def test_criteria_by_the_kernels() -> None:
+    features, labels = normal(6, 4, 8, seed=1).float().to(DEVICE), make_targets("index", 6, 5).to(DEVICE)
+    head = torch.nn.Linear(8, 5).to(DEVICE)
+    mask = torch.ones(6, 4, dtype=torch.bool, device=DEVICE)
+    mask[2, 1:] = False
+    called, before = [], closed_form_kernel.expectation
+
+    def expectation(*given):
+        called.append(given)
+        return before(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closed_form_kernel, "expectation", expectation)
+        for kind in (mm.DenseMultiMix, mm.MultiMix):
+            losses = []
+            for implementation in ("triton", "reference"):
+                criterion = kind(math.inf, implementation=implementation)
+                given = (features, labels, head, mask) if kind is mm.DenseMultiMix else (features[:, 0], labels, head)
+                losses.append(criterion(*given))
+            assert torch.allclose(*losses, rtol=1e-5)
+    assert len(called) == 2
+    dense = mm.DenseMultiMix(math.inf, implementation="triton", detach_attention=False)
+    with pytest.raises(ValueError, match="implementation='triton' has no gradient in targets or attention"):
+        dense(features.requires_grad_(), labels, head)
+
+
+def test_what_the_kernels_cannot_take_is_one_clear_error() -> None:
+    labels = make_targets("index", 4, 3).to(DEVICE)
+    with pytest.raises(ValueError, match="implementation='triton' does not work for float64 logits"):
+        expected_mixed_cross_entropy(normal(4, 3, seed=0).to(DEVICE), labels, implementation="triton")
