@@ -1,6 +1,10 @@
-"""Tables on terminals of any width."""
+"""Tables on terminals of any width, and readers that go away."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +54,21 @@ def test_a_pipe_gets_one_line_for_each_row(capsys: pytest.CaptureFixture[str], m
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 4
     assert lines[3].split() == ["dense-multimix(alpha=0.1)", "97.95", "±", "0.38", "1.13", "±", "0.15", "4,505"]
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["recipes"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_error(argv: list[str], unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "multimix", *argv],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode in (1, 141)  # rich, which prints the table, ends with 1
+    assert done.stderr == ""

@@ -36,23 +36,9 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command; a mistake of the user's ends with one line on stderr and exit code 2."""
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
-        raise SystemExit(0 if argv else 2)
-    if argv[0] in ("-V", "--version"):
-        from .._version import __version__
-
-        print(f"multimix {__version__}")
-        raise SystemExit(0)
-    name = argv[0]
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
-        fail(f"unknown command {name!r}: {hint}")
-    warnings.formatwarning = _one_line_once()
     try:
-        importlib.import_module(f".{name}", __package__).main(argv[1:])
+        _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:
@@ -63,6 +49,24 @@ def main(argv: list[str] | None = None) -> None:
         if os.environ.get("MULTIMIX_DEBUG"):
             raise
         fail(one_line(error))
+
+
+def _run(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage(), flush=True)
+        raise SystemExit(0 if argv else 2)
+    if argv[0] in ("-V", "--version"):
+        from .._version import __version__
+
+        print(f"multimix {__version__}", flush=True)
+        raise SystemExit(0)
+    name = argv[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        fail(f"unknown command {name!r}: {hint}")
+    warnings.formatwarning = _one_line_once()
+    importlib.import_module(f".{name}", __package__).main(argv[1:])
 
 
 def fail(message: str) -> None:
