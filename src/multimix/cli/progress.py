@@ -24,13 +24,12 @@ class Display(LiveDisplay):
 
     def __call__(self, progress: Progress) -> None:
         """Show one report."""
-        line = describe(progress)
-        if progress.metrics is not None:
-            self._line = ""
-            self._say(line)
-        elif self._live is not None:
-            self._line = line
+        line, finished = describe(progress), progress.metrics is not None
+        self._line = "" if finished else line
+        if self._live is not None:
             self._live.refresh()
+        if finished:
+            self._say(line)
 
     def _render(self) -> str:
         return self._line
