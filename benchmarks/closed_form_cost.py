@@ -2,13 +2,14 @@
 
 Loss and gradient in the logits, the fused operator beside its reference (autograd through every tensor) and beside the
 sampled loss of n = 1000; time in turns, and memory beyond the logits. Then, for the paper's sizes on a GPU, operations
-and bytes are counted without running them.
+and bytes are counted without running them; those of the Triton kernels too, where Triton is installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import math
 import statistics
@@ -23,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from multimix import DenseMultiMix
 from multimix.benchmarking.measure import hardware, interleaved, median_ratio, peak_memory
-from multimix.kernels import closed_form
+from multimix.kernels import closed_form, closed_form_kernel
 
 B, MEASURED, COUNTED = 128, ((1, 100), (16, 100), (49, 1000)), ((1, 1000), (49, 1000), (196, 1000))
 FORMS = {"fused": {"n": math.inf}, "reference": {"n": math.inf, "implementation": "reference"}, "n=1000": {"n": 1000}}
@@ -82,6 +83,32 @@ def size(leaf: object) -> int:
     return leaf.element_size() * math.prod(n for n, s in zip(leaf.shape, leaf.stride(), strict=True) if s)
 
 
+class Launches:
+    """In the place of a Triton kernel: counts what it reads and writes, each tensor once."""
+
+    def __init__(self, name: str, counter: Counter) -> None:
+        self.name, self.counter = name, counter
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(*args, **constants) -> None:
+            # Of the logits this one only looks at those of the labels.
+            moved = args[1:] if self.name == "_lse_of_tiles" else args
+            self.counter.operations += 1
+            self.counter.bytes += sum(map(size, moved))
+
+        return launch
+
+
+def count_kernels(logits: Tensor, labels: Tensor, attention: Tensor | None, counter: Counter) -> None:
+    from multimix.kernels import triton_closed_form
+
+    names = "_attend", "_mean", "_mean_of_tiles", "_nodes", "_lse_of_tiles", "_slopes", "_gradient"
+    closed_form_kernel._nodes((0.5, 2.0, B, B), logits.device)  # in the first step alone
+    with mock.patch.multiple(triton_closed_form, **{name: Launches(name, counter) for name in names}):
+        _, *known = closed_form_kernel._forward(logits, labels, attention, 0.5, 2.0, B, False, 1.0)
+        closed_form_kernel._gradient_forward(logits.new_empty((), dtype=torch.float32), logits, labels, *known)
+
+
 def count(r: int, c: int, form: str) -> dict:
     """On the device "meta", which computes shapes alone; logits in bfloat16."""
     logits, labels, attention = inputs(r, c, device="meta", dtype=torch.bfloat16)
@@ -92,6 +119,9 @@ def count(r: int, c: int, form: str) -> dict:
             with torch.no_grad():
                 loss, gradient = closed_form._forward(logits.transpose(0, 1), labels, attention, *options)
                 (loss * gradient).to(logits.dtype)
+        elif form == "triton":
+            with torch.no_grad():
+                count_kernels(logits.transpose(0, 1), labels, attention, counter)
         else:
             step(form, logits, labels, attention)()
     return {"r": r, "c": c, "form": form, "operations": counter.operations, "gigabytes": counter.bytes / 1e9}
@@ -103,7 +133,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = [measure(r, c, options.rounds) for r, c in MEASURED]
-    counts = [count(r, c, form) for r, c in COUNTED for form in ("fused", "reference")]
+    forms = ("fused", "reference", "triton") if importlib.util.find_spec("triton") else ("fused", "reference")
+    counts = [count(r, c, form) for r, c in COUNTED for form in forms]
     for row in (*rows, *counts):
         print(row)
     if options.json:

@@ -1,8 +1,9 @@
-"""Which implementation of the sampled loss is faster from which size on: `python benchmarks/crossover.py`.
+"""Which implementation of the loss is faster from which size on: `python benchmarks/crossover.py`.
 
-On an NVIDIA GPU: the Triton kernel against the chunked path, with time over the floor, and the line that
-`multimix/kernels/crossover.py` takes; about two minutes. Elsewhere: the reference, every tensor in memory, against
-the chunked path on the CPU; half a minute.
+On an NVIDIA GPU: the Triton kernel against the chunked path, with time over the floor; for n = infinity, the kernels
+against PyTorch block by block, with the rate at which five passes over the logits would move memory; and the lines
+that `multimix/kernels/crossover.py` takes. About three minutes. Elsewhere: the reference, every tensor in memory,
+against the chunked path on the CPU; half a minute.
 """
 
 import statistics
@@ -12,8 +13,10 @@ import torch
 from multimix import DenseMultiMix
 from multimix.benchmarking import floor
 from multimix.benchmarking.measure import hardware, interleaved, median_ratio
+from multimix.functional import expected_mixed_cross_entropy
 from multimix.kernels.ops import sampled_cross_entropy
 
+CLOSED_FORM_SIZES = [(r, c) for r in (1, 16, 49, 196) for c in (10, 100, 1000)]
 SIZES = [(r, n, c) for r in (1, 16, 49, 196) for n in (100, 1000, 10_000) for c in (10, 100, 1000)]
 B = 128
 CPU_SIZES = [(1, 10, 4, 2), (1, 100, 32, 10), (16, 100, 32, 10), (1, 1000, 128, 10), (1, 1000, 128, 100)]
@@ -22,7 +25,20 @@ CPU_SIZES += [(16, 1000, 128, 100), (1, 1000, 128, 1000)]
 
 def main() -> None:
     print(hardware())
-    on_gpu() if torch.cuda.is_available() else on_cpu()
+    if torch.cuda.is_available():
+        print(f"MEASURED: {entry(sampled_on_gpu())}")
+        print(f"MEASURED_CLOSED_FORM: {entry(closed_form_on_gpu())}")
+    else:
+        on_cpu()
+
+
+def entry(faster: list[tuple[int, bool]]) -> str:
+    """From sizes, and whether the kernel was faster there, to the least size from which it always was."""
+    slower = max((size for size, won in faster if not won), default=0)
+    above = [size for size, _ in faster if size > slower]
+    if not above:
+        return "none, the kernel is slower at the largest size"
+    return f"{{{torch.cuda.get_device_capability()}: {min(above):.2e}}}"
 
 
 def on_cpu() -> None:
@@ -41,7 +57,28 @@ def on_cpu() -> None:
         print(f"r={r} n={n} b={b} c={c}: chunked {1e6 * min(times['auto']):.0f} us, reference / chunked {ratio:.2f}")
 
 
-def on_gpu() -> None:
+def closed_form_on_gpu() -> list[tuple[int, bool]]:
+    faster: list[tuple[int, bool]] = []
+    for r, c in CLOSED_FORM_SIZES:
+        logits = torch.randn(B, r, c, device="cuda", dtype=torch.bfloat16).transpose(0, 1).requires_grad_()
+        labels, attention = torch.randint(c, (B,), device="cuda"), torch.rand(B, r, device="cuda")
+
+        def step(
+            how: str, logits: torch.Tensor = logits, labels: torch.Tensor = labels, a: torch.Tensor = attention
+        ) -> None:
+            torch.autograd.grad(expected_mixed_cross_entropy(logits, labels, a, implementation=how), logits)
+
+        times = interleaved(
+            {how: lambda how=how: step(how) for how in ("fused", "triton")}, rounds=15, device="cuda", turn=0.05
+        )
+        ratio, kernels = median_ratio(times["fused"], times["triton"]), statistics.median(times["triton"])
+        faster.append((logits.numel(), ratio > 1))
+        rate = 5 * 2 * logits.numel() / kernels / 1e12
+        print(f"n=inf r={r} c={c}: triton {1e3 * kernels:.3f} ms, {ratio:.2f}x fused, {rate:.2f} TB/s")
+    return faster
+
+
+def sampled_on_gpu() -> list[tuple[int, bool]]:
     faster: list[tuple[int, bool]] = []
     for r, n, c in SIZES:
         if r * n * B * c > 2e11:
@@ -69,12 +106,7 @@ def on_gpu() -> None:
         kernel = statistics.median(times["triton"])
         faster.append((r * n * B * c, ratio > 1))
         print(f"r={r} n={n} c={c}: triton {1e3 * kernel:.3f} ms, {ratio:.2f}x chunked, {kernel / least:.1f}x floor")
-    slower = max((size for size, won in faster if not won), default=0)
-    above = [size for size, _ in faster if size > slower]
-    if above:
-        print(f"MEASURED: {{{torch.cuda.get_device_capability()}: {min(above):.2e}}}")
-    else:
-        print("the kernel is slower at the largest size: no entry")
+    return faster
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def compiled_for(kernel, capability: int, pointers: dict[str, str], constants: d
     from triton.compiler import ASTSource
 
     names = kernel.arg_names
-    types = {name: "*fp32" if name.endswith("_ptr") else "i32" for name in names} | {"low": "fp32", "high": "fp32"}
+    types = {name: "*fp32" if name.endswith("_ptr") else "i32" for name in names}
+    types |= dict.fromkeys(("low", "high", "spread_weight"), "fp32")
     types = (
         {name: kind for name, kind in types.items() if name in names} | pointers | dict.fromkeys(constants, "constexpr")
     )
@@ -113,10 +114,10 @@ def test_the_kernels_of_the_closed_form_compile_at_full_size(logits, soft, tmp_p
     from multimix.kernels import triton_closed_form as kernels
 
     size = tile(b=128, c=1000)
-    constants = {"K": 3, "SOFT": soft, "ALIGN": 4, "BB": size.BB, "BC": size.BC, "BT": 16}
+    constants = {"K": 3, "Q": 8, "SOFT": soft, "ALIGN": 4, "BB": size.BB, "BC": size.BC, "BT": 16}
     pointers = {"logits_ptr": logits, "grad_ptr": logits, "targets_ptr": "*fp32" if soft else "*i64"}
-    for kernel in (kernels._mean, kernels._mean_of_tiles, kernels._nodes, kernels._lse_of_tiles, kernels._slopes,
-                   kernels._gradient):  # fmt: skip
+    for kernel in (kernels._attend, kernels._mean, kernels._mean_of_tiles, kernels._nodes, kernels._lse_of_tiles,
+                   kernels._slopes, kernels._gradient):  # fmt: skip
         mine, theirs = (
             {name: value for name, value in given.items() if name in kernel.arg_names}
             for given in (constants, pointers)

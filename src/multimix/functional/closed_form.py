@@ -27,7 +27,7 @@ Weights = tuple[float, float, int, int]
 """Of the mixtures: the range of alpha, m and b."""
 
 SHARES = 3  # nodes of the integral over t; more change less than the approximation is good for
-_LAPLACE_NODES = 8
+LAPLACE_NODES = 8
 
 
 def expected_mixed_cross_entropy(
@@ -132,8 +132,13 @@ def relative_attention(a_RB: Tensor, pooled: bool) -> tuple[Tensor, Tensor]:
     attended_R = total_R > 0
     # A position without attention counts 0; uniform attention keeps its gradient finite until then.
     pi_RB = torch.where(attended_R[:, None], a_RB, torch.ones_like(a_RB))
-    weight_R = total_R if pooled else attended_R.to(a_RB.dtype)
-    return pi_RB / pi_RB.sum(1, keepdim=True), weight_R / or_one(weight_R.sum())
+    return pi_RB / pi_RB.sum(1, keepdim=True), position_weights(total_R, pooled)
+
+
+def position_weights(total_R: Tensor, pooled: bool) -> Tensor:
+    """What the loss of each position counts, from the sum of its attention."""
+    weight_R = total_R if pooled else (total_R > 0).to(total_R.dtype)
+    return weight_R / or_one(weight_R.sum())
 
 
 class Shares(NamedTuple):
@@ -215,7 +220,7 @@ def _relative_variances(pi_RB: Tensor, alphas: list[float], weights: list[float]
     # `new_tensor` would wait for the device.
     y, measure, alpha, weight = (
         torch.tensor(x, dtype=pi_RB.dtype, device="cpu").to(pi_RB.device, non_blocking=True)
-        for x in (*unit_interval(_LAPLACE_NODES), alphas, weights)
+        for x in (*unit_interval(LAPLACE_NODES), alphas, weights)
     )
     log_y_Q1, alpha_A111 = y.log()[:, None], alpha[:, None, None, None]
     power_AR11 = e_R11 / (alpha_A111 + e_R11)

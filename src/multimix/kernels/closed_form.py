@@ -54,7 +54,15 @@ def _forward(
     r, b, c = logits.shape
     dtype, uniform = mixing_dtype(logits.dtype), attention is None
     with torch.autocast(logits.device.type, enabled=False):
-        found, weight_R = attention_terms(logits, attention, (low, high, m, b), pooled)
+        weights = low, high, m, b
+        if attention is None:
+            numbers = torch.tensor(_uniform(weights), dtype=dtype, device="cpu")
+            numbers = numbers.to(logits.device, non_blocking=True)
+            found = _Attention(*(each[..., None].expand(r, -1, b) for each in numbers))
+            weight_R = numbers.new_full((r,), 1 / r)
+        else:
+            pi_RB, weight_R = relative_attention(attention.mT.to(dtype), pooled)
+            found = _attention(pi_RB, weights)
         labels = Targets(targets, c, dtype)
         given = _coefficients(found, weight_R, labels, spread_weight)
         # In the memory order of the logits, which are a view of what the classifier returned.
@@ -154,7 +162,7 @@ def _block(
     return loss
 
 
-class Attention(NamedTuple):
+class _Attention(NamedTuple):
     """What the attention alone gives, (R, 1, B) and, of the nodes, (R, K, B)."""
 
     pi: Tensor
@@ -166,31 +174,19 @@ class Attention(NamedTuple):
     a: Tensor
 
 
-def attention_terms(
-    logits: Tensor, attention: Tensor | None, weights: Weights, pooled: bool
-) -> tuple[Attention, Tensor]:
-    """These, and what the loss of each position counts, (R,)."""
-    (r, b, _), dtype = logits.shape, mixing_dtype(logits.dtype)
-    if attention is not None:
-        pi_RB, weight_R = relative_attention(attention.mT.to(dtype), pooled)
-        return _attention(pi_RB, weights), weight_R
-    numbers = torch.tensor(_uniform(weights), dtype=dtype, device="cpu").to(logits.device, non_blocking=True)
-    return Attention(*(each[..., None].expand(r, -1, b) for each in numbers)), numbers.new_full((r,), 1 / r)
-
-
-def _attention(pi_RB: Tensor, weights: Weights) -> Attention:
+def _attention(pi_RB: Tensor, weights: Weights) -> _Attention:
     found = shares(pi_RB, weights)
     pi_R1B = pi_RB[:, None]
     t_RKB = torch.stack(found.t_KRB, 1)
     u_RKB = torch.stack(found.u_KR, 1)[..., None].expand_as(t_RKB)
     a_RKB = torch.cat([weight * pi_R1B for weight in found.weight_K], 1)
     spread_R1B = 2 * found.rest_R[:, None, None] * pi_R1B * found.share_RB[:, None]
-    return Attention(pi_R1B, pi_R1B * found.rho_RB[:, None], spread_R1B, u_RKB, t_RKB, a_RKB)
+    return _Attention(pi_R1B, pi_R1B * found.rho_RB[:, None], spread_R1B, u_RKB, t_RKB, a_RKB)
 
 
 @functools.lru_cache(maxsize=64)
 def _uniform(weights: Weights) -> list[list[float]]:
-    """The fields of `Attention`, equal for all examples: the same at every step, so they cost the device nothing."""
+    """The fields of `_Attention`, equal for all examples: the same at every step, so they cost the device nothing."""
     b = weights[3]
     fields = _attention(torch.full((1, b), 1 / b, dtype=torch.float64, device="cpu"), weights)
     numbers: list[list[float]] = torch.stack([each[0, :, 0].expand(len(fields.t[0])) for each in fields]).tolist()
@@ -231,7 +227,7 @@ class _Coefficients(NamedTuple):
     """(R, C)"""
 
 
-def _coefficients(found: Attention, weight_R: Tensor, labels: Targets, spread_weight: float) -> _Coefficients:
+def _coefficients(found: _Attention, weight_R: Tensor, labels: Targets, spread_weight: float) -> _Coefficients:
     pi_RB, pi_rho_RB, spread_RB = (each[:, 0] for each in found[:3])
     u_RKB, t_RKB, a_RKB = found[3:]
     a_RKB = spread_weight * weight_R[:, None, None] * a_RKB

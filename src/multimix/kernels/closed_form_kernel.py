@@ -8,16 +8,27 @@ Shape suffixes: K nodes, R positions, B batch.
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..functional._quadrature import exponential_over_concentration
-from ..functional.closed_form import SHARES, Weights, reference
+from ..functional._quadrature import concentrations, exponential_over_concentration, unit_interval
+from ..functional.closed_form import LAPLACE_NODES, SHARES, Weights, position_weights, reference
 from . import crossover, triton_launch
-from .closed_form import attention_terms
 from .ops import define_operator
+
+
+class Nodes(NamedTuple):
+    """Those of the integrals over u, alpha and s, all in one tensor, each set of nodes followed by its weights."""
+
+    numbers: Tensor
+    """x = -log(1 - u) / sum of pi^2; alpha; log y, where s = (y^-power - 1) / sum of pi^2"""
+    u: int
+    alpha: int
+    s: int
 
 
 class Given(NamedTuple):
@@ -66,20 +77,15 @@ def expectation(
     return loss
 
 
-def _given(logits: Tensor, attention: Tensor | None, weights: Weights, pooled: bool, spread_weight: float) -> Given:
-    found, weight_R = attention_terms(logits, attention, weights, pooled)
-    nodes = torch.tensor(exponential_over_concentration(SHARES, *weights)[1], dtype=torch.float32, device="cpu")
-    nodes_RK = spread_weight * weight_R[:, None] * nodes.to(logits.device, non_blocking=True)
-    at_mean_R1 = (1 - spread_weight) * weight_R[:, None]
-    pi_R1B, pi_rho_R1B, spread_R1B = (each[:, :1] for each in found[:3])
-    a_RKB, rest_RKB = nodes_RK[..., None] * pi_R1B, 1 - found.t
-    own, of_mean, of_beta = a_RKB * found.t, a_RKB * rest_RKB, a_RKB * rest_RKB * found.u
-    own_R1B, of_mean_R1B, of_beta_R1B = (each.sum(1, keepdim=True) for each in (own, of_mean, of_beta))
-    of_mean_R1B += at_mean_R1[..., None] * pi_R1B
-    return Given(
-        torch.cat([pi_R1B, pi_rho_R1B, spread_R1B, own_R1B, of_mean_R1B, of_beta_R1B, found.t], 1),
-        torch.cat([found.u[..., 0], nodes_RK, at_mean_R1], 1),
-    )
+@functools.lru_cache(maxsize=64)
+def _nodes(weights: Weights, device: torch.device) -> Nodes:
+    """Copied to the device once: at every step, even without waiting, it would cost as much as a kernel."""
+    alphas, alpha_weights = concentrations(*weights)
+    x, x_weights = exponential_over_concentration(SHARES, *weights)
+    y, measure = unit_interval(LAPLACE_NODES)
+    log_y = list(map(math.log, y))
+    numbers = [*x, *x_weights, *alphas, *alpha_weights, *log_y, *measure]
+    return Nodes(torch.tensor(numbers, dtype=torch.float32, device=device), len(x), len(alphas), len(y))
 
 
 def _forward(
@@ -88,9 +94,12 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     from . import triton_closed_form
 
-    _, b, c = logits.shape
+    r, b, c = logits.shape
     with torch.autocast(logits.device.type, enabled=False):
-        given = _given(logits, attention, (low, high, m, b), pooled, spread_weight)
+        a_BR = logits.new_ones((), dtype=torch.float32).expand(b, r) if attention is None else attention.float()
+        weight_R = position_weights(a_BR.sum(0), pooled)
+        nodes = _nodes((low, high, m, b), logits.device)
+        given = triton_closed_form.attend(a_BR, weight_R, nodes, spread_weight)
         losses, found = triton_closed_form.forward(logits, targets, given, triton_launch.tile(b=b, c=c))
         return losses.sum(), *given, *found
 

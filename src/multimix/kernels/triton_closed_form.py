@@ -3,7 +3,8 @@
 
 A program holds a tile of one position: all examples (padded to a power of two) and BC classes. So it can sum over
 examples; what is summed over classes it writes as its part, and a small program for each position adds the parts up.
-Four kernels read the logits once each, and only the last writes as much:
+Four kernels read the logits once each, and only the last writes as much; `_attend` goes before them, with what follows
+from the attention alone:
 
     _mean      mu and beta; parts of p . (l_i - mu), together with log-sum-exps of mu, which weigh them
     _nodes     v and the largest excess; parts of the log-sum-exp of z at every node; what soft targets add to the loss
@@ -25,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .closed_form_kernel import Found, Given
+from .closed_form_kernel import Found, Given, Nodes
 from .triton_launch import WIDEST_TILE, Tile, width
 
 _LOG2_E = tl.constexpr(math.log2(math.e))
@@ -133,6 +134,78 @@ def _z(x_BC, log_p_C, beta_C, spread_C, t_B, u):
     """Mixed logits; but for x, all in units of log2."""
     raised_BC = (1.0 - t_B)[:, None] * spread_C[None, :] - (u * beta_C)[None, :]
     return x_BC * (t_B * _LOG2_E)[:, None] + log_p_C[None, :] + (1.0 - t_B)[:, None] * raised_BC
+
+
+@triton.jit
+def _expm1(x):
+    """tl.exp(x) - 1 loses what is small."""
+    series = x * (1.0 + x / 2 * (1.0 + x / 3 * (1.0 + x / 4 * (1.0 + x / 5 * (1.0 + x / 6)))))
+    return tl.where(tl.abs(x) < 0.3, series, tl.exp(x) - 1.0)
+
+
+@triton.jit
+def _log1p(x):
+    """The same of tl.log(1 + x), x >= 0: the series of the inverse hyperbolic tangent."""
+    t = x / (2.0 + x)
+    t2 = t * t
+    series = 2.0 * t * (1.0 + t2 * (1 / 3 + t2 * (1 / 5 + t2 * (1 / 7 + t2 * (1 / 9 + t2 / 11)))))
+    return tl.where(x < 1.0, series, tl.log(1.0 + x))
+
+
+@triton.jit(do_not_specialize=["b", "A", "stride_b", "stride_r"])
+def _attend(
+    attention_ptr, weight_ptr, nodes_ptr, given_ptr, scalars_ptr, spread_weight, b, A, stride_b, stride_r,
+    K: tl.constexpr, Q: tl.constexpr, BB: tl.constexpr,
+):  # fmt: skip
+    """`functional.closed_form.shares` of a position, and what the other kernels make of it."""
+    position, examples_B = tl.program_id(0), tl.arange(0, BB)
+    places_B = examples_B.to(tl.int64) * stride_b + position.to(tl.int64) * stride_r
+    a_B = tl.load(attention_ptr + places_B, mask=examples_B < b, other=0.0)
+    a_B = tl.where(tl.sum(a_B, 0) > 0.0, a_B, tl.where(examples_B < b, 1.0, 0.0))
+    pi_B = a_B / tl.sum(a_B, 0)
+    e = tl.sum(pi_B * pi_B, 0)
+
+    alphas_ptr = nodes_ptr + 2 * K
+    log_y_ptr = alphas_ptr + 2 * A
+    kappa_B = tl.zeros((BB,), tl.float32)
+    for index in range(A):
+        alpha = tl.load(alphas_ptr + index)
+        power, density = e / (alpha + e), tl.load(alphas_ptr + A + index) / (alpha + e)
+        for node in range(Q):
+            log_y, measure = tl.load(log_y_ptr + node), tl.load(log_y_ptr + Q + node)
+            log_B = _log1p(_expm1(-log_y * power) / e * pi_B)
+            exponent_B = -2.0 * log_B - (alpha * tl.sum(log_B, 0) + (power + 1.0) * log_y)
+            kappa_B += density * measure * tl.exp(exponent_B)
+
+    first, cross, square = 0.0, 0.0, 0.0
+    for k in range(K):
+        u, weight = -_expm1(-tl.load(nodes_ptr + k) * e), tl.load(nodes_ptr + K + k)
+        first += weight * u
+        cross += weight * u * (1.0 - u)
+        square += weight * (1.0 - u) * (1.0 - u)
+    rest = tl.minimum(cross / (square + _NEARLY_NOTHING), 1.0) / first
+    rho_B = pi_B * kappa_B / first
+    given_ptr += position.to(tl.int64) * (_T + K) * b + examples_B
+    scalars_ptr += position * (2 * K + 1)
+    at_mean = (1.0 - spread_weight) * tl.load(weight_ptr + position)
+    own_B, of_mean_B, of_beta_B = tl.zeros((BB,), tl.float32), at_mean * pi_B, tl.zeros((BB,), tl.float32)
+    for k in range(K):
+        u = -_expm1(-tl.load(nodes_ptr + k) * e)
+        weight = spread_weight * tl.load(weight_ptr + position) * tl.load(nodes_ptr + K + k)
+        t_B = rho_B * u / (1.0 - u + rho_B * u + _NEARLY_NOTHING)
+        own_B += weight * pi_B * t_B
+        of_mean_B += weight * pi_B * (1.0 - t_B)
+        of_beta_B += weight * pi_B * (1.0 - t_B) * u
+        tl.store(given_ptr + (_T + k) * b, t_B, mask=examples_B < b)
+        tl.store(scalars_ptr + k, u)
+        tl.store(scalars_ptr + K + k, weight)
+    tl.store(scalars_ptr + 2 * K, at_mean)
+    tl.store(given_ptr + _PI * b, pi_B, mask=examples_B < b)
+    tl.store(given_ptr + _PI_RHO * b, pi_B * rho_B, mask=examples_B < b)
+    tl.store(given_ptr + _SPREAD * b, 2.0 * rest * pi_B * pi_B * kappa_B, mask=examples_B < b)
+    tl.store(given_ptr + _OWN * b, own_B, mask=examples_B < b)
+    tl.store(given_ptr + _OF_MEAN * b, of_mean_B, mask=examples_B < b)
+    tl.store(given_ptr + _OF_BETA * b, of_beta_B, mask=examples_B < b)
 
 
 @triton.jit(do_not_specialize=["b", "c", "tiles", "stride_r", "stride_b"])
@@ -370,6 +443,18 @@ def _gradient(
     grad_BC *= tl.load(scale_ptr)
     places_BC = _places(position, examples_B, classes_C, grad_stride_r, grad_stride_b, ALIGN)
     tl.store(grad_ptr + places_BC, grad_BC, mask=_inside(examples_B, classes_C, b, c))
+
+
+def attend(a_BR: Tensor, weight_R: Tensor, nodes: Nodes, spread_weight: float) -> Given:
+    """Attention in float32, of any strides; `weight_R`: what the loss of each position counts."""
+    B, R = a_BR.shape
+    examples, scalars = a_BR.new_empty(R, 6 + nodes.u, B), a_BR.new_empty(R, 2 * nodes.u + 1)
+    with torch.cuda.device_of(a_BR):
+        _attend[(R,)](
+            a_BR, weight_R, nodes.numbers, examples, scalars, spread_weight, B, nodes.alpha, *a_BR.stride(),
+            K=nodes.u, Q=nodes.s, BB=max(32, triton.next_power_of_2(B)), num_warps=1 if B <= 256 else 4,
+        )  # fmt: skip
+    return Given(examples, scalars)
 
 
 def forward(logits_RBC: Tensor, targets: Tensor, given: Given, tile: Tile) -> tuple[Tensor, Found]:
