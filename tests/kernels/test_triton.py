@@ -113,11 +113,11 @@ def registers_and_stack(compiled, tmp_path: Path) -> tuple[int, int]:
 def test_the_kernels_of_the_closed_form_compile_at_full_size(logits, soft, tmp_path) -> None:
     from multimix.kernels import triton_closed_form as kernels
 
-    size = tile(b=128, c=1000)
-    constants = {"K": 3, "Q": 8, "SOFT": soft, "ALIGN": 4, "BB": size.BB, "BC": size.BC, "BT": 16}
     pointers = {"logits_ptr": logits, "grad_ptr": logits, "targets_ptr": "*fp32" if soft else "*i64"}
     for kernel in (kernels._attend, kernels._mean, kernels._mean_of_tiles, kernels._nodes, kernels._lse_of_tiles,
                    kernels._slopes, kernels._gradient):  # fmt: skip
+        size = tile(b=128, c=1000, backward=kernel in (kernels._slopes, kernels._gradient))
+        constants = {"K": 3, "Q": 8, "SOFT": soft, "ALIGN": 4, "BB": size.BB, "BC": size.BC, "BT": 16}
         mine, theirs = (
             {name: value for name, value in given.items() if name in kernel.arg_names}
             for given in (constants, pointers)

@@ -59,13 +59,14 @@ def test_without_a_gpu_forcing_the_kernel_is_one_clear_error(criterion, n) -> No
 
 
 def test_tiles_hold_all_examples_of_the_largest_mini_batch() -> None:
-    for b, c in itertools.product([1, 17, 128, 256, MOST_EXAMPLES_CLOSED_FORM], [1, 10, 100, 1000, 21_841]):
-        size = tile(b=b, c=c)
+    sizes = [1, 17, 128, 256, MOST_EXAMPLES_CLOSED_FORM], [1, 10, 100, 1000, 21_841], [False, True]
+    for b, c, backward in itertools.product(*sizes):
+        size = tile(b=b, c=c, backward=backward)
         assert b <= size.BB
         assert c <= width(c)
         assert width(c) % size.BC == 0
         # Logits that a thread holds: more would not fit its registers.
-        assert (16 if b <= 512 else 32) * 32 * size.warps >= size.BB * size.BC
+        assert (16 if backward and b <= 512 else 32) * 32 * size.warps >= size.BB * size.BC
 
 
 def test_what_the_kernel_cannot_take_has_a_reason() -> None:

@@ -100,7 +100,7 @@ def _forward(
         weight_R = position_weights(a_BR.sum(0), pooled)
         nodes = _nodes((low, high, m, b), logits.device)
         given = triton_closed_form.attend(a_BR, weight_R, nodes, spread_weight)
-        losses, found = triton_closed_form.forward(logits, targets, given, triton_launch.tile(b=b, c=c))
+        losses, found = triton_closed_form.forward(logits, targets, given, triton_launch.tile(b=b, c=c, backward=False))
         return losses.sum(), *given, *found
 
 
@@ -140,7 +140,8 @@ def _gradient_forward(
 
     _, b, c = logits.shape
     given, found = Given(examples, scalars), Found(columns, mean_lse, q, lse)
-    return triton_closed_form.backward(scale, logits, targets, given, found, triton_launch.tile(b=b, c=c))
+    tile = triton_launch.tile(b=b, c=c, backward=True)
+    return triton_closed_form.backward(scale, logits, targets, given, found, tile)
 
 
 def _gradient_fake(

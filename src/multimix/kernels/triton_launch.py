@@ -20,11 +20,12 @@ MOST_EXAMPLES = 256
 MOST_EXAMPLES_CLOSED_FORM = 1024
 """Likewise: a tile holds all examples."""
 
-_SHARED_MEMORY_CLOSED_FORM = 16 * 2**10  # 9 KiB, as the compiler reports it
+WIDEST_TILE = 64
+"""Of classes."""
+
+_SHARED_MEMORY_CLOSED_FORM = 16 * 2**10  # 8 KiB, as the compiler reports it
 _SHARED_MEMORY = 96 * 2**10  # what the largest blocks take, as the compiler reports it: 81 KiB
 _ELEMENTS_PER_THREAD = 8  # of weights drawn at once: with more, the compiler runs out of registers
-WIDEST_TILE = 64
-_TILE, _TILE_PER_THREAD = 2**12, 16  # logits, of which a thread holds two or three copies
 _PARTIAL_SUMS = 2**26  # bytes of gradients kept apart, unless one copy for each position is more
 
 
@@ -76,15 +77,17 @@ class Tile(NamedTuple):
     warps: int
 
 
-def tile(*, b: int, c: int) -> Tile:
-    """The same on any device.
+def tile(*, b: int, c: int, backward: bool) -> Tile:
+    """For the kernels of the forward or the backward pass, the same on any device.
 
-    >>> tile(b=128, c=1000)
-    Tile(BB=128, BC=32, warps=8)
+    >>> tile(b=128, c=1000, backward=False), tile(b=128, c=1000, backward=True)
+    (Tile(BB=128, BC=64, warps=8), Tile(BB=128, BC=32, warps=8))
     """
+    # With as many registers as two programs of a multiprocessor have: the backward pass needs more for a logit.
+    per_thread = 16 if backward else 32
     BB = max(16, _power_of_two(b))
-    BC = min(max(16, _power_of_two(c)), max(16, _TILE // BB), WIDEST_TILE)
-    return Tile(BB, BC, min(16, max(1, BB * BC // (32 * _TILE_PER_THREAD))))
+    BC = min(max(16, _power_of_two(c)), max(16, 256 * per_thread // BB), WIDEST_TILE)
+    return Tile(BB, BC, min(16, max(1, BB * BC // (32 * per_thread))))
 
 
 def width(c: int) -> int:
