@@ -22,7 +22,8 @@ def main(files: list[str]) -> None:
         for row in result["methods"]:
             if row["relative"] is not None:
                 card = row["method"].split("(")[0].removesuffix("-alone").removesuffix("-small-alpha")
-                label = "" if row["method"] == card else f"`{row['method']}`: "
+                method = re.sub(r'\(\w+=".*', "", row["method"])  # options that name files
+                label = "" if method == card else f"`{method}`: "
                 found.setdefault(card, []).append(f"{label}{row['relative']:.2f} of ERM's speed ({where}, {device})")
     for path in sorted(HERE.glob("*.md")):
         measured = found.get(path.stem)
