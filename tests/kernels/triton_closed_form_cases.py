@@ -57,20 +57,21 @@ def both(logits: Tensor, targets: Tensor, a: Tensor | None, *options, **more) ->
     normalize=st.sampled_from(["position", "global"]),
     spread_weight=st.sampled_from([0.0, 1.0, 2.5]),
     scale=st.sampled_from([0.1, 3.0, 10.0]),
-    contiguous=st.booleans(),
+    layout=st.sampled_from(["linear", "convolution", "contiguous"]),
     seed=st.integers(0, 99),
 )
-def test_loss_and_gradient(
-    shape, kind, attended, alpha, most, normalize, spread_weight, scale, contiguous, seed
-) -> None:
+def test_loss_and_gradient(shape, kind, attended, alpha, most, normalize, spread_weight, scale, layout, seed) -> None:
     r, b, c = shape
     # As the criteria pass it: a view of what a classifier returned at every position.
     logits = normal(b, r, c, seed=seed, scale=scale).float().transpose(0, 1)
-    logits = logits.contiguous() if contiguous else logits
+    if layout == "convolution":
+        logits = logits.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    elif layout == "contiguous":
+        logits = logits.contiguous()
     options = attention(b, r, attended), alpha, normalize
     ours, theirs = both(logits, make_targets(kind, b, c), *options, m=min(most, b), spread_weight=spread_weight)
     assert torch.allclose(ours[0], theirs[0], rtol=2e-5, atol=1e-5 * scale)
-    assert ours[1].stride() == logits.stride()
+    assert layout == "convolution" or ours[1].stride() == logits.stride()
     # Examples near the mean of a mini-batch of two or one have gradients that are differences of larger numbers.
     assert (ours[1].double() - theirs[1]).norm() < 1e-4 * theirs[1].norm() + 1e-5
 
@@ -211,6 +212,13 @@ def test_one_graph_when_compiled() -> None:
         found.append((loss.detach(), torch.autograd.grad(loss, leaf)[0]))
     for eager, compiled in zip(*found, strict=True):
         assert torch.allclose(eager, compiled, rtol=1e-6)
+
+
+def test_a_gradient_of_the_layout_that_is_announced() -> None:
+    logits = normal(5, 7, 3, seed=0).float().to(DEVICE).permute(2, 0, 1)
+    _, *known = _expected(logits, make_targets("index", 5, 7).to(DEVICE), None, 0.5, 2.0, 5, False, 1.0)
+    given = torch.tensor(2.0, device=DEVICE), logits, make_targets("index", 5, 7).to(DEVICE), *known
+    torch.library.opcheck(_gradient, given, test_utils="test_faketensor")
 
 
 def test_criteria_by_the_kernels() -> None:

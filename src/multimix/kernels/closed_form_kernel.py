@@ -100,7 +100,8 @@ def _forward(
         weight_R = position_weights(a_BR.sum(0), pooled)
         nodes = _nodes((low, high, m, b), logits.device)
         given = triton_closed_form.attend(a_BR, weight_R, nodes, spread_weight)
-        losses, found = triton_closed_form.forward(logits, targets, given, triton_launch.tile(b=b, c=c, backward=False))
+        tile = triton_launch.tile(b=b, c=c, backward=False)
+        losses, found = triton_closed_form.forward(_by_rows(logits), targets, given, tile)
         return losses.sum(), *given, *found
 
 
@@ -141,14 +142,19 @@ def _gradient_forward(
     _, b, c = logits.shape
     given, found = Given(examples, scalars), Found(columns, mean_lse, q, lse)
     tile = triton_launch.tile(b=b, c=c, backward=True)
-    return triton_closed_form.backward(scale, logits, targets, given, found, tile)
+    return triton_closed_form.backward(scale, _by_rows(logits), targets, given, found, tile)
 
 
 def _gradient_fake(
     scale: Tensor, logits: Tensor, targets: Tensor, examples: Tensor, scalars: Tensor, columns: Tensor,
     mean_lse: Tensor, q: Tensor, lse: Tensor,
 ) -> Tensor:  # fmt: skip
-    return torch.empty_like(logits)
+    return torch.empty_like(_by_rows(logits))
+
+
+def _by_rows(logits: Tensor) -> Tensor:
+    """The classes of an example side by side, which a convolution as the classifier does not give."""
+    return logits if logits.stride(2) == 1 else logits.contiguous()
 
 
 _expected = define_operator("expected_mixed_cross_entropy_triton", _forward, _fake, _backward, _setup_context)

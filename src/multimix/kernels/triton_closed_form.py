@@ -15,6 +15,10 @@ The first two are the forward pass, the others the backward pass, where the logi
 (R, C) and (R, B) numbers are kept. x is computed from the logits by subtractions alone, so that it has the same bits in
 all kernels, and "is the largest" the same answer. No atomic operations: every sum has a fixed order.
 
+For r = 196, b = 128, c = 1000 and bfloat16, four readings of the logits and one writing move 0.25 GB, and all else 0.07
+(`benchmarks/closed_form_cost.py`; `closed_form` moves 7.2). The compiled code has about 300 instructions for each
+logit, of which 9 are exponentials: arithmetic, not memory, takes most of the time (docs/closed_form.md).
+
 Shape suffixes: K nodes, R positions, B batch (padded), C classes of a tile, T tiles.
 """
 
@@ -481,7 +485,7 @@ def attend(a_BR: Tensor, weight_R: Tensor, nodes: Nodes, spread_weight: float) -
 
 
 def forward(logits_RBC: Tensor, targets: Tensor, given: Given, tile: Tile) -> tuple[Tensor, Found]:
-    """The loss of every position (R,), of logits in float32, bfloat16 or float16."""
+    """The loss of every position (R,), of logits in float32, bfloat16 or float16 whose classes are side by side."""
     sizes = _Sizes(logits_RBC, targets, given, tile)
     R, B, C = logits_RBC.shape
     T, K = sizes.tiles, sizes.meta["K"]
