@@ -8,7 +8,7 @@ import os
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from tests.functional.oracles import make_targets, normal, rng
 from torch import Tensor
@@ -47,7 +47,8 @@ def both(logits: Tensor, targets: Tensor, a: Tensor | None, *options, **more) ->
     return found
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, phases=[Phase.generate])
+@settings(max_examples=15, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+@example((3, 9, 67), "soft", "random", 0.02, 17, "global", 0.0, 10.0, "contiguous", 45)  # a spread of 2^128 and more
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 70)),
     kind=st.sampled_from(["index", "soft", "any sum"]),

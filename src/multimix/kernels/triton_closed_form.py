@@ -100,6 +100,13 @@ def _of_examples(ptr, position, rows, row, examples_B, b):
 
 
 @triton.jit
+def _lse(lse_ptr, position, K, k, examples_B, b):
+    """For what is padded, such that its softmax is 0: with 0 in its place that could be infinite."""
+    lse_B = _of_examples(lse_ptr, position, K, k, examples_B, b)
+    return tl.where(examples_B < b, lse_B, -_NEVER)
+
+
+@triton.jit
 def _of_classes(ptr, position, rows: tl.constexpr, row: tl.constexpr, classes_C, width):
     """Where the (C,) of a (R, rows, width) are."""
     return ptr + (position.to(tl.int64) * rows + row) * width + classes_C
@@ -398,7 +405,7 @@ def _slopes(
         u, weight, t_B = _node(given_ptr, scalars_ptr, position, examples_B, b, k, K)
         spread_C = tl.load(_of_classes(columns_ptr, position, _SPREADS + K, _SPREADS + k, classes_C, width))
         z_BC = _z(x_BC, log_p_C, beta_C, spread_C, t_B, u)
-        lse_B = _of_examples(lse_ptr, position, K, k, examples_B, b)
+        lse_B = _lse(lse_ptr, position, K, k, examples_B, b)
         pushed_BC = tl.exp2(z_BC - lse_B[:, None]) * (weight * mass_B * (1.0 - t_B))[:, None]
         to_mu_C = tl.sum(pushed_BC, 0)
         inverse_C = _quotient(1.0, top_C + (1.0 - u) * v_C)
@@ -463,7 +470,7 @@ def _gradient(
         u, weight, t_B = _node(given_ptr, scalars_ptr, position, examples_B, b, k, K)
         spread_C = tl.load(_of_classes(columns_ptr, position, _SPREADS + K, _SPREADS + k, classes_C, width))
         z_BC = _z(x_BC, log_p_C, beta_C, spread_C, t_B, u)
-        lse_B = _of_examples(lse_ptr, position, K, k, examples_B, b)
+        lse_B = _lse(lse_ptr, position, K, k, examples_B, b)
         grad_BC += tl.exp2(z_BC - lse_B[:, None]) * (weight * mass_B * t_B)[:, None]
     own_B = _of_examples(given_ptr, position, _T + K, _OWN, examples_B, b)
     grad_BC -= _weighted(_targets(targets_ptr, examples_B, classes_C, b, c, SOFT), own_B, SOFT)
