@@ -26,7 +26,8 @@ class MultiMix(nn.Module):
         m: examples per mixture; default and at most the whole mini-batch.
         alpha: Dirichlet concentration, or a range of which it is drawn uniformly for every mixed example.
         implementation: of a linear classifier's loss. "auto": block by block through the clean logits. "triton":
-            kernels on an NVIDIA GPU, with draws of their own (docs/numerics.md; not measured on a device yet).
+            kernels on an NVIDIA GPU, with draws of their own (docs/numerics.md, and docs/closed_form.md for n=math.inf;
+            not measured on a device yet).
             "reference": every tensor of the equations in memory, for checking.
         rescale: multiply the loss by `multimix.functional.rescaling_factor`, so that the gradient that tells examples
             apart is about as large as cross entropy's. For small alpha (0.05 to 0.2); at the paper's alpha the
