@@ -19,7 +19,8 @@ For r = 196, b = 128, c = 1000 and bfloat16, four readings of the logits and one
 (`benchmarks/closed_form_cost.py`; `closed_form` moves 7.2). The compiled code has about 300 instructions for each
 logit, of which 9 are exponentials: arithmetic, not memory, takes most of the time (docs/closed_form.md).
 
-Shape suffixes: K nodes, R positions, B batch (padded), C classes of a tile, T tiles.
+Shape suffixes: K nodes, R positions, B batch (padded), C classes of a tile, T tiles, Q nodes of the
+integral over s, as many as a power of two.
 """
 
 import functools
@@ -198,16 +199,15 @@ def _attend(
     e = tl.sum(pi_B * pi_B, 0)
 
     alphas_ptr = nodes_ptr + 2 * K
-    log_y_ptr = alphas_ptr + 2 * A
+    nodes_Q = alphas_ptr + 2 * A + tl.arange(0, Q)
+    log_y_Q, measure_Q = tl.load(nodes_Q), tl.load(nodes_Q + Q)
     kappa_B = tl.zeros((BB,), tl.float32)
     for index in range(A):
         alpha = tl.load(alphas_ptr + index)
         power, density = e / (alpha + e), tl.load(alphas_ptr + A + index) / (alpha + e)
-        for node in range(Q):
-            log_y, measure = tl.load(log_y_ptr + node), tl.load(log_y_ptr + Q + node)
-            log_B = _log1p(_expm1(-log_y * power) / e * pi_B)
-            exponent_B = -2.0 * log_B - (alpha * tl.sum(log_B, 0) + (power + 1.0) * log_y)
-            kappa_B += density * measure * tl.exp(exponent_B)
+        log_QB = _log1p((_expm1(-log_y_Q * power) / e)[:, None] * pi_B[None, :])
+        exponent_Q = -alpha * tl.sum(log_QB, 1) - (power + 1.0) * log_y_Q
+        kappa_B += tl.sum((density * measure_Q)[:, None] * tl.exp(exponent_Q[:, None] - 2.0 * log_QB), 0)
 
     first, cross, square = 0.0, 0.0, 0.0
     for k in range(K):
@@ -486,7 +486,7 @@ def attend(a_BR: Tensor, weight_R: Tensor, nodes: Nodes, spread_weight: float) -
     with torch.cuda.device_of(a_BR):
         _attend[(R,)](
             a_BR, weight_R, nodes.numbers, examples, scalars, spread_weight, B, nodes.alpha, *a_BR.stride(),
-            K=nodes.u, Q=nodes.s, BB=max(32, triton.next_power_of_2(B)), num_warps=1 if B <= 256 else 4,
+            K=nodes.u, Q=nodes.s, BB=triton.next_power_of_2(B),
         )  # fmt: skip
     return Given(examples, scalars)
 
