@@ -20,7 +20,7 @@ def gpu(monkeypatch) -> SimpleNamespace:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: device.capability)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: device)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    install_triton(monkeypatch, object())
+    monkeypatch.setattr(triton_launch, "_INSTALLED", True)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     return device
 
@@ -28,11 +28,6 @@ def gpu(monkeypatch) -> SimpleNamespace:
 def logits(r: int, b: int, c: int, *, dtype: torch.dtype = torch.bfloat16, device: str = "cuda") -> SimpleNamespace:
     """What a tensor tells about itself; one on a GPU cannot be made without."""
     return SimpleNamespace(shape=(r, b, c), dtype=dtype, device=torch.device(device), numel=lambda: r * b * c)
-
-
-def install_triton(monkeypatch, spec: object) -> None:
-    finder = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: spec))
-    monkeypatch.setattr(triton_launch, "importlib", finder)
 
 
 def test_kernel_from_the_measured_size_on(gpu) -> None:
@@ -53,7 +48,7 @@ def test_not_where_the_kernel_cannot_run_whatever_the_table_says(gpu, monkeypatc
     gpu.shared_memory_per_block_optin = 48 * 1024
     assert not kernel_is_faster(logits(196, 128, 1000), 10_000)
     gpu.shared_memory_per_block_optin = 227 * 1024
-    install_triton(monkeypatch, None)
+    monkeypatch.setattr(triton_launch, "_INSTALLED", False)
     assert not kernel_is_faster(logits(196, 128, 1000), 10_000)
 
 

@@ -14,6 +14,8 @@ from multimix.models import build
 
 # What the host must know to go on: saliency that is computed there, and how many mixtures are still to be optimised.
 WAITS = {"saliency": "saliencymix.py", "puzzle": "puzzlemix.py", "comixup": "comixup.py", "supermix": "masks.py"}
+# In older versions of torchvision, which images have one colour only.
+WAITS["augmix"] = "augmentations.py"
 
 
 def test_the_pretended_accelerator_finds_mistakes(accelerator) -> None:

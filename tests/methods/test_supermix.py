@@ -146,7 +146,7 @@ def test_confirmed_mixtures_have_dirichlet_weights() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return images.mean((2, 3))
 
-    b = 400
+    b = 1200
     images = torch.eye(3)[torch.arange(b) % 3][..., None, None].expand(b, 3, 4, 4)
     labels = torch.arange(b) % 3
     result = SuperMix(Yes(), width=2).supermix(images, labels, 3, seeded(0))

@@ -6,9 +6,9 @@ and 9.0, sums that the programs keep apart, and full use of the device. They hav
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
+from importlib.util import find_spec
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -23,6 +23,7 @@ MOST_EXAMPLES_CLOSED_FORM = 1024
 WIDEST_TILE = 64
 """Of classes."""
 
+_INSTALLED = find_spec("triton") is not None  # looked up here, since some versions of the compiler do not trace it
 _SHARED_MEMORY_CLOSED_FORM = 16 * 2**10  # 8 KiB, as the compiler reports it
 _SHARED_MEMORY = 96 * 2**10  # what the largest blocks take, as the compiler reports it: 81 KiB
 _ELEMENTS_PER_THREAD = 8  # of weights drawn at once: with more, the compiler runs out of registers
@@ -103,7 +104,7 @@ def why_not(
         return "float64 logits: the kernel computes in float32"
     if logits_PBC.shape[1] > most_examples:
         return f"a mini-batch of {logits_PBC.shape[1]}: the kernel takes at most {most_examples} examples"
-    if importlib.util.find_spec("triton") is None:
+    if not _INSTALLED:
         return "Triton is not installed"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None
