@@ -24,8 +24,8 @@ BASES = {
     ),
 }  # fmt: skip
 
-LONG = 180
-LEFT_OUT = {"map": ("alpha=0.01", "alpha=0.5"), "final": ("rescale", "manifold")}
+TIMES = {"long": 3, "x10": 10, "x30": 30}  # as many epochs
+LEFT_OUT = {"map": ("alpha=0.5",), "final": ("rescale", "manifold")}
 
 Setting = tuple[Callable[[], Method], dict[str, Any]]
 
@@ -38,8 +38,8 @@ def settings(part: str, base: str) -> dict[str, Setting]:
     """The settings of a part by name; on the slower data set some are left out, and the last runs are long ones."""
     found = PARTS[part]()
     left_out = LEFT_OUT.get(part, ()) if base == "cifar20" else ()
-    if (base, part) == ("cifar20", "final"):
-        found = {name: (method, {"epochs": LONG}) for name, (method, _) in found.items()}
+    if times := 3 if (base, part) == ("cifar20", "final") else TIMES.get(part):
+        found = {name: (method, {"epochs": times * BASES[base].epochs}) for name, (method, _) in found.items()}
     return {name: setting for name, setting in found.items() if not any(text in name for text in left_out)}
 
 
@@ -127,7 +127,11 @@ CHOSEN = ["erm", "input-mixup", "multimix", "multimix(alpha=0.02)", "multimix(al
 
 
 def _long() -> dict[str, Setting]:
-    return _named(CHOSEN, epochs=LONG)
+    return _named([*CHOSEN, "multimix(share=1)"])
+
+
+def _longer() -> dict[str, Setting]:
+    return _named(["erm", "input-mixup", PAPER, SMALL, "multimix(share=1)"])
 
 
 def _final() -> dict[str, Setting]:
@@ -153,5 +157,5 @@ def _regime(**options: Any) -> Method:
 
 PARTS = {
     "map": _map, "n": _n, "m": _m, "optimiser": _optimiser, "variants": _variants, "terms": _terms, "dense": _dense,
-    "long": _long, "final": _final,
+    "long": _long, "x10": _longer, "x30": _longer, "final": _final,
 }  # fmt: skip

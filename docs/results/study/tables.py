@@ -1,4 +1,4 @@
-"""The tables and the figure of docs/study.md, from the results kept here: `python docs/results/study/tables.py`."""
+"""The tables and figures of docs/study.md, from the results kept here: `python docs/results/study/tables.py`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,21 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from plan import TIMES
+
 from multimix.reports.statistics import estimate, paired_difference
 from multimix.reports.style import COLORS, figure, standalone, to_svg
 
 PAPER = ("multimix", "multimix(alpha=(0.5, 2), share=0.5)")  # the paper's regime, as the parts spell it
 HERE = Path(__file__).parent
+# Of the figure of the schedules: the label, and the names in the parts.
+SCHEDULED = {
+    "ERM": ("erm",),
+    "input mixup": ("input-mixup",),
+    "MultiMix, paper's regime": PAPER,
+    "MultiMix, paper's alpha, alone": ("multimix(share=1)", "multimix(alpha=(0.5, 2), share=1)"),
+    "MultiMix, alpha = 0.02": ("multimix(alpha=0.02)", "multimix(alpha=0.02, share=0.5)"),
+}
 Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
@@ -38,7 +48,15 @@ def main() -> None:
         ]
         lines += [table(runs, whole["erm"], whole[next(name for name in PAPER if name in whole)]), ""]
     (HERE / "tables.md").write_text("\n".join(lines))
-    (HERE / "map.svg").write_text(draw_map({base: read(HERE / f"{base}-map.jsonl") for base in ("digits", "cifar20")}))
+    bases = ("digits", "cifar20")
+    (HERE / "map.svg").write_text(draw_map({base: read(HERE / f"{base}-map.jsonl") for base in bases}))
+    (HERE / "schedule.svg").write_text(draw_schedules({base: schedules(base) for base in bases}))
+
+
+def schedules(base: str) -> dict[int, Runs]:
+    """The runs by how many times the schedule of the map they take."""
+    files = {1: HERE / f"{base}-map.jsonl", **{times: HERE / f"{base}-{part}.jsonl" for part, times in TIMES.items()}}
+    return {times: read(file) for times, file in files.items() if file.exists()}
 
 
 def read(file: Path) -> Runs:
@@ -132,6 +150,30 @@ def draw_map(maps: Mapping[str, Runs]) -> str:
         handles = axes[0][0].get_legend_handles_labels()
         drawn.legend(*handles, loc="outside lower center", ncols=6, frameon=False)
         return standalone(to_svg(drawn, "accuracy and likelihood over alpha"))
+
+
+def draw_schedules(found: Mapping[str, Mapping[int, Runs]]) -> str:
+    """The error over the length of the schedule, a line for each method, of the seeds that all lengths have."""
+    with figure(9, 3.6, ncols=len(found), squeeze=False) as (drawn, axes):
+        for panel, (base, by_times) in zip(axes[0], found.items(), strict=True):
+            seeds = set.intersection(*(set(runs["erm"]) for runs in by_times.values()))
+            for color, (label, names) in zip(("#8a8a8a", *COLORS), SCHEDULED.items(), strict=False):
+                points = []
+                for times, runs in by_times.items():
+                    if name := next((name for name in names if name in runs), None):
+                        values = estimate([100 - 100 * row["accuracy"] for k, row in runs[name].items() if k in seeds])
+                        points.append((times, values.mean, 0 if values.n == 1 else values.std))
+                panel.errorbar(
+                    *zip(*points, strict=True), color=color, marker="o", markersize=3, capsize=2, label=label
+                )
+            panel.set(xscale="log", yscale="log", title=f"{base}: validation error, %", xlabel="length of the schedule")
+            panel.set_xticks(list(by_times), [f"{times} x" for times in by_times])
+            low, high = panel.get_ylim()
+            ticks = [tick for tick in (5, 10, 20, 40, 50, 60, 80) if low <= tick <= high]
+            panel.set_yticks(ticks, map(str, ticks))
+            panel.minorticks_off()
+        drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        return standalone(to_svg(drawn, "validation error over the length of the schedule"))
 
 
 if __name__ == "__main__":
