@@ -25,8 +25,9 @@ from torch import Tensor
 
 from .targets import Targets
 
-# Mixed logits held at a time: on the CPU a block stays in the cache.
-_BLOCK_CPU, _BLOCK_ACCELERATOR = 2**18, 2**26
+# Mixed logits held at a time: on the CPU a block stays in the cache. With few classes, scaled weights are what takes
+# memory there, and more mixtures at a time are no faster.
+_BLOCK_CPU, _BLOCK_ACCELERATOR, _MIXTURES_CPU = 2**18, 2**26, 1024
 
 _DEEPEST = -60.0
 
@@ -50,13 +51,13 @@ class Accumulator:
     def position_blocks(self, n: int) -> list[slice]:
         """Positions to be added together when each has `n` mixtures."""
         P, _, C = self.logits_PBC.shape
-        step = max(1, _limit(self.logits_PBC) // max(1, n * C))
+        step = max(1, _mixtures(self.logits_PBC, C) // max(1, n))
         return [slice(p, min(p + step, P)) for p in range(0, P, step)]
 
     def add(self, where: slice, lam_PNB: Tensor, w_PN: Tensor, *, details: bool = False) -> Details | None:
         """Add the mixtures `lam_PNB`, weighted by `w_PN`, at the positions `where`."""
         N, C = lam_PNB.shape[1], self.logits_PBC.shape[2]
-        step = max(1, _limit(lam_PNB) // (C * lam_PNB.shape[0]))
+        step = max(1, _mixtures(lam_PNB, C) // lam_PNB.shape[0])
         parts = [
             self._add_block(where, lam_PNB[:, start : start + step], w_PN[:, start : start + step], details)
             for start in range(0, max(1, N), step)
@@ -126,5 +127,8 @@ class Details(NamedTuple):
         return Details(*(torch.cat(tensors, dim=dim) for tensors in zip(*present, strict=True)))
 
 
-def _limit(tensor: Tensor) -> int:
-    return _BLOCK_CPU if tensor.device.type == "cpu" else _BLOCK_ACCELERATOR
+def _mixtures(tensor: Tensor, classes: int) -> int:
+    """How many mixtures to hold at a time on the device of `tensor`."""
+    if tensor.device.type == "cpu":
+        return min(_BLOCK_CPU // classes, _MIXTURES_CPU)
+    return _BLOCK_ACCELERATOR // classes
