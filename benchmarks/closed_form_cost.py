@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import json
 import math
 import statistics
 from collections.abc import Callable
@@ -23,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from multimix import DenseMultiMix
-from multimix.benchmarking.measure import hardware, interleaved, median_ratio, peak_memory
+from multimix.benchmarking.measure import interleaved, median_ratio, peak_memory
+from multimix.benchmarking.record import Record
 from multimix.kernels import closed_form, closed_form_kernel
 
 B, MEASURED, COUNTED = 128, ((1, 100), (16, 100), (49, 1000)), ((1, 1000), (49, 1000), (196, 1000))
@@ -132,21 +132,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = [measure(r, c, options.rounds) for r, c in MEASURED]
+    record = Record(options.json, {"b": B, "rounds": options.rounds, "rounds of the largest": 3})
     forms = ("fused", "reference", "triton") if importlib.util.find_spec("triton") else ("fused", "reference")
-    counts = [count(r, c, form) for r, c in COUNTED for form in forms]
-    for row in (*rows, *counts):
-        print(row)
-    if options.json:
-        record = {
-            "b": B,
-            "rounds": options.rounds,
-            "rounds of the largest": 3,
-            "machine": hardware(),
-            "measured": rows,
-            "counted": counts,
-        }
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    for table, rows in (
+        ("measured", (measure(r, c, options.rounds) for r, c in MEASURED)),
+        ("counted", (count(r, c, form) for r, c in COUNTED for form in forms)),
+    ):
+        for row in rows:
+            print(row, flush=True)
+            record.add(table, row)
 
 
 if __name__ == "__main__":

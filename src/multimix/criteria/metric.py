@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from .. import random
-from ..functional._checks import check_targets
+from ..functional._checks import check_positive, check_targets
 from .embeddings import check_embeddings
 
 
@@ -94,7 +94,7 @@ class MultiSimilarity(MetricLoss):
 
     def __init__(self, beta: float = 2.0, gamma: float = 50.0, margin: float = 0.5) -> None:
         super().__init__()
-        self.beta, self.gamma, self.margin = _positive("beta", beta), _positive("gamma", gamma), margin
+        self.beta, self.gamma, self.margin = check_positive("beta", beta), check_positive("gamma", gamma), margin
 
     def reduce(self, s_positive: Tensor, y_AK: Tensor, s_negative: Tensor, not_y_AL: Tensor) -> Tensor:
         pull = log1p_sum_exp(-self.beta * (s_positive - self.margin), y_AK) / self.beta
@@ -131,7 +131,7 @@ class ProxyAnchor(MetricLoss):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.scale, self.margin = _positive("scale", scale), margin
+        self.scale, self.margin = check_positive("scale", scale), margin
         proxies = torch.randn(num_classes, dim, generator=random.fork(generator, "cpu"), device="cpu")
         self.proxies = nn.Parameter(proxies * (2 / num_classes) ** 0.5)
 
@@ -166,9 +166,3 @@ def log1p_sum_exp(x: Tensor, weight: Tensor) -> Tensor:
     """log(1 + sum_k weight_k exp(x_k)) of each row, without overflow; weights are constants of at least 0."""
     x = torch.cat([torch.zeros_like(x[:, :1]), x + weight.detach().log()], dim=1)
     return x.logsumexp(dim=1)
-
-
-def _positive(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return float(value)

@@ -31,6 +31,12 @@ def check_count(name: str, value: int, *, least: int = 1, most: int | None = Non
     return value
 
 
+def check_positive(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     """One of a few names."""
     if value not in choices:

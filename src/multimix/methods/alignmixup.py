@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..functional._checks import check_count
+from ..functional._checks import check_count, check_positive
 from .base import Mixed, Mixer
-from .pairs import Pairing, check_positive, host, probabilities
+from .pairs import Pairing, host, probabilities
 from .sinkhorn import sinkhorn, squared_distances
 
 if TYPE_CHECKING:

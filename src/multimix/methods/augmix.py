@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..functional import sample_weights
-from ..functional._checks import check_count
+from ..functional._checks import check_count, check_positive
 from .augmentations import augment_in_chains
 from .base import Method, MethodOutput
-from .pairs import check_positive, host, probabilities
+from .pairs import host, probabilities
 
 if TYPE_CHECKING:
     from ..models import SplitModel

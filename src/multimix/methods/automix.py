@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import random
-from ..functional._checks import check_choice, check_count
+from ..functional._checks import check_choice, check_count, check_positive
 from .base import Method, MethodOutput
 from .mix_block import MixBlock, feature_map
 from .momentum import MomentumEncoder
-from .pairs import Pairing, check_positive, host, probabilities
+from .pairs import Pairing, host, probabilities
 from .probing import feature_channels
 
 if TYPE_CHECKING:

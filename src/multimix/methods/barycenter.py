@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import random
-from ..functional._checks import check_count
+from ..functional._checks import check_count, check_positive
 from .base import Method, MethodOutput
-from .pairs import Pairing, check_positive, host, probabilities
+from .pairs import Pairing, host, probabilities
 from .probing import image_channels
 
 if TYPE_CHECKING:

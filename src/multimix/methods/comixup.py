@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import sample_weights
-from ..functional._checks import check_count
+from ..functional._checks import check_count, check_positive
 from .base import Mixed
 from .expansion import expand, grid_energy
-from .pairs import check_positive, host
+from .pairs import host
 from .saliency import SaliencyMixer
 
 

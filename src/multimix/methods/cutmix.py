@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..functional._checks import check_images
-from .pairs import InputMethod, Pairing, check_positive, host, probabilities
+from ..functional._checks import check_images, check_positive
+from .pairs import InputMethod, Pairing, host, probabilities
 
 
 class CutMix(InputMethod):

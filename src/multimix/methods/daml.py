@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ..functional._checks import check_count
+from ..functional._checks import check_count, check_positive
 from ..functional.interpolation import mix
 from .base import MethodOutput, Mixed, Mixer
 from .multimix import check_layer
-from .pairs import check_positive, host, probabilities
+from .pairs import host, probabilities
 
 if TYPE_CHECKING:
     from ..models import SplitModel

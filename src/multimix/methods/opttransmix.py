@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..functional._checks import check_count, check_images
-from .pairs import InputMethod, Pairing, check_positive, host, probabilities
+from ..functional._checks import check_count, check_images, check_positive
+from .pairs import InputMethod, Pairing, host, probabilities
 from .wasserstein import check_reg, convolutional_barycenter
 
 

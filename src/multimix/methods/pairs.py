@@ -107,10 +107,3 @@ def probabilities(images: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     check_targets(targets, images.shape[0], num_classes)
     dtype = targets.dtype if targets.is_floating_point() else torch.float32
     return as_probabilities(targets, num_classes, dtype)
-
-
-def check_positive(name: str, value: float) -> float:
-    """A positive parameter of a Beta distribution."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return float(value)

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..functional._checks import check_count
+from ..functional._checks import check_count, check_positive
 from .base import Mixed
 from .graph_cut import labelling
-from .pairs import Pairing, check_positive, host
+from .pairs import Pairing, host
 from .saliency import SaliencyMixer
 from .transport import block_transport, move_blocks
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..functional._checks import check_positive
 from .adain import adain
 from .cutmix import CutMix
-from .pairs import check_positive, draw_beta, host, probabilities
+from .pairs import draw_beta, host, probabilities
 from .style_distance import load_distances
 from .stylemix import StyleMethod
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import random
-from ..functional._checks import check_count
+from ..functional._checks import check_count, check_positive
 from .adain import StyleNetworks, adain, load_networks
-from .pairs import InputMethod, Pairing, check_positive, draw_beta, host, probabilities
+from .pairs import InputMethod, Pairing, draw_beta, host, probabilities
 
 if TYPE_CHECKING:
     from ..models import SplitModel

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .pairs import check_positive
+from ..functional._checks import check_positive
 
 
 def check_reg(reg: float) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pairs import Combination, InputMethod, check_positive, host, probabilities
+from ..functional._checks import check_positive
+from .pairs import Combination, InputMethod, host, probabilities
 
 
 class ZetaMixup(InputMethod):

@@ -63,6 +63,27 @@ def learning_curves(summary: Summary, key: str, colors: Mapping[str, str], *, pe
         return to_svg(drawn, f"{key.replace('_', ' ')} over epochs, one line for each method")
 
 
+def histogram_panel(
+    filled: tuple[Sequence[float], Sequence[float]],
+    line: tuple[Sequence[float], Sequence[float]],
+    color: str,
+    *,
+    xlabel: str,
+    described: str,
+) -> str:
+    """Two histograms, each heights and edges, over each other: one filled, one as a line."""
+    with figure(2.7, 2.1) as (drawn, axes):
+        axes.stairs(*filled, fill=True, color=color, alpha=0.55)
+        axes.stairs(*line, color=INK, linewidth=1.1)
+        axes.set_xlim(filled[1][0], max(filled[1][-1], line[1][-1]))
+        axes.set_yticks([])
+        axes.xaxis.get_major_locator().set_params(nbins=4)
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(xlabel)
+        return to_svg(drawn, described)
+
+
 def reliability_panel(
     confidences: Sequence[float | None],
     accuracies: Sequence[float | None],

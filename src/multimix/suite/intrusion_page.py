@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..reports.charts import histogram_panel
 from ..reports.sections import Panel, Section
-from ..reports.style import INK, figure, to_svg
 from ..reports.tables import estimates_table
 from .part import Results
 
@@ -33,8 +33,12 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
             row_colors[row] = colors.get(label, "")
         for name in runs[0]["own"]:
             measured = runs[0]["mixings"]
-            svg = histogram_chart(
-                measured[name]["normalized"], measured[clean]["normalized"], colors[label], label=f"{label}, {name}"
+            svg = histogram_panel(
+                _density(measured[name]["normalized"]),
+                _density(measured[clean]["normalized"]),
+                colors[label],
+                xlabel="squared distance",
+                described=f"intrusion distances of {label}, {name}",
             )
             panels.append(Panel(f"{label}: {name}", svg))
     without = [label for label, runs in results.items() if not runs[0]["own"]]
@@ -67,16 +71,7 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
     return made
 
 
-def histogram_chart(mixed: Mapping[str, Any], clean: Mapping[str, Any], color: str, *, label: str) -> str:
-    """Density of the distances of mixed embeddings, filled, and of clean ones, as a line."""
-    with figure(2.7, 2.1) as (drawn, axes):
-        for found, style in ((mixed, {"fill": True, "color": color, "alpha": 0.55}), (clean, {"color": INK})):
-            bins, width = len(found["shares"]), found["high"] / len(found["shares"])
-            axes.stairs([share / width for share in found["shares"]], [width * k for k in range(bins + 1)], **style)
-        axes.set_xlim(left=0)
-        axes.set_yticks([])
-        axes.xaxis.get_major_locator().set_params(nbins=4)
-        axes.grid(visible=False)
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel("squared distance")
-        return to_svg(drawn, f"intrusion distances of {label}")
+def _density(found: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Heights and edges of the histogram of distances."""
+    bins, width = len(found["shares"]), found["high"] / len(found["shares"])
+    return [share / width for share in found["shares"]], [width * k for k in range(bins + 1)]

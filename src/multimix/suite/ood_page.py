@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ..reports.charts import histogram_panel
 from ..reports.sections import Panel, Section
 from ..reports.style import INK, figure, to_svg
 from ..reports.tables import Table, estimates_table
@@ -59,7 +60,7 @@ def _set_section(name: str, detector: str, results: Results, colors: Mapping[str
         Panel("ROC curves", roc_chart({k: [r["sets"][name]["roc"] for r in v] for k, v in results.items()}, colors))
     ]
     panels += [
-        Panel(label, histogram_chart(runs[0]["sets"][name]["histogram"], colors[label], label=label, xlabel=detector))
+        Panel(label, _histogram(runs[0]["sets"][name]["histogram"], colors[label], label=label, xlabel=detector))
         for label, runs in results.items()
     ]
     return Section(
@@ -99,16 +100,11 @@ def roc_chart(curves: Mapping[str, Sequence[Sequence[float]]], colors: Mapping[s
         return to_svg(drawn, f"ROC curves of {', '.join(curves)}")
 
 
-def histogram_chart(histogram: Mapping[str, Any], color: str, *, label: str, xlabel: str) -> str:
+def _histogram(found: Mapping[str, Any], color: str, *, label: str, xlabel: str) -> str:
     """Scores of the test images, filled, and of the other images, as a line."""
-    low, high, bins = histogram["low"], histogram["high"], len(histogram["inside"])
+    low, high, bins = found["low"], found["high"], len(found["inside"])
     edges = [low + (high - low) * k / bins for k in range(bins + 1)]
-    with figure(2.7, 2.1) as (drawn, axes):
-        axes.stairs(histogram["inside"], edges, fill=True, color=color, alpha=0.55)
-        axes.stairs(histogram["outside"], edges, color=INK, linewidth=1.1)
-        axes.set_yticks([])
-        axes.xaxis.get_major_locator().set_params(nbins=4)
-        axes.grid(visible=False)
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel(xlabel)
-        return to_svg(drawn, f"scores of test images and others under {label}")
+    described = f"scores of test images and others under {label}"
+    return histogram_panel(
+        (found["inside"], edges), (found["outside"], edges), color, xlabel=xlabel, described=described
+    )

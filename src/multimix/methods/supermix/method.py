@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...functional import sample_weights
-from ...functional._checks import check_count, check_images
-from ..pairs import InputMethod, check_positive, host, probabilities
+from ...functional._checks import check_count, check_images, check_positive
+from ..pairs import InputMethod, host, probabilities
 from ..teacher import Teacher
 from .masks import optimise_masks
 
