@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from multimix.kernels.triton_launch import choose, tile
 
@@ -94,7 +95,8 @@ def test_registers_hold_the_full_size(precision, tmp_path) -> None:
     compiled = compiled_for(
         _accumulate, 90, {"deviations_ptr": half}, constants, num_warps=launch.warps, num_stages=launch.stages
     )
-    assert registers_and_stack(compiled, tmp_path)[1] <= 64  # bytes in bfloat16 with Triton 3.6, none with 3.9
+    spills = precision == "bf16" and TorchVersion(triton.__version__) < "3.9"  # with 3.6
+    assert registers_and_stack(compiled, tmp_path)[1] <= (64 if spills else 0)
     assert compiled.metadata.shared <= 227 * 1024
 
 

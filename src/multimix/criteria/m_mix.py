@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from ..functional._checks import check_positive
 from .embeddings import check_embeddings
 
 
@@ -36,14 +37,12 @@ class MMix(nn.Module):
 
     def __init__(self, temperature: float = 0.4, threshold: float = 0.9, *, detach_weights: bool = True) -> None:
         super().__init__()
-        for name, value in (("temperature", temperature), ("threshold", threshold)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise ValueError(f"{name} must be a positive number, got {value!r}")
+        self.temperature = check_positive("temperature", temperature)
+        self.threshold = check_positive("threshold", threshold)
         if threshold > 1:
             raise ValueError(
                 f"threshold must be a cosine similarity, at most 1, got {threshold!r}: at 1 nothing is mixed"
             )
-        self.temperature, self.threshold = float(temperature), float(threshold)
         self.detach_weights = detach_weights
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:

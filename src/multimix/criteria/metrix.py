@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import random
 from ..functional import sample_weights
-from ..functional._checks import check_choice
+from ..functional._checks import check_choice, check_positive
 from .metric import MetricLoss, unit
 
 
@@ -44,9 +44,7 @@ class Metrix(nn.Module):
             raise TypeError(f"loss must be a MetricLoss such as Contrastive(), got {type(loss).__name__}")
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0:
             raise ValueError(f"weight must be a number of at least 0, got {weight!r}")
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not alpha > 0:
-            raise ValueError(f"alpha must be a positive number, got {alpha!r}")
-        self.loss, self.alpha, self.weight = loss, float(alpha), float(weight)
+        self.loss, self.alpha, self.weight = loss, check_positive("alpha", alpha), float(weight)
         self.pairs = check_choice("pairs", pairs, ("either", "positive-negative", "anchor-negative"))
 
     def forward(self, embeddings: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -32,6 +32,7 @@ def check_count(name: str, value: int, *, least: int = 1, most: int | None = Non
 
 
 def check_positive(name: str, value: float) -> float:
+    """A number above 0, such as a parameter of a Beta distribution."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     return float(value)

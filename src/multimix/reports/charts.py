@@ -1,4 +1,4 @@
-"""Charts of the numbers: differences from ERM, learning curves, reliability diagrams."""
+"""Charts of the numbers: differences from ERM, learning curves, histograms, reliability diagrams."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ def learning_curves(summary: Summary, key: str, colors: Mapping[str, str], *, pe
 
 def histogram_panel(
     filled: tuple[Sequence[float], Sequence[float]],
-    line: tuple[Sequence[float], Sequence[float]],
+    outline: tuple[Sequence[float], Sequence[float]],
     color: str,
     *,
     xlabel: str,
     described: str,
 ) -> str:
-    """Two histograms, each heights and edges, over each other: one filled, one as a line."""
+    """Two histograms, each heights and edges, over each other: one filled, one as an outline."""
     with figure(2.7, 2.1) as (drawn, axes):
         axes.stairs(*filled, fill=True, color=color, alpha=0.55)
-        axes.stairs(*line, color=INK, linewidth=1.1)
-        axes.set_xlim(filled[1][0], max(filled[1][-1], line[1][-1]))
+        axes.stairs(*outline, color=INK, linewidth=1.1)
+        axes.set_xlim(filled[1][0], max(filled[1][-1], outline[1][-1]))
         axes.set_yticks([])
         axes.xaxis.get_major_locator().set_params(nbins=4)
         axes.grid(visible=False)
