@@ -16,6 +16,7 @@ from scipy import integrate, stats
 from tests.functional.oracles import rng
 
 from multimix.functional import _gamma, sample_weights, sampling
+from multimix.functional._gamma import marsaglia_tsang, warped_exponential
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # A correct sampler fails a test at this level once in ten thousand seeds; the seeds are fixed.
@@ -79,19 +80,7 @@ def test_range_of_alpha_is_drawn_for_every_row() -> None:
     assert test.pvalue > SIGNIFICANCE
 
 
-def gammas(shapes: torch.Tensor, m: int, few: int, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """Variates (rows, m) of the shapes (rows,), in parts; more than `few` rejected ones are drawn again in bulk."""
-    monkeypatch.setattr(_gamma, "_FEW", few)
-    out = torch.empty(len(shapes), m, dtype=shapes.dtype)
-    _gamma.gamma_(out, shapes[:, None], _gamma.Scratch(out.numel() // 3, out.dtype), rng(12))
-    return (out * (shapes[:, None] - 1 / 3)).double().numpy()
-
-
-@pytest.mark.parametrize("shape", [0.5, 0.51, 0.6, 0.75, 1.0, 1.3, 2.0, 5.0, 1000.0])
-@pytest.mark.parametrize(("few", "dtype"), [(0, torch.float64), (30, torch.float32), (10**9, torch.float32)])
-def test_variates_in_bulk_are_gamma(shape, few, dtype, monkeypatch) -> None:
-    # The method is stated for shapes of at least 1; it is used from 1/2.
-    drawn = gammas(torch.full((2000,), shape, dtype=dtype), 100, few, monkeypatch).ravel()
+def assert_gamma(drawn: np.ndarray, shape: float) -> None:
     assert stats.kstest(drawn, stats.gamma(shape).cdf).pvalue > SIGNIFICANCE
     # The tails, which that test hardly sees: as many beyond rare quantiles as there should be.
     for q in (1e-4, 1e-3, 1 - 1e-3, 1 - 1e-4):
@@ -99,13 +88,90 @@ def test_variates_in_bulk_are_gamma(shape, few, dtype, monkeypatch) -> None:
         assert stats.binomtest(below, drawn.size, q).pvalue > SIGNIFICANCE
 
 
-def test_every_row_keeps_its_own_alpha_when_draws_are_rejected(monkeypatch) -> None:
-    # One draw in twenty is rejected and drawn again; with another row's alpha, weights would hardly look different.
-    alphas = [0.5, 200.0]
+@pytest.mark.parametrize("shape", [0.5, 0.51, 0.75, 1.0, 1.3, 2.0, 5.0, 1000.0])
+@pytest.mark.parametrize(("few", "dtype"), [(0, torch.float64), (30, torch.float32), (10**9, torch.float32)])
+def test_variates_by_marsaglia_and_tsang_are_gamma(shape, few, dtype, monkeypatch) -> None:
+    # The method is stated for shapes of at least 1, and used from 1/2. It redraws more than `few` rejected ones itself.
+    monkeypatch.setattr(marsaglia_tsang, "_FEW", few)
+    out, shapes = torch.empty(2000, 100, dtype=dtype), torch.full((2000, 1), shape, dtype=dtype)
+    marsaglia_tsang.gamma_(out, shapes, _gamma.Scratch(out.numel() // 3, dtype), rng(12))
+    assert_gamma((out.double() * (shape - 1 / 3)).numpy().ravel(), shape)
+
+
+@pytest.mark.parametrize("shape", [0.5, 0.51, 0.75, 0.95, 1.0, 1.05, 1.3, 1.7, 1.99, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_variates_by_a_warped_exponential_are_gamma(shape, dtype) -> None:
+    # So many that one in a hundred too many, if what is to be rejected were not, would be seen.
+    out, shapes = torch.empty(9999, 101, dtype=dtype), torch.full((9999, 1), shape, dtype=dtype)
+    warped_exponential.log_gamma_(out, shapes, _gamma.Scratch(out.numel() // 3, dtype), rng(12))
+    c = float(warped_exponential.Warp.of(shapes[:1, 0].double()).c)
+    assert_gamma(c * out.double().exp().numpy().ravel(), shape)
+
+
+def test_the_warped_exponential_is_accepted_as_often_as_it_is_taken_to_be() -> None:
+    # Rejection is exact if R / HIGH is a probability, and at least SURE where it is not computed.
+    shapes, longest = np.geomspace(0.5, 2, 301)[:, None], warped_exponential.CUT + warped_exponential.LONGEST
+    e = np.geomspace(1e-8, longest, 4001)
+    warp = warped_exponential.Warp.of(torch.from_numpy(shapes[:, 0]))
+    warp = warped_exponential.Warp(*(each[:, None] for each in warp))
+
+    def warped(e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        log_t, ratio = warp.log_t_and_ratio(torch.from_numpy(e) / warp.s)
+        return (warp.c * log_t.exp()).numpy(), ratio.numpy()
+
+    t, ratio = warped(e)
+    assert (ratio <= 1).all()
+    assert (ratio[:, e < warped_exponential.CUT] >= warped_exponential.SURE).all()
+    # The same ratio from the densities, but for the constant HIGH of every shape.
+    step = 1e-5 * e
+    slope = (warped(e + step)[0] - warped(e - step)[0]) / (2 * step)
+    high = stats.gamma(shapes).pdf(t) * slope / np.exp(-e) / ratio
+    np.testing.assert_allclose(high, high[:, :1].repeat(e.size, 1), rtol=1e-6)
+    assert (high < 1.02).all()
+
+
+@pytest.mark.parametrize("end", [-(2.0**31), 2.0**31])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_exponential_variates_are_within_their_bounds(end, dtype, monkeypatch) -> None:
+    monkeypatch.setattr(warped_exponential, "signed_uniform_", lambda out, *_: out.fill_(end))
+    scratch = _gamma.Scratch(40, dtype)
+    drawn = warped_exponential._minus_exponential_below_cut_(torch.empty(40, dtype=dtype), scratch, rng(17))
+    assert (drawn < 0).all()
+    assert (drawn >= -warped_exponential.CUT * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize(("count", "probability"), [(7, 0.3), (1000, 0.04), (10, 0.9), (100, 1e-4)])
+def test_choice_by_gaps_is_independent_choice(count, probability) -> None:
+    generator, scratch, times = rng(18), _gamma.Scratch(2048, torch.float32), 4000
+    chosen = torch.zeros(times, count)
+    for row in chosen:
+        places = warped_exponential._bernoulli(count, probability, scratch, generator)
+        assert (places.diff() > 0).all()
+        row[places] = 1
+    # Each as often as it should be, the first and the last too, and as many together as independent choices are.
+    for here in (chosen[:, 0], chosen[:, -1], chosen):
+        assert stats.binomtest(int(here.sum()), here.numel(), probability).pvalue > SIGNIFICANCE
+    spread = count * probability * (1 - probability)
+    assert float(chosen.sum(1).var()) == pytest.approx(spread, rel=0.2 if spread > 0.5 else 0.5)
+    pairs = (chosen[:, :-1] * chosen[:, 1:]).sum()  # neighbours, which one gap decides on
+    expected = times * (count - 1) * probability**2
+    assert abs(float(pairs) - expected) < 5 * math.sqrt(3 * expected) + 3
+
+
+@pytest.mark.parametrize("draw", [marsaglia_tsang.gamma_, warped_exponential.log_gamma_])
+def test_every_row_keeps_its_own_alpha_when_draws_are_rejected(draw, monkeypatch) -> None:
+    # Few draws are rejected and drawn again; with another row's alpha, weights would hardly look different.
+    alphas = torch.tensor([0.5, 2.0], dtype=torch.float64)
     for few in (0, 10**9):
-        drawn = gammas(torch.tensor(alphas, dtype=torch.float64).repeat(30_000), 5, few, monkeypatch)
-        for i, alpha in enumerate(alphas):
-            assert stats.kstest(drawn[i::2].ravel(), stats.gamma(alpha).cdf).pvalue > SIGNIFICANCE
+        monkeypatch.setattr(marsaglia_tsang, "_FEW", few)
+        out = torch.empty(300_000, 5, dtype=torch.float64)
+        draw(out, alphas.repeat(150_000)[:, None], _gamma.Scratch(out.numel() // 3, out.dtype), rng(12))
+        if draw is warped_exponential.log_gamma_:
+            out.exp_().mul_(warped_exponential.Warp.of(alphas).c.repeat(150_000)[:, None])
+        else:
+            out.mul_((alphas - 1 / 3).repeat(150_000)[:, None])
+        for i, alpha in enumerate(alphas.tolist()):
+            assert_gamma(out[i::2].flatten().numpy(), alpha)
 
 
 @pytest.mark.parametrize("twice_shape", [1, 2, 3, 4])
@@ -116,16 +182,24 @@ def test_half_integer_variates_are_gamma(twice_shape, dtype) -> None:
     assert stats.kstest(out.double().numpy().ravel(), stats.gamma(twice_shape / 2).cdf).pvalue > SIGNIFICANCE
 
 
-@pytest.mark.parametrize("shapes", [(0.05, 0.05), (0.49, 0.7), (0.3, 1.0), (3.0, 3.0)])
-def test_logs_of_variates_are_those_of_gamma_ones(shapes) -> None:
+@pytest.mark.parametrize("few", [0, 10**9])
+@pytest.mark.parametrize("shapes", [(0.05, 0.05), (0.49, 0.7), (0.3, 1.0), (3.0, 3.0), (0.2, 3.0)])
+def test_logs_of_variates_are_those_of_gamma_ones(shapes, few, monkeypatch) -> None:
+    monkeypatch.setattr(_gamma, "_FEW", few)
     rows, m = 4000, 5
     out = torch.empty(rows, m, dtype=torch.float64)
     alpha = torch.tensor(shapes, dtype=torch.float64).repeat(rows // 2)[:, None]
-    _gamma.log_gamma_(out, alpha, _gamma.Scratch(out.numel() // 3, out.dtype), rng(15))
+    _gamma.log_gamma_(out, alpha, max(shapes), _gamma.Scratch(out.numel() // 3, out.dtype), rng(15))
     for i, shape in enumerate(shapes):
-        # The constant of a row is (shape + 1 - 1/3), or without the boost (shape - 1/3).
-        scale = shape + (shape < 0.5) - 1 / 3
-        drawn = scale * out[i::2].exp().numpy().ravel()
+        boosted = shape + (shape < 0.5)
+        # The constant of a row.
+        if few:
+            constant = 1.0
+        elif max(shapes) > 2:
+            constant = boosted - 1 / 3
+        else:
+            constant = float(warped_exponential.Warp.of(torch.tensor([boosted], dtype=torch.float64)).c)
+        drawn = constant * out[i::2].exp().numpy().ravel()
         assert stats.kstest(drawn, stats.gamma(shape).cdf).pvalue > SIGNIFICANCE
 
 
@@ -258,7 +332,10 @@ def test_a_forked_process_draws_the_same(monkeypatch) -> None:
         here = sample_weights(101, 7, generator=rng(18))
         child = os.fork()
         if child == 0:
-            signal.alarm(20)  # threads of PyTorch's that the fork has not would be waited for
+            # A fork has none of the threads, and would wait for them, were it not told as DataLoader tells its workers.
+            torch.set_num_threads(1)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)
             os._exit(0 if torch.equal(here, sample_weights(101, 7, generator=rng(18))) else 1)
         assert os.waitpid(child, 0)[1] == 0
     finally:

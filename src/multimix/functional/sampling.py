@@ -21,7 +21,7 @@ from ._checks import Alpha, check_alpha, check_count
 _BLOCK_CPU, _BLOCK_ACCELERATOR = 2**18, 2**25
 
 # Elements on which the operations of a draw follow each other: what a seed draws depends on it, and on the block.
-_PART = 2**16
+_PART = 2**17
 
 # Beyond these a row is one-hot, or uniform, to any precision, and float32 would overflow.
 _ALPHA_LEAST, _ALPHA_MOST = 1e-30, 1e30
@@ -116,11 +116,12 @@ def _draw(out: Tensor, m: int, low: float, high: float, scratch: _gamma.Scratch,
         _gamma.half_integer_gamma_(lam, int(2 * low), scratch, generator)
     else:
         alpha = out.new_empty(rows, 1).uniform_(low, high, generator=generator)
+        _gamma.log_gamma_(lam, alpha, high, scratch, generator)
         if low < _gamma.LEAST_SHAPE:
-            lam.copy_(torch.softmax(_gamma.log_gamma_(lam, alpha, scratch, generator), dim=1))
+            lam.copy_(torch.softmax(lam, dim=1))
         else:
-            _gamma.gamma_(lam, alpha, scratch, generator)
-    lam.div_(lam.sum(1, keepdim=True))
+            lam.exp_()
+    lam.mul_(lam.sum(1, keepdim=True).reciprocal_())
     if m < b:
         _scatter_(out, lam, generator)
 

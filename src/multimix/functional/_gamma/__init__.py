@@ -1,0 +1,56 @@
+"""Gamma variates in bulk on the CPU, exactly: elementwise operations over blocks small enough for the cache.
+
+PyTorch's own kernel (`torch._standard_gamma`) draws one after another. Here a method of rejection is applied to a block
+part by part, and only what it rejected is left to that kernel: `warped_exponential` for shapes of 1/2 to 2, where it
+rejects one in a hundred, `marsaglia_tsang` for larger ones, and a second variate for smaller ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import marsaglia_tsang, warped_exponential
+from .scratch import Scratch, log_uniform_
+
+__all__ = ["LEAST_SHAPE", "Scratch", "half_integer_gamma_", "log_gamma_"]
+
+LEAST_SHAPE = 0.5
+"""Below it both methods would reject too many."""
+
+# Of fewer, PyTorch draws one after another in less time than the calls of the operations on all of them take.
+_FEW = 2**13
+
+
+def log_gamma_(out: Tensor, shape: Tensor, most: float, scratch: Scratch, generator: torch.Generator) -> Tensor:
+    """Fill `out` (rows, m) with logs of Gamma(shape) variates, each row up to a constant.
+
+    `shape` (rows, 1) is positive and at most `most`. For small ones, Gamma(a) = Gamma(a + 1) U^(1/a).
+    """
+    small = shape < LEAST_SHAPE
+    if out.numel() < _FEW:
+        torch.log(torch._standard_gamma((shape + small).expand_as(out).contiguous(), generator=generator), out=out)
+    elif most <= warped_exponential.MOST_SHAPE:
+        warped_exponential.log_gamma_(out, shape + small, scratch, generator)
+    else:
+        marsaglia_tsang.gamma_(out, shape + small, scratch, generator).log_()
+    boosted = small.view(-1).nonzero().view(-1)
+    for rows in boosted.split(len(scratch.first) // out.shape[1]) if len(boosted) else ():
+        boost = scratch.first[: rows.numel() * out.shape[1]].view(-1, out.shape[1])
+        out.index_add_(0, rows, log_uniform_(boost, scratch, generator).div_(shape.index_select(0, rows)))
+    return out
+
+
+def half_integer_gamma_(out: Tensor, twice_shape: int, scratch: Scratch, generator: torch.Generator) -> Tensor:
+    """Fill `out` with Gamma(k / 2) variates, k = `twice_shape`: k // 2 exponential ones summed, and for odd k half the
+    square of a normal one."""
+    for rows in scratch.rows(out):
+        part = out[rows]
+        if twice_shape % 2:
+            part.normal_(generator=generator).square_().mul_(0.5)
+        else:
+            log_uniform_(part, scratch, generator).neg_()
+        for _ in range((twice_shape - 1) // 2):
+            part.sub_(log_uniform_(scratch.first[: part.numel()].view_as(part), scratch, generator))
+        part.clamp_(min=torch.finfo(out.dtype).tiny)
+    return out
