@@ -8,6 +8,7 @@ underflows.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -118,9 +119,9 @@ def _draw(out: Tensor, m: int, low: float, high: float, scratch: _gamma.Scratch,
         alpha = out.new_empty(rows, 1).uniform_(low, high, generator=generator)
         _gamma.log_gamma_(lam, alpha, high, scratch, generator)
         if low < _gamma.LEAST_SHAPE:
-            lam.copy_(torch.softmax(lam, dim=1))
-        else:
-            lam.exp_()
+            # Numbers too small to be normal ones slow down all that is done with them.
+            lam.sub_(lam.amax(1, keepdim=True)).clamp_(min=math.log(torch.finfo(lam.dtype).tiny) + 7)
+        lam.exp_()
     lam.mul_(lam.sum(1, keepdim=True).reciprocal_())
     if m < b:
         _scatter_(out, lam, generator)
