@@ -117,10 +117,12 @@ def _draw(out: Tensor, m: int, low: float, high: float, scratch: _gamma.Scratch,
         _gamma.half_integer_gamma_(lam, int(2 * low), scratch, generator)
     else:
         alpha = out.new_empty(rows, 1).uniform_(low, high, generator=generator)
-        _gamma.log_gamma_(lam, alpha, high, scratch, generator)
         if low < _gamma.LEAST_SHAPE:
+            _gamma.log_small_gamma_(lam, alpha, high, scratch, generator)
             # Numbers too small to be normal ones slow down all that is done with them.
             lam.sub_(lam.amax(1, keepdim=True)).clamp_(min=math.log(torch.finfo(lam.dtype).tiny) + 7)
+        else:
+            _gamma.log_gamma_(lam, alpha, high, scratch, generator)
         lam.exp_()
     lam.mul_(lam.sum(1, keepdim=True).reciprocal_())
     if m < b:

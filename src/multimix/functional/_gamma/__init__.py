@@ -13,7 +13,7 @@ from torch import Tensor
 from . import marsaglia_tsang, warped_exponential
 from .scratch import Scratch, log_uniform_
 
-__all__ = ["LEAST_SHAPE", "Scratch", "half_integer_gamma_", "log_gamma_"]
+__all__ = ["LEAST_SHAPE", "Scratch", "half_integer_gamma_", "log_gamma_", "log_small_gamma_"]
 
 LEAST_SHAPE = 0.5
 """Below it both methods would reject too many."""
@@ -23,19 +23,20 @@ _FEW = 2**13
 
 
 def log_gamma_(out: Tensor, shape: Tensor, most: float, scratch: Scratch, generator: torch.Generator) -> Tensor:
-    """Fill `out` (rows, m) with logs of Gamma(shape) variates, each row up to a constant.
-
-    `shape` (rows, 1) is positive and at most `most`. For small ones, Gamma(a) = Gamma(a + 1) U^(1/a).
-    """
-    small = shape < LEAST_SHAPE
+    """Fill `out` (rows, m) with logs of Gamma(shape) variates, each row up to a constant; `shape` (rows, 1) is from
+    LEAST_SHAPE to `most`."""
     if out.numel() < _FEW:
-        torch.log(torch._standard_gamma((shape + small).expand_as(out).contiguous(), generator=generator), out=out)
-    elif most <= warped_exponential.MOST_SHAPE:
-        warped_exponential.log_gamma_(out, shape + small, scratch, generator)
-    else:
-        marsaglia_tsang.gamma_(out, shape + small, scratch, generator).log_()
-    boosted = small.view(-1).nonzero().view(-1)
-    for rows in boosted.split(len(scratch.first) // out.shape[1]) if len(boosted) else ():
+        return torch.log(torch._standard_gamma(shape.expand_as(out).contiguous(), generator=generator), out=out)
+    if most <= warped_exponential.MOST_SHAPE:
+        return warped_exponential.log_gamma_(out, shape, scratch, generator)
+    return marsaglia_tsang.gamma_(out, shape, scratch, generator).log_()
+
+
+def log_small_gamma_(out: Tensor, shape: Tensor, most: float, scratch: Scratch, generator: torch.Generator) -> Tensor:
+    """The same for any positive shapes: Gamma(a) = Gamma(a + 1) U^(1/a) for small ones."""
+    small = shape < LEAST_SHAPE
+    log_gamma_(out, shape + small, most, scratch, generator)
+    for rows in small.view(-1).nonzero().view(-1).split(len(scratch.first) // out.shape[1]):
         boost = scratch.first[: rows.numel() * out.shape[1]].view(-1, out.shape[1])
         out.index_add_(0, rows, log_uniform_(boost, scratch, generator).div_(shape.index_select(0, rows)))
     return out

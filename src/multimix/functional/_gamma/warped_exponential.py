@@ -52,14 +52,17 @@ def log_gamma_(out: Tensor, shape: Tensor, scratch: Scratch, generator: torch.Ge
     ends = torch.tensor([rows.stop * m for rows in scratch.rows(out)])
     places_of_parts = iter(places.tensor_split(torch.searchsorted(places, ends)[:-1]))
     x_of_parts = []
+    minus_inverse_s, minus_q, minus_k_over_q = (
+        each[:, None] for each in (-1 / warp.s, warp.minus_q, warp.minus_k_over_q)
+    )
     for rows in scratch.rows(out):
         part = out[rows]
         x, log_x = (memory[: part.numel()].view_as(part) for memory in (scratch.first, scratch.second))
-        _minus_exponential_below_cut_(x, scratch, generator).mul_(warp.minus_inverse_s[rows, None])
+        _minus_exponential_below_cut_(x, scratch, generator).mul_(minus_inverse_s[rows])
         x_of_parts.append(x.view(-1).index_select(0, next(places_of_parts) - rows.start * m))
         torch.log(x, out=log_x)
-        torch.mul(log_x, warp.minus_q[rows, None], out=part)
-        part.exp_().add_(1).log_().mul_(warp.minus_k_over_q[rows, None]).add_(log_x)
+        torch.mul(log_x, minus_q[rows], out=part)
+        part.exp_().add_(1).log_().mul_(minus_k_over_q[rows]).add_(log_x)
 
     rows_of_places = places.double().add_(0.5).mul_(1 / m).long()
     warp = warp.of_rows(rows_of_places)
@@ -67,8 +70,8 @@ def log_gamma_(out: Tensor, shape: Tensor, scratch: Scratch, generator: torch.Ge
     # What is looked at because it is beyond CUT may have any uniform variate.
     beyond = _bernoulli(len(places), _BEYOND / _LOOK, scratch, generator)
     bar.index_copy_(0, beyond, out.new_empty(len(beyond)).uniform_(generator=generator))
-    minus_e = log_uniform_(out.new_empty(len(beyond)), scratch, generator).clamp_(min=-LONGEST).sub_(CUT)
-    x.index_copy_(0, beyond, minus_e.mul_(warp.minus_inverse_s.index_select(0, beyond)))
+    e = log_uniform_(out.new_empty(len(beyond)), scratch, generator).clamp_(min=-LONGEST).neg_().add_(CUT)
+    x.index_copy_(0, beyond, e.div_(warp.s.index_select(0, beyond)))
     log_t, ratio = warp.log_t_and_ratio(x)
     rejected = (bar > ratio).nonzero().view(-1)
     again = torch._standard_gamma(warp.shape.index_select(0, rejected), generator=generator)
@@ -83,7 +86,6 @@ class Warp(NamedTuple):
     shape: Tensor
     s: Tensor
     c: Tensor
-    minus_inverse_s: Tensor
     minus_q: Tensor
     minus_k_over_q: Tensor
     log_constant: Tensor
@@ -97,7 +99,7 @@ class Warp(NamedTuple):
         log_s, log_c, log_high = logs[0], logs[2].add_(logs[0]), logs[3]
         s, q, c = logs[:3].exp()
         constant = torch.addcmul(shape.lgamma().add_(log_s).add_(log_high).neg_(), shape, log_c)
-        return cls(shape, s, c, -1 / s, -q, (1 - 1 / shape) / q, constant)
+        return cls(shape, s, c, -q, (1 - 1 / shape) / q, constant)
 
     def of_rows(self, rows: Tensor) -> Warp:
         return Warp(*torch.stack(self).index_select(1, rows))
