@@ -46,38 +46,41 @@ def log_gamma_(out: Tensor, shape: Tensor, scratch: Scratch, generator: torch.Ge
 
     `shape` (rows, 1) is in [1/2, 2]. The scratch memory is for at least a sixth of the variates, which are not few.
     """
-    m = out.shape[1]
     warp = Warp.of(shape.view(-1))
-    places = _bernoulli(out.numel(), _LOOK, scratch, generator)
-    ends = torch.tensor([rows.stop * m for rows in scratch.rows(out)])
-    places_of_parts = iter(places.tensor_split(torch.searchsorted(places, ends)[:-1]))
-    x_of_parts = []
-    minus_inverse_s, minus_q, minus_k_over_q = (
-        each[:, None] for each in (-1 / warp.s, warp.minus_q, warp.minus_k_over_q)
-    )
-    for rows in scratch.rows(out):
-        part = out[rows]
-        x, log_x = (memory[: part.numel()].view_as(part) for memory in (scratch.first, scratch.second))
-        _minus_exponential_below_cut_(x, scratch, generator).mul_(minus_inverse_s[rows])
-        x_of_parts.append(x.view(-1).index_select(0, next(places_of_parts) - rows.start * m))
-        torch.log(x, out=log_x)
-        torch.mul(log_x, minus_q[rows], out=part)
-        part.exp_().add_(1).log_().mul_(minus_k_over_q[rows]).add_(log_x)
-
-    rows_of_places = places.double().add_(0.5).mul_(1 / m).long()
-    warp = warp.of_rows(rows_of_places)
-    x, bar = torch.cat(x_of_parts), out.new_empty(len(places)).uniform_(SURE, 1, generator=generator)
+    looked_at = _bernoulli(out.numel(), _LOOK, scratch, generator)
+    x = _fill_(out, warp, looked_at, scratch, generator)
+    warp = warp.of_rows(looked_at.double().add_(0.5).mul_(1 / out.shape[1]).long())
+    bar = torch.empty_like(x).uniform_(SURE, 1, generator=generator)
     # What is looked at because it is beyond CUT may have any uniform variate.
-    beyond = _bernoulli(len(places), _BEYOND / _LOOK, scratch, generator)
-    bar.index_copy_(0, beyond, out.new_empty(len(beyond)).uniform_(generator=generator))
-    e = log_uniform_(out.new_empty(len(beyond)), scratch, generator).clamp_(min=-LONGEST).neg_().add_(CUT)
+    beyond = _bernoulli(len(x), _BEYOND / _LOOK, scratch, generator)
+    bar.index_copy_(0, beyond, x.new_empty(len(beyond)).uniform_(generator=generator))
+    e = log_uniform_(x.new_empty(len(beyond)), scratch, generator).clamp_(min=-LONGEST).neg_().add_(CUT)
     x.index_copy_(0, beyond, e.div_(warp.s.index_select(0, beyond)))
     log_t, ratio = warp.log_t_and_ratio(x)
     rejected = (bar > ratio).nonzero().view(-1)
     again = torch._standard_gamma(warp.shape.index_select(0, rejected), generator=generator)
     log_t.index_copy_(0, rejected, again.div_(warp.c.index_select(0, rejected)).log_())
-    out.view(-1).index_copy_(0, places, log_t)
+    out.view(-1).index_copy_(0, looked_at, log_t)
     return out
+
+
+def _fill_(out: Tensor, warp: Warp, looked_at: Tensor, scratch: Scratch, generator: torch.Generator) -> Tensor:
+    """Fill `out` with log(T / C) at variates below CUT, part by part; returns x at the places that are looked at."""
+    m = out.shape[1]
+    ends = torch.tensor([rows.stop * m for rows in scratch.rows(out)])
+    looked_at_in_parts = looked_at.tensor_split(torch.searchsorted(looked_at, ends)[:-1])
+    columns = -1 / warp.s, warp.minus_q, warp.minus_k_over_q
+    minus_inverse_s, minus_q, minus_k_over_q = (column[:, None] for column in columns)
+    chosen = []
+    for rows, places in zip(scratch.rows(out), looked_at_in_parts, strict=True):
+        part = out[rows]
+        x, log_x = (memory[: part.numel()].view_as(part) for memory in (scratch.first, scratch.second))
+        _minus_exponential_below_cut_(x, scratch, generator).mul_(minus_inverse_s[rows])
+        chosen.append(x.view(-1).index_select(0, places - rows.start * m))
+        torch.log(x, out=log_x)
+        torch.mul(log_x, minus_q[rows], out=part)
+        part.exp_().add_(1).log_().mul_(minus_k_over_q[rows]).add_(log_x)
+    return torch.cat(chosen)
 
 
 class Warp(NamedTuple):
