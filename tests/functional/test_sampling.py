@@ -234,8 +234,10 @@ def test_rows_and_positions_are_independent() -> None:
         assert float((centred[0, :-lag, 0] * centred[0, lag:, 0]).mean().abs()) < bound
 
 
-@pytest.mark.parametrize("m", [1, 2, 3])
-def test_subsets_are_uniform(m) -> None:
+@pytest.mark.parametrize("few", [0, 16])
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_subsets_are_uniform(m, few, monkeypatch) -> None:
+    monkeypatch.setattr(sampling, "_FEW_PLACES", few)
     b, n = 5, 20_000
     lam = sample_weights(n, b, m=m, alpha=1.3, generator=rng(5))
     nonzero = lam > 0
@@ -247,8 +249,10 @@ def test_subsets_are_uniform(m) -> None:
     assert stats.chisquare(counts.numpy()).pvalue > SIGNIFICANCE
 
 
+@pytest.mark.parametrize("few", [0, 16])
 @pytest.mark.parametrize("m", [2, 4])
-def test_weights_on_a_subset_are_dirichlet(m) -> None:
+def test_weights_on_a_subset_are_dirichlet(m, few, monkeypatch) -> None:
+    monkeypatch.setattr(sampling, "_FEW_PLACES", few)
     lam = sample_weights(20_000, 9, m=m, alpha=0.6, generator=rng(6), dtype=torch.float64)
     present = lam[lam > 0].view(-1, m).numpy()
     for column in (0, m - 1):  # m values on the simplex depend on one another; one column does not

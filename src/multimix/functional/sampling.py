@@ -24,6 +24,9 @@ _BLOCK_CPU, _BLOCK_ACCELERATOR = 2**18, 2**25
 # Elements on which the operations of a draw follow each other: what a seed draws depends on it, and on the block.
 _PART = 2**17
 
+# On the CPU, subsets of up to so many examples are drawn example by example: the cost grows with the square of m.
+_FEW_PLACES = 16
+
 # Beyond these a row is one-hot, or uniform, to any precision, and float32 would overflow.
 _ALPHA_LEAST, _ALPHA_MOST = 1e-30, 1e30
 
@@ -150,6 +153,23 @@ def _log_gamma_unsynchronized(alpha: Tensor, m: int, generator: torch.Generator)
 
 def _scatter_(out: Tensor, lam: Tensor, generator: torch.Generator) -> None:
     """Fill `out` (rows, b) with `lam` (rows, m), every row on a uniformly random m-subset of the batch."""
-    keys = torch.rand(out.shape, generator=generator, device=out.device)
-    subset = keys.topk(lam.shape[1], dim=1, sorted=False).indices
+    rows, m = lam.shape
+    if m <= _FEW_PLACES and out.device.type == "cpu":
+        subset = _subsets(rows, out.shape[1], m, generator)
+    else:
+        keys = torch.rand(out.shape, generator=generator, device=out.device)
+        subset = keys.topk(m, dim=1, sorted=False).indices
     out.zero_().scatter_(1, subset, lam)
+
+
+def _subsets(rows: int, b: int, m: int, generator: torch.Generator) -> Tensor:
+    """(rows, m): in every row m of the numbers below b, by Floyd's algorithm (Bentley and Floyd 1987).
+
+    The i-th is drawn from those up to b - m + i, and replaced by the last of these if it is there already.
+    """
+    chosen = torch.empty(m, rows, dtype=torch.int64)
+    for i, row in enumerate(chosen):
+        last = b - m + i
+        row.random_(0, last + 1, generator=generator)
+        row.masked_fill_((chosen[:i] == row).any(0), last)
+    return chosen.T
