@@ -77,10 +77,14 @@ def _fill_(out: Tensor, warp: Warp, looked_at: Tensor, scratch: Scratch, generat
         x, log_x = (memory[: part.numel()].view_as(part) for memory in (scratch.first, scratch.second))
         _minus_exponential_below_cut_(x, scratch, generator).mul_(minus_inverse_s[rows])
         chosen.append(x.view(-1).index_select(0, places - rows.start * m))
-        torch.log(x, out=log_x)
-        torch.mul(log_x, minus_q[rows], out=part)
-        part.exp_().add_(1).log_().mul_(minus_k_over_q[rows]).add_(log_x)
+        _log_t_(part, torch.log(x, out=log_x), minus_q[rows], minus_k_over_q[rows])
     return torch.cat(chosen)
+
+
+def _log_t_(out: Tensor, log_x: Tensor, minus_q: Tensor, minus_k_over_q: Tensor) -> Tensor:
+    """Fill `out` with log(T / C)."""
+    torch.mul(log_x, minus_q, out=out)
+    return out.exp_().add_(1).log_().mul_(minus_k_over_q).add_(log_x)
 
 
 class Warp(NamedTuple):
@@ -110,8 +114,8 @@ class Warp(NamedTuple):
     def log_t_and_ratio(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log(T / C) and R / HIGH at E = x s."""
         log_x = x.log()
+        log_t = _log_t_(torch.empty_like(log_x), log_x, self.minus_q, self.minus_k_over_q)
         power = torch.mul(log_x, self.minus_q).exp_()
-        log_t = power.add(1).log_().mul_(self.minus_k_over_q).add_(log_x)
         log_r = torch.mul(log_t, self.shape).addcmul_(log_t.exp(), self.c, value=-1).addcmul_(x, self.s)
         ratio = log_r.sub_(log_x).add_(self.log_constant).exp_()
         return log_t, ratio.mul_(power.div(self.shape).add_(1)).div_(power.add_(1))
