@@ -249,7 +249,7 @@ def test_half_precision_logits_are_mixed_in_float32(dtype, implementation, kind,
         torch.nn.functional.cross_entropy(weights @ logits.detach().to(weights.dtype), weights @ soft, reduction="none")
         for weights, soft in ((lam.to(dtype), one_hot(targets, 20).to(dtype)), (lam, one_hot(targets, 20).double()))
     )
-    assert float((half - full).abs().mean()) > 20 * abs(loss.item() - expected.item())
+    assert float((half - full).abs().mean()) > 200 * abs(loss.item() - expected.item())
 
 
 @pytest.mark.parametrize("scale", [2.0**10, 2.0**16])

@@ -80,6 +80,13 @@ def test_range_of_alpha_is_drawn_for_every_row() -> None:
     assert test.pvalue > SIGNIFICANCE
 
 
+def constant(draw: object, shape: float) -> float:
+    """What the method's variates of a shape have to be multiplied by."""
+    if draw is marsaglia_tsang.gamma_:
+        return shape - 1 / 3
+    return float(warped_exponential.Warp.of(torch.tensor([shape], dtype=torch.float64)).c)
+
+
 def assert_gamma(drawn: np.ndarray, shape: float) -> None:
     assert stats.kstest(drawn, stats.gamma(shape).cdf).pvalue > SIGNIFICANCE
     # The tails, which that test hardly sees: as many beyond rare quantiles as there should be.
@@ -88,14 +95,14 @@ def assert_gamma(drawn: np.ndarray, shape: float) -> None:
         assert stats.binomtest(below, drawn.size, q).pvalue > SIGNIFICANCE
 
 
-@pytest.mark.parametrize("shape", [0.5, 0.51, 0.75, 1.0, 1.3, 2.0, 5.0, 1000.0])
+@pytest.mark.parametrize("shape", [0.5, 0.51, 0.6, 0.75, 1.0, 1.3, 2.0, 5.0, 1000.0])
 @pytest.mark.parametrize(("few", "dtype"), [(0, torch.float64), (30, torch.float32), (10**9, torch.float32)])
 def test_variates_by_marsaglia_and_tsang_are_gamma(shape, few, dtype, monkeypatch) -> None:
     # The method is stated for shapes of at least 1, and used from 1/2. It redraws more than `few` rejected ones itself.
     monkeypatch.setattr(marsaglia_tsang, "_FEW", few)
     out, shapes = torch.empty(2000, 100, dtype=dtype), torch.full((2000, 1), shape, dtype=dtype)
     marsaglia_tsang.gamma_(out, shapes, _gamma.Scratch(out.numel() // 3, dtype), rng(12))
-    assert_gamma((out.double() * (shape - 1 / 3)).numpy().ravel(), shape)
+    assert_gamma((out.double() * constant(marsaglia_tsang.gamma_, shape)).numpy().ravel(), shape)
 
 
 @pytest.mark.parametrize("shape", [0.5, 0.51, 0.75, 0.95, 1.0, 1.05, 1.3, 1.7, 1.99, 2.0])
@@ -104,8 +111,7 @@ def test_variates_by_a_warped_exponential_are_gamma(shape, dtype) -> None:
     # So many that one in a hundred too many, if what is to be rejected were not, would be seen.
     out, shapes = torch.empty(9999, 101, dtype=dtype), torch.full((9999, 1), shape, dtype=dtype)
     warped_exponential.log_gamma_(out, shapes, _gamma.Scratch(out.numel() // 3, dtype), rng(12))
-    c = float(warped_exponential.Warp.of(shapes[:1, 0].double()).c)
-    assert_gamma(c * out.double().exp().numpy().ravel(), shape)
+    assert_gamma(constant(warped_exponential.log_gamma_, shape) * out.double().exp().numpy().ravel(), shape)
 
 
 def test_the_warped_exponential_is_accepted_as_often_as_it_is_taken_to_be() -> None:
@@ -158,20 +164,23 @@ def test_choice_by_gaps_is_independent_choice(count, probability) -> None:
     assert abs(float(pairs) - expected) < 5 * math.sqrt(3 * expected) + 3
 
 
-@pytest.mark.parametrize("draw", [marsaglia_tsang.gamma_, warped_exponential.log_gamma_])
-def test_every_row_keeps_its_own_alpha_when_draws_are_rejected(draw, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("draw", "few", "alphas"),
+    [
+        (marsaglia_tsang.gamma_, 0, (0.5, 200.0)),
+        (marsaglia_tsang.gamma_, 10**9, (0.5, 200.0)),
+        (warped_exponential.log_gamma_, 0, (0.5, 2.0)),
+    ],
+)
+def test_every_row_keeps_its_own_alpha_when_draws_are_rejected(draw, few, alphas, monkeypatch) -> None:
     # Few draws are rejected and drawn again; with another row's alpha, weights would hardly look different.
-    alphas = torch.tensor([0.5, 2.0], dtype=torch.float64)
-    for few in (0, 10**9):
-        monkeypatch.setattr(marsaglia_tsang, "_FEW", few)
-        out = torch.empty(300_000, 5, dtype=torch.float64)
-        draw(out, alphas.repeat(150_000)[:, None], _gamma.Scratch(out.numel() // 3, out.dtype), rng(12))
-        if draw is warped_exponential.log_gamma_:
-            out.exp_().mul_(warped_exponential.Warp.of(alphas).c.repeat(150_000)[:, None])
-        else:
-            out.mul_((alphas - 1 / 3).repeat(150_000)[:, None])
-        for i, alpha in enumerate(alphas.tolist()):
-            assert_gamma(out[i::2].flatten().numpy(), alpha)
+    monkeypatch.setattr(marsaglia_tsang, "_FEW", few)
+    out = torch.empty(300_000, 5, dtype=torch.float64)
+    shapes = torch.tensor(alphas, dtype=torch.float64).repeat(150_000)[:, None]
+    draw(out, shapes, _gamma.Scratch(out.numel() // 3, out.dtype), rng(12))
+    drawn = out.exp() if draw is warped_exponential.log_gamma_ else out
+    for i, alpha in enumerate(alphas):
+        assert_gamma(constant(draw, alpha) * drawn[i::2].flatten().numpy(), alpha)
 
 
 @pytest.mark.parametrize("twice_shape", [1, 2, 3, 4])
@@ -191,15 +200,9 @@ def test_logs_of_variates_are_those_of_gamma_ones(shapes, few, monkeypatch) -> N
     alpha = torch.tensor(shapes, dtype=torch.float64).repeat(rows // 2)[:, None]
     _gamma.log_small_gamma_(out, alpha, max(shapes), _gamma.Scratch(out.numel() // 3, out.dtype), rng(15))
     for i, shape in enumerate(shapes):
-        boosted = shape + (shape < 0.5)
-        # The constant of a row.
-        if few:
-            constant = 1.0
-        elif max(shapes) > 2:
-            constant = boosted - 1 / 3
-        else:
-            constant = float(warped_exponential.Warp.of(torch.tensor([boosted], dtype=torch.float64)).c)
-        drawn = constant * out[i::2].exp().numpy().ravel()
+        draw = marsaglia_tsang.gamma_ if max(shapes) > 2 else warped_exponential.log_gamma_
+        scale = 1 if few else constant(draw, shape + (shape < 0.5))
+        drawn = scale * out[i::2].exp().numpy().ravel()
         assert stats.kstest(drawn, stats.gamma(shape).cdf).pvalue > SIGNIFICANCE
 
 
