@@ -7,6 +7,10 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+
 from multimix import recipes
 from multimix.cli.workers import Job, run_jobs
 from multimix.training import Progress, RunDirectory
@@ -46,3 +50,22 @@ def test_failed_and_killed_runs_do_not_keep_the_others_from_ending(tmp_path: Pat
     assert "DivergenceError" in log
     assert not multiprocessing.active_children()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_runs_may_read_images_with_processes_of_their_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for k in range(16):
+        file = tmp_path / "images" / ("train", "val")[k % 2] / ("ant", "bee")[k // 2 % 2] / f"{k}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 20, 3), 15 * k, dtype=np.uint8)).save(file)
+    config = replace(
+        recipes.get("imagefolder"), data_root=str(tmp_path / "images"), method="erm", model="smallnet", image_size=16,
+        epochs=2, batch_size=4, workers=1,
+    )  # fmt: skip
+    jobs = [Job(replace(config, seed=seed), tmp_path / f"seed{seed}") for seed in (0, 1)]
+    failures = run_jobs(
+        jobs, workers=1, threads=1, log=tmp_path / "log.txt", on_progress=lambda *_: None, on_end=lambda *_: None
+    )
+    assert failures == {}
+    assert all(RunDirectory(job.out).is_finished(job.config) for job in jobs)
+    assert not multiprocessing.active_children()
+    assert "leaked" not in capfd.readouterr().err

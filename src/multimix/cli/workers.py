@@ -103,7 +103,8 @@ def run_jobs(
 def _start(threads: int, log: Path) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, threads, log), daemon=True)
+    # Not a daemon, which may not start the processes that read images; `_stop` ends it in any case.
+    process = context.Process(target=_work, args=(theirs, threads, log))
     process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -123,14 +124,18 @@ def _receive(worker: _Worker) -> tuple[str, Any]:
 def _stop(crew: Sequence[_Worker]) -> None:
     """End all workers: at once when idle, after they have saved when busy."""
     for worker in crew:
-        # Inside `train`, SIGTERM means: finish the step, save, stop. Outside, it ends the process.
-        worker.process.terminate()
+        if worker.job is None:
+            worker.connection.close()  # it returns, and so does what it started
+        else:
+            # Inside `train`, SIGTERM means: finish the step, save, stop. Outside, it ends the process.
+            worker.process.terminate()
     deadline = time.monotonic() + _PATIENCE
     try:
         for worker in crew:
             while worker.process.is_alive() and time.monotonic() < deadline:
-                # A worker that still reports must not block on a full pipe.
-                if worker.connection.poll(0.05):
+                if worker.job is None:
+                    worker.process.join(0.05)
+                elif worker.connection.poll(0.05):  # one that still reports must not block on a full pipe
                     _receive(worker)
     finally:
         for worker in crew:
