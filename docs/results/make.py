@@ -21,12 +21,9 @@ for folder in sorted({file.parent for file in HERE.glob("*/*-seed*.jsonl")}):
                 for file in sorted(folder.glob(f"{method}-seed*.jsonl"))
             ]
             for axes, key, scale in ((accuracy, "test_accuracy", 100), (loss, "train_loss", 1)):
-                curves = scale * np.array([[epoch[key] for epoch in run] for run in runs])
-                epochs, mean, std = (
-                    range(1, curves.shape[1] + 1),
-                    curves.mean(0),
-                    curves.std(0, ddof=1) if len(curves) > 1 else 0,
-                )
+                epochs = [epoch["epoch"] for epoch in runs[0] if key in epoch]
+                curves = scale * np.array([[epoch[key] for epoch in run if key in epoch] for run in runs])
+                mean, std = curves.mean(0), curves.std(0, ddof=1) if len(curves) > 1 else 0
                 axes.plot(epochs, mean, label=method, **line(colors[method]) | {"marker": ""})
                 axes.fill_between(epochs, mean - std, mean + std, color=colors[method], alpha=0.15, linewidth=0)
         accuracy.set(xlabel="epoch", title="test accuracy, %", ylim=(93, 100) if folder.name == "digits" else None)

@@ -22,14 +22,18 @@ MakeRun = Callable[..., Path]
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Write a run directory as training leaves it, with given test accuracies and without weights."""
+    """Write a run as training leaves it, with given test accuracies (None: not evaluated), without weights."""
+
+    def evaluated(accuracy: float) -> dict[str, float | None]:
+        loss, ece = 1 - accuracy, (1 - accuracy) / 2
+        return {"test_loss": loss, "test_accuracy": accuracy, "test_top5": None, "test_ece": ece}
 
     def make(
         name: str,
         *,
         method: str = "erm",
         seed: int = 0,
-        accuracies: Sequence[float] = (0.5, 0.75),
+        accuracies: Sequence[float | None] = (0.5, 0.75),
         finished: bool = True,
         classes: Sequence[str] = ("cat", "dog"),
         **settings: object,
@@ -48,10 +52,7 @@ def make_run(tmp_path: Path) -> MakeRun:
                 "lr": 0.1,
                 "train_loss": 1 / epoch,
                 "train_accuracy": None,
-                "test_loss": 1 - accuracy,
-                "test_accuracy": accuracy,
-                "test_top5": None,
-                "test_ece": (1 - accuracy) / 2,
+                **({} if accuracy is None else evaluated(accuracy)),
                 "timing": {"seconds": 2.0, "train_seconds": 1.5, "images_per_second": 64.0},
             }
             for epoch, accuracy in enumerate(accuracies, start=1)

@@ -15,10 +15,11 @@ from PIL import Image
 from scipy.spatial import Delaunay
 
 from multimix import functional as F
-from multimix.reports import hull, overlays, pictures, style
+from multimix.reports import charts, hull, overlays, pictures, style
 from multimix.reports.charts import difference_chart, reliability_panel
 from multimix.reports.runs import read_run
 from multimix.reports.statistics import Difference
+from multimix.reports.summary import summarize
 from multimix.training import load_run
 
 
@@ -45,6 +46,24 @@ def test_figures_are_reproducible_and_touch_no_global_state() -> None:
     draw = lambda: reliability_panel([0.3, None, 0.9], [0.5, None, 0.8], [20, 0, 80], color="#000000", label="x")  # noqa: E731
     assert draw() == draw()
     assert dict(matplotlib.rcParams) == before
+
+
+def test_curves_run_through_the_epochs_that_all_seeds_evaluated(make_run, monkeypatch) -> None:
+    make_run("a", seed=0, accuracies=[None, 0.2, None, 0.4, 0.6])
+    make_run("b", seed=1, accuracies=[0.1, 0.3, None, 0.8, 0.6])
+    make_run("c", method="multimix", seed=0, accuracies=[0.1, 0.2, 0.3, 0.4, 0.5])
+    drawn = []
+    monkeypatch.setattr(charts, "to_svg", lambda figure, _: drawn.append(list(figure.axes[0].lines)) or "")
+    summary = summarize([make_run("d", method="multimix", seed=1, epochs=5).parent])
+    colors = style.method_colors([group.label for group in summary.groups], "erm")
+    charts.learning_curves(summary, "test_accuracy", colors, percent=True)
+    charts.learning_curves(summary, "train_loss", colors)
+    (erm, multimix), losses = drawn
+    assert list(erm.get_xdata()) == [2, 4, 5]
+    assert list(erm.get_ydata()) == pytest.approx([25, 60, 60])
+    assert list(multimix.get_xdata()) == [1, 2]
+    assert (erm.get_marker(), multimix.get_marker()) == (".", "")
+    assert [list(curve.get_xdata()) for curve in losses] == [[1, 2, 3, 4, 5], [1, 2]]
 
 
 def test_colours_stay_with_their_method_and_the_baseline_is_grey() -> None:

@@ -267,6 +267,32 @@ def test_progress_reports_every_epoch_and_an_estimate(tmp_path):
     assert reports[0].remaining == pytest.approx(7 * reports[0].seconds)
 
 
+def test_fewer_evaluations_change_nothing_else(tmp_path):
+    config = replace(CONFIG, epochs=5)
+    every, some = (
+        train(replace(config, evaluate_every=k), tmp_path / f"{k}", progress=(reports := []).append) for k in (1, 2)
+    )
+    names = {"test_accuracy", "test_loss", "test_ece", "test_top5"}
+    expected = metrics(every)
+    assert all(names < record.keys() for record in expected)
+    for record in expected:
+        del record["timing"]
+    for found, whole in zip(metrics(some), expected, strict=True):
+        del found["timing"]
+        evaluated = found["epoch"] in (2, 4, 5)
+        assert found == (whole if evaluated else {k: v for k, v in whole.items() if k not in names})
+    assert len([report for report in reports if report.metrics is not None]) == 5
+
+    best = max((record for record in expected if record["epoch"] in (2, 4, 5)), key=lambda r: r["test_accuracy"])
+    result = json.loads((some / "result.json").read_text())
+    assert result["best"]["epoch"] == best["epoch"]
+    assert (some / "model.safetensors").read_bytes() == (every / "model.safetensors").read_bytes()
+    _, model = load_run(some, which="best")
+    splits = data.load("digits", per_class=20)
+    batches = data.loader(splits.test, batch_size=100, train=False).batches(0)
+    assert evaluate_model(model, ((b.images, b.targets) for b in batches))["accuracy"] == best["test_accuracy"]
+
+
 def test_the_step_never_reads_the_device(tmp_path, monkeypatch):
     """Reading a value back (`item`, `if tensor`, a copy to the host) would make a GPU wait at every step."""
 

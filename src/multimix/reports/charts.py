@@ -44,10 +44,12 @@ def learning_curves(summary: Summary, key: str, colors: Mapping[str, str], *, pe
         settled = []
         for group in summary.groups:
             runs = list(group.runs.values())
-            epochs = min(len(run.metrics) for run in runs)
-            curves = scale * np.array([[float(e[key]) for e in run.metrics[:epochs]] for run in runs])
-            x, mean = range(1, epochs + 1), curves.mean(axis=0)
-            axes.plot(x, mean, **{**line(colors[group.label]), "marker": ""})
+            measured = [{e["epoch"]: float(e[key]) for e in run.metrics if key in e} for run in runs]
+            x = sorted(set.intersection(*map(set, measured)))
+            curves = scale * np.array([[values[epoch] for epoch in x] for values in measured])
+            mean = curves.mean(axis=0)
+            every = 1 < len(x) == x[-1]
+            axes.plot(x, mean, **line(colors[group.label]) | {"marker": "" if every else "."})
             if len(curves) > 1:
                 std = curves.std(axis=0, ddof=1)
                 axes.fill_between(x, mean - std, mean + std, color=colors[group.label], alpha=0.15, linewidth=0)

@@ -117,6 +117,8 @@ class Config:
     """Use deterministic kernels only: on a GPU, exact resume needs it, and it costs some speed."""
 
     # output
+    evaluate_every: int = 1
+    """Evaluate after every so many epochs, and after the last; the best epoch is one of these."""
     checkpoint_minutes: float | None = None
     """Also save a checkpoint in the middle of an epoch when this long has passed since the last one."""
     tensorboard: bool = True
@@ -213,5 +215,6 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "accumulate": (1, False),
     "devices": (1, False),
     "nodes": (1, False),
+    "evaluate_every": (1, False),
     "checkpoint_minutes": (0, False),
 }

@@ -19,7 +19,7 @@ from .interrupt import Interrupted, StopRequest
 from .meters import Totals
 from .optimizers import learning_rate
 from .progress import Reporter
-from .records import TensorBoard, best_record, selection_metric
+from .records import TensorBoard, best_record
 from .repeatability import seed_global_state
 from .rundir import RunDirectory
 from .state import TrainingState
@@ -70,7 +70,7 @@ class Loop:
         """
         while self.state.epoch < self.config.epochs:
             totals = self.train_epoch()
-            self._finish_epoch(totals, self._evaluate())
+            self._finish_epoch(totals, self._evaluate() if self._evaluation_due() else {})
             if any(self.ranks.gather(self.stop.received)) and self.state.epoch < self.config.epochs:
                 raise self._interrupted()
 
@@ -138,6 +138,10 @@ class Loop:
         if stop:
             raise self._interrupted()
 
+    def _evaluation_due(self) -> bool:
+        epoch = self.state.epoch + 1
+        return epoch % self.config.evaluate_every == 0 or epoch == self.config.epochs
+
     def _evaluate(self) -> dict[str, float | None]:
         model = self.state.evaluated
         self.ranks.broadcast_buffers(model)
@@ -179,9 +183,8 @@ class Loop:
                 "images_per_second": self.batch_images * self.batches / state.train_seconds,
             },
         }
-        key = selection_metric(record)
-        improved = not state.history or record[key] > best_record(state.history)[key]
         state.history.append(record)
+        improved = bool(metrics) and best_record(state.history) is record
         if self.ranks.rank == 0:
             self.run.append_metrics(record)
             self.board.add(record)

@@ -51,12 +51,12 @@ def selection_metric(record: Mapping[str, Any]) -> str:
 
 
 def best_record(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The first epoch with the highest accuracy by `selection_metric`.
+    """The first epoch with the highest accuracy by `selection_metric`, among those that were evaluated.
 
-    >>> best_record([{"epoch": 1, "test_accuracy": 0.5}, {"epoch": 2, "test_accuracy": 0.5}])["epoch"]
-    1
+    >>> best_record([{"epoch": 1}, {"epoch": 2, "test_accuracy": 0.5}, {"epoch": 3, "test_accuracy": 0.5}])["epoch"]
+    2
     """
-    return max(history, key=lambda record: record[selection_metric(record)])
+    return max(history, key=lambda record: record.get(selection_metric(record), -1.0))
 
 
 class TensorBoard(AbstractContextManager["TensorBoard"]):
