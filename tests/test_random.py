@@ -98,13 +98,12 @@ def test_default_stream_leaves_the_global_one_alone() -> None:
 
 
 def test_default_streams_differ_between_ranks(monkeypatch) -> None:
-    draws = []
-    for rank in (0, 1, 2):
+    draws = [first(random.default_generator())]  # before the process joins the group
+    for rank in (1, 2, 3):
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        monkeypatch.setattr(random, "_defaults", {})  # another process
         draws.append(first(random.default_generator()))
-    assert len(set(draws)) == 3
+    assert len(set(draws)) == 4
 
 
 def test_fork_keeps_a_generator_that_is_on_the_device() -> None:

@@ -69,18 +69,17 @@ def eager(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-_defaults: dict[torch.device, tuple[int, torch.Generator]] = {}
+_defaults: dict[torch.device, tuple[tuple[int, int], torch.Generator]] = {}
 
 
 def default_generator(device: torch.device | str = "cpu") -> torch.Generator:
     """The private stream used where no generator is given: one per device, restarted when
-    `torch.manual_seed` is called with another seed, and different on every distributed rank."""
+    `torch.manual_seed` is called with another seed or the process joins a group, and different on every rank of it."""
     device = _with_index(torch.device(device))
-    seed = torch.initial_seed()
-    if device not in _defaults or _defaults[device][0] != seed:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank = torch.distributed.get_rank() if distributed else 0
-        _defaults[device] = seed, make_generator(seed, rank, "multimix", device=device)
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    parts = torch.initial_seed(), torch.distributed.get_rank() if distributed else 0
+    if device not in _defaults or _defaults[device][0] != parts:
+        _defaults[device] = parts, make_generator(*parts, "multimix", device=device)
     return _defaults[device][1]
 
 

@@ -1,8 +1,10 @@
 """Dense MultiMix as a criterion: every path computes (9)-(14) for the weights it draws."""
 
+import copy
 import itertools
 import math
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -145,6 +147,25 @@ def test_attention_by_class_takes_gradients_unless_detached(normalize, detach) -
     inputs = [tokens, head.weight, head.bias]
     for ours, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-13)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_attention_by_class_uses_the_weight_of_this_step(legacy, detach) -> None:
+    tokens, targets, head = normal(4, 3, 3, seed=1), make_targets("index", 4, 4), make_head("linear")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        normed = (nn.utils.weight_norm if legacy else nn.utils.parametrizations.weight_norm)(copy.deepcopy(head))
+    criterion = mm.DenseMultiMix(5, attention="cam", detach_attention=detach)
+    for step in range(3):
+        with torch.no_grad():
+            for parameter in normed.parameters():
+                parameter.add_(0.3 * normal(*parameter.shape, seed=step))
+        loss = criterion(tokens, targets, normed, generator=rng(7))
+        loss.backward()
+        normed(tokens)
+        head.weight.data, head.bias.data = normed.weight.detach(), normed.bias.detach()
+        assert torch.allclose(loss, criterion(tokens, targets, head, generator=rng(7)))
 
 
 @pytest.mark.parametrize("n", [20, math.inf])
@@ -329,8 +350,8 @@ def test_global_rng_and_inputs_are_untouched(generic) -> None:
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
     assert random.getstate() == states[2]
-    for tensor, copy in zip((features, labels, mask), copies, strict=True):
-        assert torch.equal(tensor.detach(), copy)
+    for tensor, before in zip((features, labels, mask), copies, strict=True):
+        assert torch.equal(tensor.detach(), before)
     dense = features.detach().contiguous()
     again = mm.DenseMultiMix(20)(dense, labels, classifier, mask=mask.contiguous(), generator=rng(3))
     assert torch.allclose(loss, again, rtol=1e-12)

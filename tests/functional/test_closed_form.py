@@ -299,3 +299,12 @@ def test_float32_is_as_good_and_gradients_are_finite_also_without_attention(alph
     for double, single in zip(*results, strict=True):
         assert torch.isfinite(double).all()
         assert (single - double).norm() < 1e-4 * double.norm()
+
+
+@pytest.mark.parametrize("m", [None, 3])
+@pytest.mark.parametrize("relative", [2e-16, 1e-14, 1e-9])
+def test_a_narrow_range_of_alpha_is_its_middle(relative, m) -> None:
+    logits, targets = normal(6, 4, seed=0, scale=3), make_targets("index", 6, 4)
+    ends = 0.3, max(math.nextafter(0.3, 1), 0.3 * (1 + relative))
+    narrow, middle = expected(logits, targets, alpha=ends, m=m), expected(logits, targets, alpha=0.3, m=m)
+    assert torch.allclose(narrow, middle, rtol=1e-7)

@@ -1,5 +1,7 @@
 """The rescaling factor against sampled weights, and against the gradient of the loss itself."""
 
+import math
+
 import pytest
 import torch
 from scipy import integrate
@@ -48,3 +50,10 @@ def test_rescaled_gradient_has_the_size_of_cross_entropys(m: int | None, alpha) 
     mixed = rescaling_factor(b, m, alpha) * centred(mixed_cross_entropy(logits, labels, lam))
     clean = centred(torch.nn.functional.cross_entropy(logits, labels))
     assert float((mixed - clean).norm() / clean.norm()) < 0.05
+
+
+@pytest.mark.parametrize("low", [0.3, 1.0, 50.0])
+@pytest.mark.parametrize("relative", [2e-16, 1e-14, 1e-9])
+def test_a_narrow_range_is_its_middle(low: float, relative: float) -> None:
+    high = max(math.nextafter(low, math.inf), low * (1 + relative))
+    assert rescaling_factor(32, m=8, alpha=(low, high)) == pytest.approx(rescaling_factor(32, m=8, alpha=low), 1e-8)

@@ -396,3 +396,20 @@ def assert_on_simplex(lam: torch.Tensor) -> None:
     assert torch.isfinite(exact).all()
     assert (exact >= 0).all()
     assert ((exact.sum(-1) - 1).abs() <= 4 * torch.finfo(lam.dtype).eps).all()
+
+
+@pytest.mark.parametrize("m", [None, 4, 40])
+@pytest.mark.parametrize("alpha", [(0.5, 2.0), 0.02, 0.5, (1.0, 3.0)])
+def test_defaults_of_device_and_type_change_nothing(alpha, m, monkeypatch) -> None:
+    def draw() -> torch.Tensor:
+        return sample_weights(300, 64, m, alpha, generator=rng(5), device="cpu")
+
+    wanted = draw()
+    with torch.device("meta"):
+        assert torch.equal(draw(), wanted)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.equal(draw(), wanted)
+    finally:
+        torch.set_default_dtype(before)

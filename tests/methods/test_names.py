@@ -66,6 +66,9 @@ def test_lists() -> None:
         ("soft-targets", "soft-targets: missing a required argument: 'method'; write soft-targets(method"),
         ("multimix(n=__import__('os'))", "unknown method '--import--'|cannot read"),
         ("cutmix(alpha=1 if 2 else 3)", "cannot read"),
+        ("cutmix(alpha={[]: 1})", "cannot read"),
+        ("cutmix(alpha=1, alpha=2)", "gives alpha more than once"),
+        ("cutmix(alpha=inf)", "alpha must be a positive number, got inf"),
     ],
 )
 def test_bad_names(text: str, message: str) -> None:

@@ -255,6 +255,12 @@ def test_a_teacher_that_confirms_nothing_ends_the_search(tmp_path, splits) -> No
         (lambda: SuperMix("no/run").mix(numbered(2), torch.arange(2), 2), FileNotFoundError, r"no/run is not a run"),
         (lambda: SuperMix(Quadrants()).mix(numbered(2), torch.arange(2), 3), ValueError, r"logits \(2, 3\), got"),
         (lambda: SoftTargets(3), TypeError, "method must be a method"),
+        (
+            lambda: SoftTargets(Erm())(None, numbered(2), torch.arange(2)),
+            ValueError,
+            "needs soft_targets of every image",
+        ),
+        (lambda: build_set(None, None, "x.npz", count=1, batch_size=1), ValueError, "batch_size must be at least 2"),
     ],
 )
 def test_bad_input(call, error, message) -> None:

@@ -89,11 +89,12 @@ class DenseMultiMix(MultiMix):
                 )
             mask = mask.flatten(1)
             tokens = tokens.masked_fill(~mask[..., None], 0)  # padding may hold anything, also NaN
-        linear = is_linear(classifier)
+        # First: weight and spectral normalisation compute the weight when the classifier is called.
+        logits = apply_linear(classifier, tokens) if is_linear(classifier) else None
         weight = class_weights(classifier) if self.attention == "cam" else None
         a = self.attend_to(tokens, targets, weight, mask)
-        if linear:
-            return self.from_logits(apply_linear(classifier, tokens), targets, a, generator)
+        if logits is not None:
+            return self.from_logits(logits, targets, a, generator)
         spatial = features.shape[2:] if features.ndim > 3 else None
         return self._through_dense_classifier(tokens, spatial, targets, classifier, a, generator)
 

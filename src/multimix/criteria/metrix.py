@@ -5,6 +5,8 @@ Legend: A anchors, B examples as positives, C the same examples as negatives.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +44,7 @@ class Metrix(nn.Module):
         super().__init__()
         if not isinstance(loss, MetricLoss):
             raise TypeError(f"loss must be a MetricLoss such as Contrastive(), got {type(loss).__name__}")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0:
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
             raise ValueError(f"weight must be a number of at least 0, got {weight!r}")
         self.loss, self.alpha, self.weight = loss, check_positive("alpha", alpha), float(weight)
         self.pairs = check_choice("pairs", pairs, ("either", "positive-negative", "anchor-negative"))

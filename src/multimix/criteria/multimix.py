@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import random
 from ..functional import attend, expected_mixed_cross_entropy, mixed_cross_entropy, rescaling_factor, sample_weights
 from ..functional._checks import Alpha, as_probabilities, check_alpha, check_choice, check_count, check_targets
+from ..functional._transforms import needs_formula, refuse_transforms
 from ..functional.closed_form import check_spread_weight
 from ..functional.interpolation import mix
 from ..kernels.ops import sampled_cross_entropy
@@ -190,7 +191,10 @@ def loss_from_logits(
         raise ValueError(
             "implementation='triton' has no gradient in targets or attention: detach them, or use implementation='auto'"
         )
-    if criterion.implementation != "reference" and not needs_weights:
+    by_formula = needs_formula(logits_RBC, targets, attention_BR)
+    if criterion.implementation == "triton" and by_formula:
+        refuse_transforms("triton")
+    if criterion.implementation != "reference" and not (needs_weights or by_formula):
         seed = random.draw_seed(generator)
         m = None if criterion.m is None else min(criterion.m, b)
         alpha, chosen = check_alpha(criterion.alpha), criterion.implementation

@@ -33,7 +33,7 @@ def check_count(name: str, value: int, *, least: int = 1, most: int | None = Non
 
 def check_positive(name: str, value: float) -> float:
     """A number above 0, such as a parameter of a Beta distribution."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     return float(value)
 
@@ -81,6 +81,11 @@ def check_images(images: Tensor) -> None:
     """Images (b, channels, height, width)."""
     if images.ndim != 4:
         raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
+
+
+def as_target(targets: Tensor) -> Tensor:
+    """Targets (b,) or (b, c) as PyTorch's cross entropy takes them: class indices of two integer types only."""
+    return targets if targets.is_floating_point() else targets.long()
 
 
 def as_probabilities(targets: Tensor, c: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -35,10 +35,10 @@ def concentrations(low: float, high: float, m: int, b: int) -> tuple[list[float]
     """Nodes and weights of the mean over alpha ~ U[low, high] of a function of the effective concentration."""
     if low == high:
         return [effective_concentration(low, m, b)], [1.0]
-    span = math.log(high / low)
+    span = math.log1p((high - low) / low)
     y, w = _gauss(*_legendre(4 + math.ceil(_ALPHA_NODES_PER_E_FOLD * span)))
     alphas = low * (span * y).exp()
-    weights = span * w * alphas / (high - low)
+    weights = w * alphas / (w * alphas).sum()
     return [effective_concentration(alpha, m, b) for alpha in alphas.tolist()], weights.tolist()
 
 

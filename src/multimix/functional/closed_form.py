@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ._checks import Alpha, as_probabilities, check_alpha, check_choice, check_count, check_targets, mixing_dtype
 from ._quadrature import concentrations, exponential_over_concentration, unit_interval
+from ._transforms import needs_formula, refuse_transforms
 from .loss import or_one
 
 Weights = tuple[float, float, int, int]
@@ -57,8 +58,9 @@ def expected_mixed_cross_entropy(
             examples apart. `rescale=True` of the criteria multiplies the whole loss, by `rescaling_factor`.
         implementation: "fused" computes loss and gradient together, position by position, in little memory; "triton" by
             kernels on an NVIDIA GPU (ValueError where they cannot run); "reference" is the equations below through
-            autograd. "auto" chooses the reference when targets or attention need a gradient, else the kernels where
-            they were measured to be faster (nowhere yet), else fused.
+            autograd. "auto" chooses the reference when targets or attention need a gradient, for forward-mode
+            derivatives and under transforms of torch.func; else the kernels where they were measured to be faster
+            (nowhere yet), else fused.
 
     Returns:
         A scalar, float32 (float64 for float64 logits), differentiable as often as wanted. At least 0 if
@@ -93,8 +95,11 @@ def expected_mixed_cross_entropy(
             f"implementation={implementation!r} has no gradient in targets or attention: detach them, or use 'auto' or "
             "'reference'"
         )
+    by_formula = needs_formula(logits, targets, a)
+    if implementation in ("fused", "triton") and by_formula:
+        refuse_transforms(implementation)
     given = logits, targets, a, (low, high, m, b), normalize == "global", spread_weight
-    if implementation == "reference" or needs_reference:
+    if implementation == "reference" or needs_reference or by_formula:
         return reference(*given)
     from ..kernels import closed_form, closed_form_kernel
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._checks import as_probabilities, check_choice, check_targets, mixing_dtype
+from ._transforms import needs_formula, refuse_transforms
 
 
 def mixed_cross_entropy(
@@ -30,7 +31,7 @@ def mixed_cross_entropy(
             that have any weight; "global": one weighted mean over all positions and mixtures.
         implementation: "fused" never holds mixed embeddings or targets, and accumulates the gradients in the forward;
             "reference" is the equation written down; "auto" chooses fused, or the reference when the targets
-            need a gradient.
+            need a gradient, for forward-mode derivatives and under transforms of torch.func.
 
     Returns:
         A scalar, float32 (float64 for float64 logits), 0 where all weights are 0. Differentiable in `logits`,
@@ -54,10 +55,13 @@ def mixed_cross_entropy(
     dtype = torch.promote_types(mixing_dtype(logits.dtype), lam.dtype)
     lam = lam.to(dtype)
     w = normalized_weights(lam, weight, normalize)
+    by_formula = needs_formula(logits, targets, lam, w)
     if implementation == "auto":
-        implementation = "reference" if targets.requires_grad else "fused"
+        implementation = "reference" if targets.requires_grad or by_formula else "fused"
     if implementation == "reference":
         return reference(logits, targets, lam, w)
+    if by_formula:
+        refuse_transforms(implementation)
     if targets.requires_grad:
         raise ValueError(
             "implementation='fused' has no gradient in the targets: detach them, or use 'auto' or 'reference'"

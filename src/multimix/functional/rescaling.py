@@ -43,7 +43,9 @@ def rescaling_factor(b: int, m: int | None = None, alpha: Alpha = (0.5, 2.0)) ->
     low, high = check_alpha(alpha)
     b = check_count("b", b)
     m = b if m is None else check_count("m", m, most=b)
-    mean_inverse = 1 / (m * low + 1) if low == high else math.log((m * high + 1) / (m * low + 1)) / (m * (high - low))
+    # log1p(x) / x, over a range too narrow for the difference of two logarithms.
+    x = m * (high - low) / (m * low + 1)
+    mean_inverse = (math.log1p(x) / x if x else 1.0) / (m * low + 1)
     outside = 1.0 if b == 1 else (b - m) / (b - 1)
     # (1 + alpha x) / (m alpha + 1) = x / m + (1 - x / m) / (m alpha + 1)
     return 1 / (outside / m + (1 - outside / m) * mean_inverse)

@@ -157,7 +157,7 @@ def _scatter_(out: Tensor, lam: Tensor, generator: torch.Generator) -> None:
     if m <= _FEW_PLACES and out.device.type == "cpu":
         subset = _subsets(rows, out.shape[1], m, generator)
     else:
-        keys = torch.rand(out.shape, generator=generator, device=out.device)
+        keys = torch.rand(out.shape, generator=generator, device=out.device, dtype=torch.float32)
         subset = keys.topk(m, dim=1, sorted=False).indices
     out.zero_().scatter_(1, subset, lam)
 
@@ -167,7 +167,7 @@ def _subsets(rows: int, b: int, m: int, generator: torch.Generator) -> Tensor:
 
     The i-th is drawn from those up to b - m + i, and replaced by the last of these if it is there already.
     """
-    chosen = torch.empty(m, rows, dtype=torch.int64)
+    chosen = torch.empty(m, rows, dtype=torch.int64, device="cpu")
     for i, row in enumerate(chosen):
         last = b - m + i
         row.random_(0, last + 1, generator=generator)

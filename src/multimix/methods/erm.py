@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..functional._checks import as_target
 from .base import Method, MethodOutput
 
 if TYPE_CHECKING:
@@ -25,4 +26,4 @@ class Erm(Method):
         **extras: Tensor,
     ) -> MethodOutput:
         logits = model(images)
-        return MethodOutput(torch.nn.functional.cross_entropy(logits, targets), logits)
+        return MethodOutput(torch.nn.functional.cross_entropy(logits, as_target(targets)), logits)

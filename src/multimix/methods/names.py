@@ -173,13 +173,16 @@ def _value(node: ast.expr, text: str) -> Any:
                     f"cannot read {option.arg}={value.id} in the method {text!r}: a value is a number, a quoted text, "
                     "or the name of a method"
                 )
+        given = [str(option.arg) for option in node.keywords]
+        if twice := [name for name in dict.fromkeys(given) if given.count(name) > 1]:
+            raise ValueError(f"the method {text!r} gives {' and '.join(twice)} more than once: leave all but one out")
         keywords = {str(option.arg): _value(option.value, text) for option in node.keywords}
         return _make(node.func.id, [_value(argument, text) for argument in node.args], keywords)
     if isinstance(node, ast.Name):
         return math.inf if node.id == "inf" else _make(node.id, [], {})
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         raise ValueError(f"cannot read {ast.unparse(node)!r} in the method {text!r}") from None
 
 

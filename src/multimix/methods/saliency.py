@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..functional._checks import check_images
+from ..functional._checks import as_target, check_images
 from ..models.modes import keeping_modes
 from .base import MethodOutput, Mixed, Mixer
 from .pairs import probabilities
@@ -55,7 +55,7 @@ def clean_pass(model: SplitModel, images: Tensor, targets: Tensor, *, keep_graph
     with torch.enable_grad():
         logits = model(probe)
         # The sum, not the mean, over images: the scale of their gradients must not depend on b in low precision.
-        total = nn.functional.cross_entropy(logits, targets, reduction="sum")
+        total = nn.functional.cross_entropy(logits, as_target(targets), reduction="sum")
         (gradient,) = torch.autograd.grad(total, probe, retain_graph=keep_graph)
     saliency = gradient.float().square().mean(1).sqrt()
     return CleanPass(saliency, total / images.shape[0], logits)

@@ -48,6 +48,11 @@ class SoftTargets(Method):
         generator: torch.Generator | None = None,
         **extras: Tensor,
     ) -> MethodOutput:
+        if missing := [name for name in self.needs if name not in extras]:
+            raise ValueError(
+                f"{type(self).__name__} needs {' and '.join(missing)} of every image, as further keyword arguments: "
+                "choose a data set that has them, or pass them on"
+            )
         wanted = {name: extras[name] for name in self.method.needs}
         return self.method(model, images, extras["soft_targets"], generator, **wanted)
 

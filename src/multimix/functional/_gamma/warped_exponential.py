@@ -67,7 +67,7 @@ def log_gamma_(out: Tensor, shape: Tensor, scratch: Scratch, generator: torch.Ge
 def _fill_(out: Tensor, warp: Warp, looked_at: Tensor, scratch: Scratch, generator: torch.Generator) -> Tensor:
     """Fill `out` with log(T / C) at variates below CUT, part by part; returns x at the places that are looked at."""
     m = out.shape[1]
-    ends = torch.tensor([rows.stop * m for rows in scratch.rows(out)])
+    ends = torch.tensor([rows.stop * m for rows in scratch.rows(out)], device="cpu")
     looked_at_in_parts = looked_at.tensor_split(torch.searchsorted(looked_at, ends)[:-1])
     columns = -1 / warp.s, warp.minus_q, warp.minus_k_over_q
     minus_inverse_s, minus_q, minus_k_over_q = (column[:, None] for column in columns)

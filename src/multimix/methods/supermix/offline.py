@@ -73,6 +73,7 @@ def build_set(
 
     numpy, path = require("numpy", "train"), Path(path).expanduser()
     check_count("count", count)
+    check_count("batch_size", batch_size, least=2)
     if path.suffix != ".npz":
         raise ValueError(f"path must end in .npz, got {path}")
     if path.exists():
