@@ -6,11 +6,10 @@ differ, though hardly beyond the spread over seeds. The best epoch is chosen on 
 
 Command:  multimix train digits --method multimix --seed 0
 Hardware: one CPU core
-Time:     about 8 s a run with erm, 9 s with multimix, 17 s with dense-multimix, measured on a core of a busy virtual
-          machine; without competition, less
-Expected: erm 98.0, input-mixup 98.3, manifold-mixup 98.3, cutmix 98.6, multimix 98.1, multimix-small-alpha 98.6,
-          dense-multimix 97.9 (% test accuracy of the last epoch, mean of seeds 0 to 4, standard deviation 0.1 to 0.6;
-          measured). Most differences are about as large as the spread over seeds
+Time:     about 5 s a run with erm and multimix, 8 s with dense-multimix, two runs at a time on two cores
+Expected: erm 98.0, input-mixup 98.4, manifold-mixup 98.5, cutmix 98.6, multimix 97.8, multimix-small-alpha 98.6,
+          dense-multimix 97.9 (% test accuracy of the last epoch, mean of seeds 0 to 4, standard deviation 0.2 to 0.5;
+          docs/results.md). Most differences are about as large as the spread over seeds
 """
 
 from ..training.config import Config
