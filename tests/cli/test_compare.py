@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from multimix import cli
+from multimix import cli, recipes
+from multimix.cli import planned
 from multimix.cli.compare import METHODS, Options
 from multimix.cli.request import read_request
 from multimix.cli.workers import Job
 from multimix.reports import speed
 from multimix.reports.plan import Plan
 from multimix.training import train
+from multimix.training.files import locked
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,29 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert message in error
     assert error.count("\n") == 1
     assert not Path("made").exists()
+
+
+def test_another_process_in_the_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(tmp_path), pytest.raises(SystemExit) as stop:
+        cli.main(["compare", "digits", "--methods", "erm", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert f"another process is training in {tmp_path}" in capsys.readouterr().err
+    assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "jobs", "expected"),
+    [(None, 1, (1, 4)), (None, 2, (2, 2)), (None, None, (3, 1)), ("1", 2, (2, 1)), ("3", 1, (1, 3)), ("64", 2, (2, 2))],
+)
+def test_threads_are_shared_by_the_runs_and_never_more_than_asked_for(
+    variable: str | None, jobs: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    config = dataclasses.replace(recipes.get("digits"), accelerator="cpu")
+    assert planned.workers_and_threads(config, jobs, 3) == expected
 
 
 def test_the_plan_is_methods_by_seeds_from_the_first_seed_on() -> None:

@@ -47,8 +47,9 @@ def small(root: Path) -> list[str]:
         (["digits"], "give --data domains --data-root DIR"),
         (["office-home"], "give --data domains --data-root DIR"),
         (["office-home", "--data-root", "nowhere"], "nowhere does not exist: expected nowhere/DOMAIN/CLASS/IMAGE"),
-        (["office-home", "--data-root", ".", "--method", "erm"], "--methods erm,erm instead of --method"),
+        (["office-home", "--data-root", ".", "--method", "erm"], "--methods erm instead of --method"),
         (["office-home", "--data-root", ".", "--held-out", "photo"], "leave out --held-out"),
+        (["office-home", "--data-root", ".", "--held-out", "Art"], "leave out --held-out"),
         (["office-home", "--data-root", ".", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["office-home", "--data-root", ".", "--methods", ","], "--methods is empty"),
         (["digits", "--held-out", "art"], "belong to data='domains', got data='digits'"),
@@ -59,6 +60,16 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments:
         main(["domains", *arguments, "--out", str(tmp_path / "made")])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(("old", "new"), [("art", "Clip-art"), ("art", "!?")])
+def test_domains_that_would_share_a_folder_are_refused(root, tmp_path, capsys, old: str, new: str) -> None:
+    (root / old).rename(root / new)
+    with pytest.raises(SystemExit) as stop:
+        main(["domains", "office-home", *small(root), "--methods", "erm", "--out", str(tmp_path / "made")])
+    assert stop.value.code == 2
+    assert "would be kept in one folder" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
 
 
@@ -107,3 +118,9 @@ def test_every_domain_is_held_out_and_a_lost_run_is_made_again(root, tmp_path, c
     again = load_run(run)[1].state_dict()
     assert all(again[name].equal(weights[name]) for name in weights)
     assert json.loads((out / "domains.json").read_text()) == result
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(out)])
+    assert stop.value.code == 2
+    assert "are on different data: make one report for each" in capsys.readouterr().err

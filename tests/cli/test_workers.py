@@ -5,15 +5,18 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from multimix import recipes
+from multimix.cli import workers
 from multimix.cli.workers import Job, run_jobs
 from multimix.data.pictures import SMALL_SIDE
-from multimix.training import Progress, RunDirectory
+from multimix.training import Config, Progress, RunDirectory
 
 
 def test_failed_and_killed_runs_do_not_keep_the_others_from_ending(tmp_path: Path) -> None:
@@ -50,6 +53,29 @@ def test_failed_and_killed_runs_do_not_keep_the_others_from_ending(tmp_path: Pat
     assert "DivergenceError" in log
     assert not multiprocessing.active_children()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def _start_method(config: Config, out: Path, **_: object) -> None:
+    raise ValueError(multiprocessing.get_start_method())
+
+
+def test_a_worker_starts_processes_as_its_parent_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spawned process would spawn its own, each of which would import everything again."""
+    ours, theirs = multiprocessing.Pipe()
+    log = tmp_path / "log.txt"
+    process = multiprocessing.get_context("spawn").Process(
+        target=_work_with, args=(theirs, log, multiprocessing.get_start_method())
+    )
+    process.start()
+    ours.send((recipes.get("digits"), tmp_path / "run"))
+    assert ours.recv() == ("end", multiprocessing.get_start_method())
+    ours.close()
+    process.join()
+
+
+def _work_with(connection: Connection, log: Path, start_method: str) -> None:
+    workers.train = _start_method  # type: ignore[assignment]
+    workers._work(connection, 1, log, start_method)
 
 
 def test_runs_may_read_images_with_processes_of_their_own(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """What counts as linear really is an affine map of each position, and nothing else counts."""
 
+import warnings
+
 import pytest
 import torch
 from tests.functional.oracles import normal
 from torch import Tensor, nn
 
+import multimix as mm
 from multimix.criteria.classifiers import apply_linear, class_weights, is_linear
 
 
@@ -57,6 +60,19 @@ def test_linear_classifiers_are_affine_at_each_position(classifier) -> None:
 @pytest.mark.parametrize("classifier", OTHER, ids=lambda c: type(c).__name__)
 def test_nothing_else_is_linear(classifier) -> None:
     assert not is_linear(classifier)
+
+
+@pytest.mark.parametrize("head", [nn.Linear(8, 3), nn.Conv2d(8, 3, 1), nn.Sequential(nn.Linear(8, 3))])
+def test_features_that_do_not_fit_are_named(head) -> None:
+    targets = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"takes embeddings of 8 numbers, got 6 from .*\(2, 5, 6\): give what"):
+        mm.DenseMultiMix(4)(torch.ones(2, 5, 6), targets, head)
+    with pytest.raises(ValueError, match=r"takes embeddings of 8 numbers, got 6 from .*: give what"):
+        mm.MultiMix(4)(torch.ones(2, 6), targets, head)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lazy = nn.LazyLinear(3)
+    assert apply_linear(lazy, torch.ones(2, 6)).shape == (2, 3)
 
 
 def test_a_compiled_classifier_is_seen_through() -> None:

@@ -117,6 +117,9 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path, tree) -> None:
     root = tree(tmp_path / "empty", {**COUNTS, "train": {"ant": 2, "bee": 0, "Cat": 1}})
     with pytest.raises(ValueError, match=r"class 'bee' is empty: .*train/bee holds no images"):
         load("imagefolder", root=root)
+    root = tree(tmp_path / "one", {"train": {"images": 3}, "test": {"images": 1}})
+    with pytest.raises(ValueError, match=r"holds one class, 'images': a classifier needs at least two"):
+        load("imagefolder", root=root)
 
 
 def test_a_test_class_that_is_not_trained_is_refused(tmp_path: Path, tree) -> None:

@@ -78,6 +78,15 @@ def test_runs_that_differ_in_a_setting_are_different_rows(make_run: MakeRun) -> 
     assert [(row.label, list(row.seeds)) for row in summary.rows] == [("erm, lr=0.1", [0]), ("erm, lr=0.5", [0, 1])]
 
 
+def test_how_often_it_was_evaluated_makes_no_difference(make_run: MakeRun) -> None:
+    make_run("a", seed=0, accuracies=[0.4, 0.5, 0.6, 0.7])
+    path = make_run("b", seed=1, accuracies=[None, 0.9, None, 0.5], evaluate_every=2)
+    (row,) = summarize([path.parent]).rows
+    assert row.label == "erm"
+    assert row.seeds == [0, 1]
+    assert (row.last_accuracy.mean, row.best_accuracy.mean) == pytest.approx((0.6, 0.8))
+
+
 def test_where_the_data_lie_makes_no_difference(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_run("a", data_root=tmp_path / "x"), make_run("b", data_root=tmp_path / "y", seed=1)]
     assert [row.label for row in summarize(runs).rows] == ["erm"]
@@ -169,6 +178,12 @@ class TestErrors:
         runs = [make_run("a"), make_run("b", seed=1, classes=["cat", "dog", "cow"])]
         with pytest.raises(ValueError, match="on different data"):
             summarize(runs)
+
+    def test_another_domain_held_out(self, make_run: MakeRun) -> None:
+        make_run("a", data="domains", held_out="art")
+        path = make_run("b", data="domains", held_out="photo")
+        with pytest.raises(ValueError, match="are on different data: make one report for each"):
+            summarize([path.parent])
 
     def test_damaged_files_are_named(self, make_run: MakeRun) -> None:
         path = make_run("a")

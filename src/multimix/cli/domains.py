@@ -35,8 +35,6 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Train what is not there yet, domain by domain, then print the table."""
-    from .. import recipes
-
     request = read_request(
         argv,
         Options,
@@ -48,10 +46,28 @@ def main(argv: list[str]) -> None:
     config = request.options.config
     if config.data != "domains" or config.data_root is None:
         raise ValueError("domains needs a folder that holds DOMAIN/CLASS/IMAGE: give --data domains --data-root DIR")
-    if config.held_out != recipes.get(request.recipe).held_out:
+    if any(argument.split("=")[0] == "--held-out" for argument in argv):
         raise ValueError("domains holds out every domain in turn: leave out --held-out, or use multimix train")
-    plans = {name: request.plan(folder=request.folder / folder_name(name)) for name in domain_names(config.data_root)}
+    folders = _folders(domain_names(config.data_root))
+    plans = {name: request.plan(folder=request.folder / folder) for name, folder in folders.items()}
     _run(plans, config, request.options.jobs, request.folder)
+
+
+def _folders(domains: Sequence[str]) -> dict[str, str]:
+    """The folder of each domain's runs.
+
+    >>> _folders(["Clip art", "Écriture"])
+    {'Clip art': 'Clip-art', 'Écriture': 'Écriture'}
+    """
+    folders = {name: folder_name(name) for name in domains}
+    for folder in folders.values():
+        alike = [other for other in domains if folders[other].casefold() == folder.casefold()]
+        if len(alike) > 1 or not folder:
+            raise ValueError(
+                f"the runs of {' and '.join(map(repr, alike))} would be kept in one folder, {folder!r}: rename the "
+                "folder of a domain so that its letters and digits tell it apart"
+            )
+    return folders
 
 
 def _run(plans: dict[str, Plan], config: Config, jobs: int | None, folder: Path) -> None:

@@ -14,6 +14,7 @@ from .. import methods
 from ..reports.evaluated import default_device, load_splits
 from ..reports.plan import Plan, read_plan
 from ..training import Config, RunDirectory
+from ..training.files import locked
 from ..training.rundir import refuse_changes
 from ..training.setting import build_model, train_loader
 from ..training.step import wanted_extras
@@ -36,13 +37,22 @@ def run_plan(plan: Plan, config: Config, *, jobs: int | None, report: Callable[[
 
     Raises:
         ValueError: a run in the folder is another one.
+        BlockingIOError: another process is training in the folder.
         SystemExit: 130 after Ctrl-C, 1 if runs failed.
     """
     every = [Job(dataclasses.replace(config, method=m, seed=s), out) for m, s, out in plan.jobs()]
     todo = [job for job in every if not _is_finished(job)]
-    whole = _merged(plan)
     if todo:
         _check_setting(config, list(dict.fromkeys(job.config.method for job in todo)))
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with locked(plan.folder):
+        _run(plan, every, config, jobs, report)
+
+
+def _run(plan: Plan, every: Sequence[Job], config: Config, jobs: int | None, report: Callable[[Plan], None]) -> None:
+    todo = [job for job in every if not _is_finished(job)]
+    whole = _merged(plan)
+    if todo:
         whole.write()
     failures: dict[Job, str] = {}
     try:
@@ -65,11 +75,12 @@ def run_plan(plan: Plan, config: Config, *, jobs: int | None, report: Callable[[
 
 
 def workers_and_threads(config: Config, jobs: int | None, runs: int) -> tuple[int, int]:
-    """How many runs at a time, and how many CPU threads for each."""
+    """How many runs at a time, and how many CPU threads for each: not more than OMP_NUM_THREADS, where it is set."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = jobs or (cores if default_device(config) == "cpu" else 1)
     workers = min(wanted, runs)
-    return workers, max(1, cores // workers)
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return workers, max(1, min(cores // workers, int(limit) if limit.isdecimal() else cores))
 
 
 def _merged(plan: Plan) -> Plan:

@@ -81,7 +81,7 @@ def read_request(
     default = make(config=recipes.get(recipe))
     options = parse(rest, default, prog=f"multimix {command} {recipe}", description=description)
     if options.config.method != default.config.method:
-        baseline = "erm," if default.methods.startswith("erm,") else ""
+        baseline = "erm," if default.methods.startswith("erm,") and options.config.method != "erm" else ""
         raise ValueError(
             f"{command} takes a list of methods: --methods {baseline}{options.config.method} instead of --method"
         )

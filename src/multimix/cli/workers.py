@@ -104,7 +104,7 @@ def _start(threads: int, log: Path) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     # Not a daemon, which may not start the processes that read images; `_stop` ends it in any case.
-    process = context.Process(target=_work, args=(theirs, threads, log))
+    process = context.Process(target=_work, args=(theirs, threads, log, multiprocessing.get_start_method()))
     process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -148,8 +148,10 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _work(connection: Connection, threads: int, log: Path) -> None:
+def _work(connection: Connection, threads: int, log: Path, start_method: str) -> None:
     """The life of a worker: receive a run, train it, report, until the parent is gone."""
+    # A spawned process would spawn its own, and each of those that read images would import everything again.
+    multiprocessing.set_start_method(start_method, force=True)
     if hasattr(os, "setsid"):
         # Ctrl-C in the terminal goes to the parent alone, which tells everyone.
         os.setsid()

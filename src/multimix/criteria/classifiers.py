@@ -36,6 +36,13 @@ def apply_linear(classifier: Classifier, tokens: Tensor) -> Tensor:
         for part in classifier:
             tokens = apply_linear(part, tokens)
         return tokens
+    takes = classifier.in_features if isinstance(classifier, nn.Linear) else getattr(classifier, "in_channels", 0)
+    if takes not in (0, tokens.shape[-1]):  # lazy layers and nn.Identity take any
+        raise ValueError(
+            f"the classifier takes embeddings of {takes} numbers, got {tokens.shape[-1]} from embeddings or features "
+            f"{tuple(tokens.shape)}: give what the classifier is given in the network (model.dense(features), for a "
+            "model of multimix.models)"
+        )
     if isinstance(classifier, _CONVOLUTIONS):
         if tokens.ndim == 2:
             return apply_linear(classifier, tokens[:, None])[:, 0]

@@ -57,8 +57,8 @@ def load(
 
     Raises:
         FileNotFoundError: a folder or file is missing and cannot be downloaded.
-        ValueError: an unknown name or an argument out of its range; an unreadable image; an empty class; a label
-            out of range; images of several sizes without an `image_size`; fewer examples than asked for.
+        ValueError: an unknown name or an argument out of its range; an unreadable image; an empty class; a single class; a
+            label out of range; images of several sizes without an `image_size`; fewer examples than asked for.
 
     >>> data = load("digits", per_class=5)
     >>> len(data.train), len(data.test), data.num_classes, data.image_size
@@ -67,6 +67,11 @@ def load(
     _check(name, per_class, val_per_class, image_size, bad_images)
     root = None if root is None else Path(root).expanduser()
     source, mean, std = _find(name, root, download, held_out)
+    if len(source.class_names) < 2:
+        raise ValueError(
+            f"{root} holds one class, {source.class_names[0]!r}: a classifier needs at least two. "
+            "Is it the folder that holds train/CLASS/IMAGE?"
+        )
     if name == "imagenet" and image_size is None:
         image_size = 224
     sources: tuple[str, ...] = tuple(source.splits)[:-1] if name == "domains" else ()

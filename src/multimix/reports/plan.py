@@ -64,9 +64,9 @@ def read_plan(folder: Path) -> Plan | None:
 
 
 def folder_name(method: str) -> str:
-    """A method's name without the characters that a shell or a file system minds.
+    """The name of a method or domain without the characters that a shell or a file system minds.
 
     >>> folder_name("multimix(alpha=0.1, n=100)")
     'multimix-alpha=0.1-n=100'
     """
-    return re.sub(r"[^A-Za-z0-9.=_-]+", "-", method).strip("-")
+    return re.sub(r"[^\w.=-]+", "-", method).strip("-")

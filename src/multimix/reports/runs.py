@@ -14,8 +14,8 @@ from ..training.records import best_record
 
 # These do not make runs different things to compare: the seed is what is averaged over, the rest is the machine.
 _INCIDENTAL = frozenset(
-    {"seed", "method", "data_root", "download", "workers", "checkpoint_minutes", "tensorboard", "accelerator",
-     "devices", "nodes"}
+    {"seed", "method", "data_root", "download", "workers", "evaluate_every", "checkpoint_minutes", "tensorboard",
+     "accelerator", "devices", "nodes"}
 )  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def group_runs(runs: Iterable[Run], order: Sequence[str] = ()) -> list[Group]:
 
 def _data(run: Run) -> tuple[object, ...]:
     """What must agree for two test accuracies to be comparable."""
-    return run.config.data, list(run.data_info["class_names"]), run.data_info["test_examples"]
+    return run.config.data, run.config.held_out, list(run.data_info["class_names"]), run.data_info["test_examples"]
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

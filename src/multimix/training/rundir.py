@@ -20,7 +20,7 @@ __all__ = ["RunDirectory"]
 # devices, one as good: whatever else differs would make a run that no configuration describes.
 _MAY_CHANGE = frozenset(
     {"epochs", "data_root", "download", "workers", "accelerator", "devices", "nodes", "compile", "channels_last",
-     "deterministic", "checkpoint_minutes", "tensorboard"}
+     "deterministic", "evaluate_every", "checkpoint_minutes", "tensorboard"}
 )  # fmt: skip
 
 
@@ -113,7 +113,10 @@ class RunDirectory:
             ValueError: `resume` with a configuration that differs, or with no usable checkpoint.
         """
         refuse_file(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(f"cannot make the folder {self.path} ({error}): choose another with --out") from None
         with locked(self.path):
             if not resume:
                 self._refuse_contents()
