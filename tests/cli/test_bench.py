@@ -125,6 +125,9 @@ def test_all_are_the_methods_that_need_no_options(monkeypatch, capsys) -> None:
     ("options", "message"),
     [
         (["--methods", "cutmixx"], "did you mean cutmix?"),
+        (["--methods", ""], "--methods is empty: name some"),
+        (["--image-size", "0"], "--image-size must be at least 1, got 0"),
+        (["--classes", "1"], "--classes must be at least 2, got 1"),
         (["--rounds", "0"], "--rounds must be at least 1, got 0"),
         (["--seconds", "0"], "--seconds must be positive, got 0"),
         (["--modle", "x"], "did you mean --model?"),

@@ -161,5 +161,8 @@ def test_what_a_method_mixes_with() -> None:
     assert list(ev.mixings(methods.parse("dense-multimix"))) == ["DenseMultiMix", "InputMixup"]
     assert list(ev.mixings(methods.parse("dense-loss(cutmix)"))) == ["CutMix"]
     assert ev.mixings(methods.parse("erm")) == {}
+    twice = ev.mixings(methods.parse("either(input-mixup(alpha=0.2), either(input-mixup(alpha=2.0), cutmix))"))
+    assert list(twice) == ["InputMixup", "InputMixup 2", "CutMix"]
+    assert twice["InputMixup"] is not twice["InputMixup 2"]
     with pytest.raises(ValueError, match="Erm has no mixed embeddings"):
         ev.mixed_embeddings(methods.Erm(), net(), *batch())

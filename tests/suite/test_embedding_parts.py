@@ -114,7 +114,11 @@ def test_umap_separates_clusters_and_leaves_global_randomness_alone(subject: Sub
     labels = torch.arange(90) % 3
     z = torch.randn(90, 5, generator=torch.Generator().manual_seed(0)) + 20 * torch.eye(5)[labels]
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     first, again = (umap(z, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(threads)
     assert torch.equal(first, again)
     assert torch.equal(states[0], torch.get_rng_state())
     assert (states[1] == np.random.get_state()[1]).all()  # noqa: NPY002

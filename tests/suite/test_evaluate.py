@@ -176,6 +176,10 @@ def test_mistakes_are_one_line_before_anything_is_evaluated(
         ([run, "--accuracy.bin", "3"], "did you mean --accuracy.bins?"),
         ([run, "--attacks.limit", "0"], "limit counts test images, so it must be at least 1"),
         ([run, "--corruptions.limit", "-1"], "limit counts test images, so it must be at least 1"),
+        ([run, "--attacks.pgd-eps", "300"], "pgd_eps is in 1/255, so at most 255, which is any image at all; got 300"),
+        ([run, "--attacks.curve-eps", "1", "300"], "curve_eps is in 1/255"),
+        ([run, "--intrusion.threshold", "2"], "threshold must be at least 0 and below 1, got 2"),
+        ([run, "--embedding.neighbors", "1"], "neighbors must be at least 2, got 1"),
         ([run, "--ood.sets", "lsun"], "is written NAME=FOLDER"),
         ([run, "--device", "tpu"], "--device must be cpu, cuda or cuda:NUMBER, got 'tpu'"),
         ([run, "--device", "cuda:99"], "CUDA device"),
@@ -221,6 +225,10 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_computed(
     told = error_of(capsys, [*options, tmp_path / "three.safetensors"])
     assert "three.safetensors holds timm:resnet10t for 3 classes, but the data have 10" in told
     assert "does not fit timm:resnet10t" in error_of(capsys, [*options, tmp_path / "other.safetensors"])
+    (tmp_path / "text.pth").write_text("no weights")
+    told = error_of(capsys, [*options, tmp_path / "text.pth"])
+    assert "cannot be read as weights: it must be a .safetensors file" in told
+    assert "weights_only" not in told
     assert not (tmp_path / "out").exists()
 
 
@@ -289,6 +297,21 @@ def test_paper_numbers_stand_beside_measured_ones() -> None:
     assert robustness is not None
     assert robustness.columns[1] == "FGSM error, %\nmeasured here"
     assert {row[1].text for row in robustness.rows} == {"not measured"}
+
+
+def test_every_label_has_a_row_beside_the_papers() -> None:
+    methods = {"multimix, lr=0.1": "multimix", "multimix, lr=0.2": "multimix", "cutmix(alpha=3)": "cutmix( alpha=3 )"}
+    numbers = {label: {"top-1, % ↑": {0: 60.0 + k}} for k, label in enumerate([*methods, "timm:resnet18"])}
+    table = beside_paper(numbers, {**methods, "timm:resnet18": None}, data="cifar100", model="preactresnet18")[0].table
+    assert table is not None
+    rows = [[cell.text for cell in row[:3]] for row in table.rows]
+    assert [row for row in rows if row[0].startswith("multimix")] == [
+        ["multimix, lr=0.1", "60.00", "81.82"],
+        ["multimix, lr=0.2", "61.00", "81.82"],
+    ]
+    assert rows[-1] == ["cutmix(alpha=3)", "62.00", "–"]
+    assert ["erm", "not measured", "76.69"] in rows
+    assert "timm:resnet18" not in [row[0] for row in rows]
 
 
 def test_the_board_estimates_from_what_it_has_timed(digits_run) -> None:  # type: ignore[no-untyped-def]

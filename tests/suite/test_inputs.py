@@ -100,6 +100,33 @@ def test_bad_sets_and_folders_are_refused_before_anything_is_computed(
     evaluate(run, "--parts", "accuracy", "--ood.sets", f"lost={tmp_path / 'lost'}")
 
 
+def test_images_that_changed_are_evaluated_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for k, label in enumerate(("ant", "bee") * 6):
+        picture(tmp_path / "images" / ("train", "val")[k // 2 % 2] / label / f"{k}.png", 20 * k)
+    run = tmp_path / "runs" / "erm"
+    images = ["--data-root", str(tmp_path / "images"), "--image-size", "12"]
+    small = ["--model", "smallnet-w4", "--epochs", "1", "--workers", "0", "--batch-size", "4"]
+    cli.main(["train", "imagefolder", "--method", "erm", *images, *small, "--out", str(run)])
+
+    def nll() -> float:
+        evaluate(run, "--parts", "accuracy")
+        (found,) = json.loads((run / "evaluation.json").read_text())["models"]
+        return float(found["parts"]["accuracy"]["result"]["nll"])
+
+    before = nll()
+    capsys.readouterr()
+    assert nll() == before
+    assert "there already" in capsys.readouterr().out
+    (tmp_path / "images" / "val" / "ant" / "2.png").rename(tmp_path / "images" / "val" / "bee" / "2.png")
+    assert nll() != before
+
+    for label in ("ant", "bee", "cow"):
+        picture(tmp_path / "three" / label / "1.png", 90)
+    library = ["timm:resnet10t", "--data", "imagefolder", "--data-root", tmp_path / "three", "--image-size", "32"]
+    told = refusal(capsys, [run, *library, "--weights", run / "model.safetensors", "--parts", "accuracy"])
+    assert "on different data (imagefolder with 2 classes, ant first, imagefolder with 3 classes, ant first)" in told
+
+
 def test_other_classes_are_refused_before_the_first_run_is_evaluated(
     digits_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,6 +120,25 @@ def test_the_papers_table_stands_beside(subject: Subject, clock: list[Any]) -> N
     assert rows["transmix"][2:4] == ["–", "–"]
 
 
+def test_every_label_has_a_row_beside_the_papers_table() -> None:
+    def run(own: str, **relative: float) -> dict[str, Any]:
+        row = {"images_per_second": 1.0, "milliseconds": 1.0, "peak_mib": 1.0, "why_not": ""}
+        row |= {"relative_low": 0.9, "relative_high": 1.2}
+        common = {"network": "smallnet", "batch": 8, "image_size": 8, "precision": "32-true", "device": "cpu"}
+        common |= {"machine": {"cpu": "x", "threads": "1", "torch": "2", "date": "today"}, "own": own, "by_n": []}
+        return common | {"rows": {name: row | {"relative": value} for name, value in relative.items()}}
+
+    results = {"multimix, lr=0.1": [run("multimix", multimix=0.5)], "multimix, lr=0.2": [run("multimix", multimix=0.7)]}
+    results["erm"] = [run("erm", erm=1.0)]
+    results["erm"][0]["rows"]["erm"] |= {"relative_low": 0.5, "relative_high": 1.9}
+    speeds, *_, beside = Speed().section(results, dict.fromkeys(results, "#000000"))
+    assert beside.table is not None
+    rows = {row[0].text: row[1].text for row in beside.table.rows}
+    assert (rows["multimix, lr=0.1"], rows["multimix, lr=0.2"], rows["erm"]) == ("0.50", "0.70", "1.00")
+    assert "multimix" not in rows
+    assert "known to lie between 0.50 and 1.90 (95 %), that of a second copy of ERM" in speeds.caption
+
+
 def test_n_is_replaced_where_it_is_all_that_changes() -> None:
     assert with_n("multimix", 10) == "multimix(n=10)"
     assert with_n("dense-multimix-alone(n=inf)", 5) == "dense-multimix-alone(n=5)"

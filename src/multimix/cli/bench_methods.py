@@ -66,8 +66,11 @@ def main(argv: list[str]) -> None:
         chosen += [f"multimix-alone(n={n})", f"dense-multimix-alone(n={n})"]
     for method in chosen:
         methods.parse(method)
-    if options.rounds < 1:
-        raise ValueError(f"--rounds must be at least 1, got {options.rounds}")
+    if not chosen:
+        raise ValueError(f"--methods is empty: name some, separated by commas, such as {DEFAULT}")
+    for name, least in (("rounds", 1), ("image_size", 1), ("classes", 2)):
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}")
     if not options.seconds > 0:
         raise ValueError(f"--seconds must be positive, got {options.seconds}")
     config = Config(

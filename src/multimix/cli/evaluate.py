@@ -190,10 +190,10 @@ def find_candidates(paths: Sequence[Path], options: Any, out: Path) -> list[Cand
                     folder=out / "evaluation",
                 )
             )
-    if len({candidate.data for candidate in found}) > 1:
-        raise ValueError(
-            f"the models are on different data ({', '.join(dict.fromkeys(c.data for c in found))}): evaluate each apart"
-        )
+    data = dict.fromkeys((candidate.data, candidate.class_names) for candidate in found)
+    if len(data) > 1:
+        named = ", ".join(f"{name} with {len(classes)} classes, {classes[0]} first" for name, classes in data)
+        raise ValueError(f"the models are on different data ({named}): evaluate each apart")
     return found
 
 

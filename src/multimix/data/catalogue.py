@@ -57,8 +57,8 @@ def load(
 
     Raises:
         FileNotFoundError: a folder or file is missing and cannot be downloaded.
-        ValueError: an unknown name or an argument out of its range; an unreadable image; an empty class; a single class; a
-            label out of range; images of several sizes without an `image_size`; fewer examples than asked for.
+        ValueError: an unknown name or an argument out of its range; an unreadable image; an empty class, or one in
+            all; a label out of range; images of several sizes without an `image_size`; fewer examples than asked for.
 
     >>> data = load("digits", per_class=5)
     >>> len(data.train), len(data.test), data.num_classes, data.image_size

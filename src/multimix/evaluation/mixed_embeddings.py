@@ -30,13 +30,19 @@ class MixedEmbeddings(NamedTuple):
 def mixings(method: methods.Method) -> dict[str, methods.Method]:
     """What a method mixes with, by the name of the class: the parts of `Either`, the mixer under `DenseLoss`.
 
+    Of several parts of one class the second is `CutMix 2`, say.
+
     >>> list(mixings(methods.parse("multimix")))
     ['MultiMix', 'InputMixup']
     >>> mixings(methods.parse("erm"))
     {}
     """
     if isinstance(method, methods.Either):
-        return {**mixings(method.a), **mixings(method.b)}
+        found = mixings(method.a)
+        for name, part in mixings(method.b).items():
+            same = sum(other.split(" ")[0] == name.split(" ")[0] for other in found)
+            found[f"{name.split(' ')[0]} {same + 1}" if same else name] = part
+        return found
     if isinstance(method, methods.DenseLoss):
         return mixings(method.mixer)
     mixes = isinstance(method, methods.Mixer | methods.MultiMix | methods.DenseMultiMix)

@@ -35,10 +35,14 @@ def umap(
     seed = int(draw_seed(generator)) % 2**32
     # One thread: with more its result depends on their order.
     projection = _umap_learn().UMAP(n_neighbors=neighbors, min_dist=min_dist, random_state=seed, n_jobs=1)
+    threads = torch.get_num_threads()
     with warnings.catch_warnings():
         # It finds the spectral start of separate clusters unusual, which trained classes are.
         warnings.filterwarnings("ignore", module="umap|sklearn")
-        points = projection.fit_transform(embeddings.detach().cpu().float().numpy())
+        try:
+            points = projection.fit_transform(embeddings.detach().cpu().float().numpy())
+        finally:
+            torch.set_num_threads(threads)  # numba, which it runs on, sets all cores, for PyTorch too
     return torch.from_numpy(points).float()
 
 

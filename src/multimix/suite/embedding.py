@@ -47,6 +47,8 @@ class Embedding:
     def __post_init__(self) -> None:
         if not self.t or min(self.t) <= 0 or not self.alpha > 0:
             raise ValueError(f"t and alpha must be positive, got t={self.t}, alpha={self.alpha}")
+        if self.neighbors < 2:
+            raise ValueError(f"neighbors must be at least 2, got {self.neighbors}")
         if not 1 <= self.classes <= len(CLASS_COLORS) or self.per_class < 1:
             raise ValueError(
                 f"classes must be 1 to {len(CLASS_COLORS)}, which colours can tell apart, and per_class at least 1, "

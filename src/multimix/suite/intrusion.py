@@ -44,6 +44,8 @@ class Intrusion:
         for text in self.mixers:
             if not evaluation.mixings(methods.parse(text)):
                 raise ValueError(f"mixers must be methods that mix images or embeddings, got {text!r}")
+        if self.threshold is not None and not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold must be at least 0 and below 1, got {self.threshold}")
         if min(self.batches, self.bank) < 1 or self.batch_size < 2:
             raise ValueError(
                 "batches and bank must be at least 1 and batch_size at least 2, "

@@ -17,6 +17,7 @@ from ..data.files import open_files
 from ..data.listing import class_folders, scan
 from ..extras import require
 from ..models.libraries import nearest
+from .fingerprint import fingerprint
 from .part import Subject
 from .subjects import Candidate, data_digest, file_digest, verified
 
@@ -90,7 +91,8 @@ def library_candidate(
         return verified(subject)
 
     source = "published" if weights is None else file_digest(weights)
-    parts = [name, source, str(test.image_size), data_digest(test, class_names)]
+    files = "" if root is None else fingerprint(root)
+    parts = [name, source, str(test.image_size), data_digest(test, class_names), files]
     return Candidate(
         label=name,
         seed=0,
@@ -102,6 +104,7 @@ def library_candidate(
         folder=folder / name.replace(":", "-").replace("/", "-"),
         identity=hashlib.blake2b(repr(parts).encode()).hexdigest()[:32],
         load=load,
+        class_names=tuple(class_names),
         image_size=test.image_size,
         # Published weights fit; looking at them would download those of every model before the first is evaluated.
         check=(lambda: None) if weights is None else build,
@@ -182,8 +185,11 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise
-    except Exception as error:  # each format has exception types of its own
-        raise ValueError(f"{path} cannot be read as weights: {error}") from error
+    except Exception as error:  # each format has exception types of its own, and PyTorch's advice is to read unsafely
+        raise ValueError(
+            f"{path} cannot be read as weights: it must be a .safetensors file, or what torch.save makes of "
+            "model.state_dict()"
+        ) from error
     for key in ("state_dict", "model"):  # where trainers put it in their checkpoints
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .. import published
+from ..methods import spelled
 from ..reports.sections import Section
 from ..reports.statistics import estimate
 from ..reports.tables import Cell, Table
@@ -42,16 +43,22 @@ def beside_paper(
         model: their network, for the words; the paper's networks stand in the column titles.
     """
     measured = {
-        (methods[label], quantity): list(seeds.values())
+        (label, quantity): list(seeds.values())
         for label, found in numbers.items()
         for title, seeds in found.items()
-        if (quantity := MEASURED.get(title.rstrip(" ↑↓"))) is not None
+        if methods[label] and (quantity := MEASURED.get(title.rstrip(" ↑↓"))) is not None
     }
     made = []
     for topic, quantities in TOPICS.items():
         paper = [n for n in published.numbers() if n.data == data and n.quantity in quantities]
         if paper:
-            here = {method: None for method, quantity in measured if method and quantity in quantities}
+            here = {label: spelled(methods[label] or "") for label, quantity in measured if quantity in quantities}
+            absent = [method for method in dict.fromkeys(n.method for n in paper) if method not in here.values()]
+            order = list(dict.fromkeys(n.method for n in paper))
+            rows = sorted(
+                [*here.items(), *zip(absent, absent, strict=True)],
+                key=lambda row: order.index(row[1]) if row[1] in order else len(order),
+            )
             conditions = "; ".join(
                 f"{published.QUANTITIES[q].title}: {published.QUANTITIES[q].condition}"
                 for q in dict.fromkeys(n.quantity for n in paper)
@@ -63,25 +70,28 @@ def beside_paper(
                     "published, with the paper's own networks and schedules, so compare the order of methods within a "
                     "column rather than numbers across columns. “Not measured” means that no run here has it. How the "
                     f"paper measured: {conditions}.",
-                    table=_table(paper, measured, list(dict.fromkeys([*(n.method for n in paper), *here]))),
+                    table=_table(paper, measured, rows),
                 )
             )
     return made
 
 
 def _table(
-    paper: Sequence[published.Number], measured: Mapping[tuple[str | None, str], list[float]], methods: Sequence[str]
+    paper: Sequence[published.Number],
+    measured: Mapping[tuple[str, str], list[float]],
+    labels: Sequence[tuple[str, str]],
 ) -> Table:
+    """A row for each (label, method)."""
     columns: list[tuple[str, str | None]] = []
     for quantity in dict.fromkeys(n.quantity for n in paper):
         columns.append((quantity, None))
         columns += [(quantity, name) for name in dict.fromkeys(n.model for n in paper if n.quantity == quantity)]
     rows = []
-    for method in methods:
-        cells = [Cell(method, method)]
+    for label, method in labels:
+        cells = [Cell(label, label)]
         for quantity, name in columns:
             if name is None:
-                cells.append(measured_cell(measured.get((method, quantity))))
+                cells.append(measured_cell(measured.get((label, quantity))))
             else:
                 number = next((n for n in paper if (n.quantity, n.model, n.method) == (quantity, name, method)), None)
                 cells.append(published_cell(number))

@@ -43,12 +43,32 @@ def _speeds(results: Results, colors: Mapping[str, str]) -> Section:
         f"Whole training steps (forward, loss, backward, optimiser) of {first['network']} on one batch of "
         f"{first['batch']} images of {first['image_size']} pixels in precision {first['precision']}, without reading "
         f"them, on {where}; torch {machine['torch']}, {machine['date']}. Each method takes turns with ERM in one "
-        "process, so compare the speeds relative to ERM's, which other work of the machine hardly moves; images per "
-        "second taken at different times do not compare. A method that tosses a coin for every batch counts with its "
+        "process, so compare the speeds relative to ERM's; images per second taken at different times do not compare. "
+        f"{_noise(results)}A method that tosses a coin for every batch counts with its "
         "expected time. The deviation over seeds is noise of the measurement. MiB are what a step allocates beyond "
         f"weights and images. {' '.join(failed)}",
         table=estimates_table(values, row_colors),
     )
+
+
+def _noise(results: Results) -> str:
+    """How far the ratios can be trusted, in a sentence."""
+    intervals = [
+        (row["relative_low"], row["relative_high"], method == "erm")
+        for runs in results.values()
+        for run in runs
+        for method, row in run["rows"].items()
+        if row["relative_low"] is not None and row["relative_high"] is not None
+    ]
+    if not intervals:
+        return ""
+    low, high, _ = max(intervals, key=lambda interval: interval[1] / interval[0])
+    text = f"The least certain of these ratios is known to lie between {low:.2f} and {high:.2f} (95 %)"
+    noise = [interval for interval in intervals if interval[2]]
+    if noise:
+        low, high, _ = max(noise, key=lambda interval: interval[1] / interval[0])
+        text += f", that of a second copy of ERM, where it should be 1, between {low:.2f} and {high:.2f}"
+    return f"{text}. "
 
 
 def _threads(machine: Mapping[str, str]) -> str:
@@ -114,15 +134,22 @@ def speed_chart(curves: Mapping[str, Mapping[int, float]], colors: Mapping[str, 
 def _beside_paper(results: Results) -> Section:
     paper = {(n.method, n.model): n for n in published.numbers() if n.quantity == "speed"}
     networks = list(dict.fromkeys(model for _, model in paper))
-    here: dict[str, list[float]] = {}
-    for runs in results.values():
+    here: dict[str, dict[str, list[float]]] = {}
+    for label, runs in results.items():
         for run in runs:
             for method, row in run["rows"].items():
                 if row["relative"] is not None:
-                    here.setdefault(method, []).append(row["relative"])
+                    here.setdefault(method, {}).setdefault(label, []).append(row["relative"])
     rows = []
-    for method in dict.fromkeys([*(method for method, _ in paper), *here]):
-        cells = [Cell(method, method), measured_cell(here.get(method))]
+    named = [
+        (method, label)
+        for method in dict.fromkeys([*(known for known, _ in paper), *here])
+        for label in here.get(method, {"": []})
+    ]
+    for method, label in named:
+        alone = len(here.get(method, "")) < 2
+        name = method if alone else label if label.startswith(method) else f"{label}: {method}"
+        cells = [Cell(name, name), measured_cell(here.get(method, {}).get(label))]
         for network in networks:
             number, erm = paper.get((method, network)), paper["erm", network]
             ratio = None if number is None else number.value / erm.value

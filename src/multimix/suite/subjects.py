@@ -15,6 +15,7 @@ from ..evaluation.inference import evaluating
 from ..reports.evaluated import default_device, load_splits
 from ..reports.runs import Run, find_runs, group_runs
 from ..training import RunDirectory, load_run
+from .fingerprint import fingerprint
 from .part import Subject
 
 __all__ = ["Candidate", "Which", "run_candidate", "run_candidates", "run_subject", "verified"]
@@ -41,6 +42,7 @@ class Candidate:
     identity: str
     """Changes when weights or data change."""
     load: Callable[[], Subject]
+    class_names: tuple[str, ...] = ()
     image_size: int | None = None
     """Side in pixels of the images that it takes, where that is known before it is made."""
     training: str = "trained elsewhere"
@@ -94,8 +96,9 @@ def run_candidate(
         model=run.config.model,
         source=str(run.path),
         folder=run.path / "evaluation" / which,
-        identity=file_digest(weights_file(run.path, which)),
+        identity=run_identity(run, which),
         load=lambda: run_subject(run, label, which=which, device=device, batch_size=batch_size),
+        class_names=tuple(run.data_info["class_names"]),
         image_size=run.data_info.get("image_size"),
         training=_training(run),
         check=lambda: _splits(run),
@@ -178,8 +181,15 @@ def weights_file(path: Path, which: Which) -> Path:
             return file
     raise FileNotFoundError(
         f"{path} has no {which} weights yet: neither {exported.name} nor checkpoints/{checkpoint.name}. "
-        "Train it to the end of an epoch, or leave it out"
+        "Train it to the end of an epoch that is evaluated, or leave it out"
     )
+
+
+def run_identity(run: Run, which: Which) -> str:
+    """A digest of the weights, and of the files that the data are read from."""
+    root = run.config.data_root
+    parts = [file_digest(weights_file(run.path, which)), "" if root is None else fingerprint(root)]
+    return hashlib.blake2b(repr(parts).encode()).hexdigest()[:32]
 
 
 def file_digest(path: Path) -> str:
