@@ -105,6 +105,17 @@ def test_real_steps_leave_the_model_and_the_global_generator_alone(subject: Subj
     assert "mine: daml could not be timed: Daml needs the domain" in caption
 
 
+def test_domains_are_balanced_as_in_training(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Batch] = []
+    tell(monkeypatch, lambda model, method, batch: seen.append(batch) or 1.0)
+    monkeypatch.setattr(timing, "peak_memory", lambda call, *, device: 2**20)
+    images = torch.zeros(20, 3, 8, 8, dtype=torch.uint8)
+    domains = ArrayDataset(images, torch.arange(20) % 3, extras={"domain": (torch.arange(20) < 2).long()})
+    config = Config(data="domains", model="smallnet-w4", batch_size=8, balance_domains=True, accelerator="cpu")
+    Speed(n=(10,)).evaluate(replace(subject, train=domains, config=config), Memory(), quiet)
+    assert {tuple(batch.extras["domain"].bincount().tolist()) for batch in seen} == {(4, 4)}
+
+
 def test_the_papers_table_stands_beside(subject: Subject, clock: list[Any]) -> None:
     found = Speed(n=(10,)).evaluate(subject, Memory(), quiet)
     *_, section = Speed().section({"mine": [found, found]}, {"mine": "#000000"})

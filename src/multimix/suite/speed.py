@@ -136,6 +136,7 @@ def _stopwatch(subject: Subject, config: Config, *, rounds: int, seconds: float)
                 seed=config.seed,
                 device=fabric.device,
                 workers=0,
+                balance_domains=config.balance_domains and subject.train is not None,
             )
             batches.append(next(iter(loader.batches(0))))
         (row,) = beside_erm([method], fabric, config, make_model, batches[0], rounds=rounds, seconds=seconds)
