@@ -91,6 +91,17 @@ def test_split_is_the_same_model(name, size, shape, depth, kind):
     assert parts.depth == depth
     assert torch.equal(parts.classifier(parts.embed(images)), parts(images))
 
+    # And back: other weights, under the names that a fresh model of the library takes.
+    fresh = original(name, **({"img_size": size} if fixed else {}))
+    for parameter in parts.parameters():
+        parameter.mul_(0.9)
+    changed = parts(images)
+    fresh.load_state_dict(copy.deepcopy(parts.original_state_dict()))
+    torch.testing.assert_close(fresh(images), changed, rtol=0, atol=1e-6 * max(1.0, changed.abs().max().item()))
+    for parameter in parts.parameters():
+        parameter.div_(0.9)
+    logits = whole(images)
+
     # Every layer can be the mixing layer: the rest of the network takes other examples, and does not write into them.
     for layer in range(parts.depth + 1):
         hidden = parts.features(images, stop=layer)

@@ -68,6 +68,11 @@ def test_number_of_classes_is_read_off_the_classifier():
         _ = SplitModel([nn.Identity()], nn.Flatten(), nn.Identity()).num_classes
 
 
+def test_only_a_split_model_has_original_names():
+    with pytest.raises(ValueError, match="only a model that was split from another has original names"):
+        SplitModel([nn.Flatten()], nn.Identity(), nn.Linear(12, 3)).original_state_dict()
+
+
 def test_dense_leaves_out_prefix_tokens():
     net = SplitModel([nn.Identity()], nn.Identity(), nn.Linear(6, 5), prefix_tokens=2)
     tokens = torch.randn(3, 9, 6)

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from .arrange import find_features, group_stages, is_channels_last, make_pool
 from .modes import keeping_modes
 from .outline import CannotSplit, Outline, Piece
-from .split import SplitModel
+from .split import Original, SplitModel
 
 
 def split(
@@ -76,7 +76,18 @@ def _split(
     pool, prefix_tokens = make_pool(outline, parts[last + 1 :])
     result = SplitModel(stages, pool, classifier, mean=mean, std=std, prefix_tokens=prefix_tokens)
     _check_logits(result.eval(), images, logits)
+    result.original = _original(result, model)
     return result
+
+
+def _original(result: SplitModel, model: nn.Module) -> Original:
+    """A classifier that was a convolution has its tensor in another shape, so tensors are told by their memory."""
+    known = model.state_dict()
+    by_memory: dict[int, list[tuple[str, torch.Size]]] = {}
+    for name, tensor in known.items():
+        by_memory.setdefault(tensor.data_ptr(), []).append((name, tensor.shape))
+    names = {own: by_memory.get(tensor.data_ptr(), []) for own, tensor in result.state_dict().items()}
+    return Original(names, getattr(known, "_metadata", None))
 
 
 def _run_on_some_size(outline: Outline, image_size: int | None) -> Tensor:

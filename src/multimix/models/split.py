@@ -6,12 +6,23 @@ stages is explicit, and costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..functional._checks import check_pixels
+
+
+class Original(NamedTuple):
+    """Of the model that was split."""
+
+    names: Mapping[str, Sequence[tuple[str, torch.Size]]]
+    """By name of a tensor in the `SplitModel`: the same tensor's names and shapes."""
+    metadata: Any
+    """Of its state dictionary."""
 
 
 class SplitModel(nn.Module):
@@ -61,6 +72,8 @@ class SplitModel(nn.Module):
         self.pool = pool
         self.classifier = classifier
         self.prefix_tokens = prefix_tokens
+        self.original: Original | None = None
+        """What `split` knows of the model that it was given."""
         self.register_buffer("pixel_mean", None if mean is None else torch.tensor(mean).float().view(-1, 1, 1))
         self.register_buffer("pixel_std", None if std is None else torch.tensor(std).float().view(-1, 1, 1))
 
@@ -80,6 +93,29 @@ class SplitModel(nn.Module):
             f"cannot tell the number of classes from a classifier {type(self.classifier).__name__}: "
             "end it with an nn.Linear or a convolution"
         )
+
+    def original_state_dict(self) -> dict[str, Tensor]:
+        """The weights under the names and in the shapes of the model that `split` was given: for that library's own
+        model, as the backbone of its detectors, say. The normalisation of the images is not among them.
+
+        Raises:
+            ValueError: the model was not made by `split`.
+
+        >>> from multimix.models import split
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> list(split(net).original_state_dict())
+        ['0.weight', '0.bias', '3.weight', '3.bias']
+        """
+        if self.original is None:
+            raise ValueError("only a model that was split from another has original names: use state_dict()")
+        weights = OrderedDict(
+            (name, tensor.reshape(-1, *shape[1:]) if shape else tensor)
+            for own, tensor in self.state_dict().items()
+            for name, shape in self.original.names.get(own, ())
+        )
+        # Versions of modules, which some models ask for when they load weights.
+        weights._metadata = self.original.metadata  # type: ignore[attr-defined]
+        return weights
 
     def normalize(self, images: Tensor) -> Tensor:
         """Pixels in [0, 1] (b, channels, h, w) to what the first stage expects.
