@@ -50,6 +50,7 @@ def small(root: Path) -> list[str]:
         (["office-home", "--data-root", ".", "--method", "erm"], "--methods erm instead of --method"),
         (["office-home", "--data-root", ".", "--held-out", "photo"], "leave out --held-out"),
         (["office-home", "--data-root", ".", "--held-out", "Art"], "leave out --held-out"),
+        (["office-home", "--data-root", ".", "--held_out=Art"], "leave out --held-out"),
         (["office-home", "--data-root", ".", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["office-home", "--data-root", ".", "--methods", ","], "--methods is empty"),
         (["digits", "--held-out", "art"], "belong to data='domains', got data='digits'"),

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     config = request.options.config
     if config.data != "domains" or config.data_root is None:
         raise ValueError("domains needs a folder that holds DOMAIN/CLASS/IMAGE: give --data domains --data-root DIR")
-    if any(argument.split("=")[0] == "--held-out" for argument in argv):
+    if any(argument.split("=")[0].replace("_", "-") == "--held-out" for argument in argv):
         raise ValueError("domains holds out every domain in turn: leave out --held-out, or use multimix train")
     folders = _folders(domain_names(config.data_root))
     plans = {name: request.plan(folder=request.folder / folder) for name, folder in folders.items()}
