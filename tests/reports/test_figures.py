@@ -39,6 +39,12 @@ def test_svg_is_well_formed_takes_its_ink_from_the_page_and_shares_no_ids() -> N
     assert all(f"#{name}" in svg for name in ids)
 
 
+def test_too_few_images_for_a_reliability_diagram_are_said() -> None:
+    draw = lambda count: reliability_panel([0.3], [0.5], [count], color="#000000", label="x")  # noqa: E731
+    assert "no bin has 10 images" in draw(9)
+    assert "no bin has" not in draw(10)
+
+
 def test_figures_are_reproducible_and_touch_no_global_state() -> None:
     import matplotlib
 

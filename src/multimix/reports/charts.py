@@ -105,6 +105,8 @@ def reliability_panel(
             if confidence is not None and accuracy is not None and count >= FEWEST
         ]
         x, y, share = zip(*points, strict=True) if points else ((), (), ())
+        if not points:
+            axes.text(0.96, 0.1, f"no bin has {FEWEST} images", ha="right", va="center", fontsize=8, gid="halo")
         axes.vlines(x, x, y, color=color, linewidth=1.2, alpha=0.6)
         axes.scatter(x, y, s=[14 + 150 * s for s in share], color=color, linewidths=0, clip_on=False, zorder=3)
         axes.set_xlim(0, 1)
