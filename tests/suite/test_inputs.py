@@ -16,7 +16,7 @@ from multimix import cli
 from multimix.data import Dataset
 from multimix.data.ood_sets import ood_set
 from multimix.reports import evaluated
-from multimix.suite import Accuracy, Ood, ood
+from multimix.suite import Accuracy, Ood, ood, subjects
 from multimix.suite.fingerprint import fingerprint
 from multimix.suite.running import measure
 from multimix.suite.subjects import run_candidates
@@ -120,6 +120,7 @@ def test_images_that_changed_are_evaluated_again(tmp_path: Path, capsys: pytest.
     assert "there already" in capsys.readouterr().out
     (tmp_path / "images" / "val" / "ant" / "2.png").rename(tmp_path / "images" / "val" / "bee" / "2.png")
     evaluated._load.cache_clear()  # another process
+    subjects._files.cache_clear()
     assert nll() != before
 
     for label in ("ant", "bee", "cow"):

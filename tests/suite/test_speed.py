@@ -147,6 +147,11 @@ def test_every_label_has_a_row_beside_the_papers_table() -> None:
     rows = {row[0].text: row[1].text for row in beside.table.rows}
     assert (rows["multimix, lr=0.1"], rows["multimix, lr=0.2"], rows["erm"]) == ("0.50", "0.70", "1.00")
     assert "multimix" not in rows
+    other = {"multimix-small-alpha": [run("multimix-small-alpha", **{"multimix-small-alpha": 0.8, "multimix": 0.6})]}
+    *_, beside = Speed().section({**results, **other}, dict.fromkeys([*results, *other], "#000000"))
+    assert beside.table is not None
+    rows = {row[0].text: row[1].text for row in beside.table.rows}
+    assert (rows["multimix-small-alpha"], rows["multimix-small-alpha: multimix"]) == ("0.80", "0.60")
     assert "known to lie between 0.50 and 1.90 (95 %), that of a second copy of ERM" in speeds.caption
 
 

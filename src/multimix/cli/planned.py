@@ -46,18 +46,19 @@ def run_plan(plan: Plan, config: Config, *, jobs: int | None, report: Callable[[
         _check_setting(config, list(dict.fromkeys(job.config.method for job in todo)))
     plan.folder.mkdir(parents=True, exist_ok=True)
     with locked(plan.folder):
-        _run(plan, every, config, jobs, report)
+        _run(plan, todo, len(every), config, jobs, report)
 
 
-def _run(plan: Plan, every: Sequence[Job], config: Config, jobs: int | None, report: Callable[[Plan], None]) -> None:
-    todo = [job for job in every if not _is_finished(job)]
+def _run(
+    plan: Plan, todo: Sequence[Job], total: int, config: Config, jobs: int | None, report: Callable[[Plan], None]
+) -> None:
     whole = _merged(plan)
     if todo:
         whole.write()
     failures: dict[Job, str] = {}
     try:
         if todo:
-            failures = _train(todo, len(every), plan.folder / LOG, config, jobs)
+            failures = _train(todo, total, plan.folder / LOG, config, jobs)
         report(whole)
     except KeyboardInterrupt:
         print(f"\nStopped; everything is saved. Continue with: {plan.command}", file=sys.stderr)
@@ -67,7 +68,7 @@ def _run(plan: Plan, every: Sequence[Job], config: Config, jobs: int | None, rep
             print(f"multimix: {job.name} failed: {reason}", file=sys.stderr)
     if failures:
         print(
-            f"multimix: {len(failures)} of {len(every)} runs failed; tracebacks are in {plan.folder / LOG}. "
+            f"multimix: {len(failures)} of {total} runs failed; tracebacks are in {plan.folder / LOG}. "
             "The same command tries them again",
             file=sys.stderr,
         )

@@ -37,16 +37,19 @@ def mixings(method: methods.Method) -> dict[str, methods.Method]:
     >>> mixings(methods.parse("erm"))
     {}
     """
+    found: dict[str, methods.Method] = {}
+    for part in _mixing_parts(method):
+        same = sum(type(other) is type(part) for other in found.values())
+        found[f"{type(part).__name__} {same + 1}" if same else type(part).__name__] = part
+    return found
+
+
+def _mixing_parts(method: methods.Method) -> list[methods.Method]:
     if isinstance(method, methods.Either):
-        found = mixings(method.a)
-        for name, part in mixings(method.b).items():
-            same = sum(other.split(" ")[0] == name.split(" ")[0] for other in found)
-            found[f"{name.split(' ')[0]} {same + 1}" if same else name] = part
-        return found
+        return _mixing_parts(method.a) + _mixing_parts(method.b)
     if isinstance(method, methods.DenseLoss):
-        return mixings(method.mixer)
-    mixes = isinstance(method, methods.Mixer | methods.MultiMix | methods.DenseMultiMix)
-    return {type(method).__name__: method} if mixes else {}
+        return _mixing_parts(method.mixer)
+    return [method] if isinstance(method, methods.Mixer | methods.MultiMix | methods.DenseMultiMix) else []
 
 
 def mixed_embeddings(

@@ -69,8 +69,8 @@ class Attacks:
         for name in ("fgsm_eps", "pgd_eps", "pgd_step", "pgd_steps", "l2_eps", "restarts", "curve_limit"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("fgsm_eps", "pgd_eps", "pgd_step", "curve_eps"):
-            most = max(self.curve_eps, default=0) if name == "curve_eps" else getattr(self, name)
+        radii = {"fgsm_eps": self.fgsm_eps, "pgd_eps": self.pgd_eps, "pgd_step": self.pgd_step}
+        for name, most in {**radii, "curve_eps": max(self.curve_eps, default=0)}.items():
             if most > 255:
                 raise ValueError(f"{name} is in 1/255, so at most 255, which is any image at all; got {most:g}")
         for name in ("curve_eps", "curve_steps"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -17,9 +16,8 @@ from ..data.files import open_files
 from ..data.listing import class_folders, scan
 from ..extras import require
 from ..models.libraries import nearest
-from .fingerprint import fingerprint
 from .part import Subject
-from .subjects import Candidate, data_digest, file_digest, verified
+from .subjects import Candidate, data_digest, file_digest, make_identity, verified
 
 __all__ = ["LIBRARIES", "library_candidate"]
 
@@ -91,8 +89,7 @@ def library_candidate(
         return verified(subject)
 
     source = "published" if weights is None else file_digest(weights)
-    files = "" if root is None else fingerprint(root)
-    parts = [name, source, str(test.image_size), data_digest(test, class_names), files]
+    parts = [name, source, str(test.image_size), data_digest(test, class_names)]
     return Candidate(
         label=name,
         seed=0,
@@ -102,7 +99,7 @@ def library_candidate(
         model=name,
         source=name if weights is None else f"{name} with {weights}",
         folder=folder / name.replace(":", "-").replace("/", "-"),
-        identity=hashlib.blake2b(repr(parts).encode()).hexdigest()[:32],
+        identity=make_identity(*parts, root=root),
         load=load,
         class_names=tuple(class_names),
         image_size=test.image_size,

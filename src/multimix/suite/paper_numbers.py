@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .. import published
 from ..methods import spelled
@@ -11,7 +11,7 @@ from ..reports.statistics import estimate
 from ..reports.tables import Cell, Table
 from .results import Numbers
 
-__all__ = ["beside_paper", "measured_cell", "published_cell"]
+__all__ = ["beside_paper", "measured_cell", "published_cell", "row_order"]
 
 MEASURED = {
     "top-1, %": "accuracy",
@@ -53,12 +53,6 @@ def beside_paper(
         paper = [n for n in published.numbers() if n.data == data and n.quantity in quantities]
         if paper:
             here = {label: spelled(methods[label] or "") for label, quantity in measured if quantity in quantities}
-            absent = [method for method in dict.fromkeys(n.method for n in paper) if method not in here.values()]
-            order = list(dict.fromkeys(n.method for n in paper))
-            rows = sorted(
-                [*here.items(), *zip(absent, absent, strict=True)],
-                key=lambda row: order.index(row[1]) if row[1] in order else len(order),
-            )
             conditions = "; ".join(
                 f"{published.QUANTITIES[q].title}: {published.QUANTITIES[q].condition}"
                 for q in dict.fromkeys(n.quantity for n in paper)
@@ -70,10 +64,27 @@ def beside_paper(
                     "published, with the paper's own networks and schedules, so compare the order of methods within a "
                     "column rather than numbers across columns. “Not measured” means that no run here has it. How the "
                     f"paper measured: {conditions}.",
-                    table=_table(paper, measured, rows),
+                    table=_table(paper, measured, row_order([n.method for n in paper], here)),
                 )
             )
     return made
+
+
+def row_order(paper: Iterable[str], here: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(label, method) of every row: the paper's methods in its order, each with all labels measured of it, then others.
+
+    Args:
+        paper: methods.
+        here: the method of each label.
+
+    >>> row_order(["erm", "multimix"], {"cutmix": "cutmix", "multimix, lr=1": "multimix", "multimix, lr=2": "multimix"})
+    [('erm', 'erm'), ('multimix, lr=1', 'multimix'), ('multimix, lr=2', 'multimix'), ('cutmix', 'cutmix')]
+    """
+    return [
+        (label, method)
+        for method in dict.fromkeys([*paper, *here.values()])
+        for label in [label for label, own in here.items() if own == method] or [method]
+    ]
 
 
 def _table(

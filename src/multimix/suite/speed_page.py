@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from .. import published
 from ..reports.sections import Panel, Section
 from ..reports.style import BASELINE_COLOR, figure, line, to_svg
 from ..reports.tables import Cell, Table, estimates_table
-from .paper_numbers import measured_cell, published_cell
+from .paper_numbers import measured_cell, published_cell, row_order
 from .part import Results
 
 __all__ = ["sections"]
@@ -27,7 +28,7 @@ def _speeds(results: Results, colors: Mapping[str, str]) -> Section:
         for method in runs[0]["rows"]:
             rows = [run["rows"][method] for run in runs if method in run["rows"]]
             timed = [row for row in rows if row["images_per_second"] is not None]
-            name = label if method == runs[0]["own"] else f"{label}: {method}"
+            name = _name(label, method, runs)
             failed += [f"{name} could not be timed: {row['why_not']}." for row in rows if row not in timed][:1]
             values[name] = {
                 "images/s ↑": [row["images_per_second"] for row in timed],
@@ -49,6 +50,11 @@ def _speeds(results: Results, colors: Mapping[str, str]) -> Section:
         f"weights and images. {' '.join(failed)}",
         table=estimates_table(values, row_colors),
     )
+
+
+def _name(label: str, method: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    """Of a method timed on the network of a label."""
+    return label if method == runs[0]["own"] else f"{label}: {method}"
 
 
 def _noise(results: Results) -> str:
@@ -139,17 +145,16 @@ def _beside_paper(results: Results) -> Section:
         for run in runs:
             for method, row in run["rows"].items():
                 if row["relative"] is not None:
-                    here.setdefault(method, {}).setdefault(label, []).append(row["relative"])
+                    here.setdefault(method, {}).setdefault(_name(label, method, runs), []).append(row["relative"])
+    measured: dict[str, list[float]] = {}
+    methods: dict[str, str] = {}
+    for method, found in here.items():
+        for name, speeds in found.items():
+            name = method if len(found) == 1 else name
+            measured[name], methods[name] = speeds, method
     rows = []
-    named = [
-        (method, label)
-        for method in dict.fromkeys([*(known for known, _ in paper), *here])
-        for label in here.get(method, {"": []})
-    ]
-    for method, label in named:
-        alone = len(here.get(method, "")) < 2
-        name = method if alone else label if label.startswith(method) else f"{label}: {method}"
-        cells = [Cell(name, name), measured_cell(here.get(method, {}).get(label))]
+    for name, method in row_order([method for method, _ in paper], methods):
+        cells = [Cell(name, name), measured_cell(measured.get(name))]
         for network in networks:
             number, erm = paper.get((method, network)), paper["erm", network]
             ratio = None if number is None else number.value / erm.value

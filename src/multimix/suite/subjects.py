@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -96,7 +97,7 @@ def run_candidate(
         model=run.config.model,
         source=str(run.path),
         folder=run.path / "evaluation" / which,
-        identity=run_identity(run, which),
+        identity=make_identity(file_digest(weights_file(run.path, which)), root=run.config.data_root),
         load=lambda: run_subject(run, label, which=which, device=device, batch_size=batch_size),
         class_names=tuple(run.data_info["class_names"]),
         image_size=run.data_info.get("image_size"),
@@ -185,11 +186,15 @@ def weights_file(path: Path, which: Which) -> Path:
     )
 
 
-def run_identity(run: Run, which: Which) -> str:
-    """A digest of the weights, and of the files that the data are read from."""
-    root = run.config.data_root
-    parts = [file_digest(weights_file(run.path, which)), "" if root is None else fingerprint(root)]
-    return hashlib.blake2b(repr(parts).encode()).hexdigest()[:32]
+def make_identity(*parts: str, root: Path | None) -> str:
+    """A digest of the parts, and of the files in `root` that the data are read from."""
+    return hashlib.blake2b(repr([*parts, _files(root)]).encode()).hexdigest()[:32]
+
+
+@functools.lru_cache(maxsize=8)
+def _files(root: Path | None) -> str:
+    # Looked at once in a process, as the data are: many runs share a folder, and it may hold a million images.
+    return "" if root is None else fingerprint(root)
 
 
 def file_digest(path: Path) -> str:
