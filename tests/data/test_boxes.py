@@ -31,13 +31,13 @@ def voc(root: Path, name: str, things: str, *, size: tuple[int, int] | None = (4
 def thing(name: str, *corners: object) -> str:
     keys = ("xmin", "ymin", "xmax", "ymax")
     inner = "".join(f"<{key}>{corner}</{key}>" for key, corner in zip(keys, corners, strict=False))
-    return f"<object><name>{name}</name><difficult>1</difficult><bndbox>{inner}</bndbox></object>"
+    return f"<object><name>{name}</name><bndbox>{inner}</bndbox></object>"
 
 
 def coco(root: Path, split: str, boxes: Mapping[str, Sequence[Any]], **further: Any) -> None:
     images = [{"id": k, "file_name": name, "width": 40, "height": 30} for k, name in enumerate(boxes)]
     annotations = [
-        {"id": 1, "image_id": k, "category_id": 7, "iscrowd": 1, "bbox": box}
+        {"id": 1, "image_id": k, "category_id": 7, "bbox": box}
         for k, found in enumerate(boxes.values())
         for box in found
     ]
@@ -62,7 +62,7 @@ def test_pascal_voc_counts_from_one_and_both_ends_belong_to_the_box(tmp_path: Pa
     ]  # fmt: skip
     assert found.images[0].boxes == (NamedBox("cat", 0, 0, 40, 30), NamedBox("dog", 2, 1.5, 8, 9))
     assert found.images[1].boxes == (NamedBox("person", 0, 0, 40, 20),)
-    assert found.without_boxes == 1
+    assert [(image.path.name, image.boxes) for image in found.empty] == [("a.jpg", ())]
     assert found.skipped == ()
 
 
@@ -70,7 +70,7 @@ def test_coco_boxes_are_a_corner_and_lengths(tmp_path: Path) -> None:
     coco(tmp_path, "val2017", {"a.jpg": [[1.5, 2, 10, 20.25], [30, 20, 20, 20]], "b.jpg": []})
     found = read_boxes(tmp_path)
     assert found.images[0].boxes == (NamedBox("cat", 1.5, 2, 11.5, 22.25), NamedBox("cat", 30, 20, 40, 30))
-    assert (len(found.images), found.without_boxes, found.skipped) == (1, 1, ())
+    assert (len(found.images), len(found.empty), found.skipped) == (1, 1, ())
 
 
 def test_damaged_boxes_and_images_are_left_out_and_reported(tmp_path: Path) -> None:
@@ -120,6 +120,37 @@ def test_splits_are_those_that_the_files_name(tmp_path: Path) -> None:
     (lists / "test.txt").write_text("c\nd\n")
     with pytest.raises(ValueError, match=r"d.xml is missing, but the list of the split names it"):
         names("voc", "test")
+
+
+def test_difficult_objects_and_crowds_are_marked(tmp_path: Path) -> None:
+    easy, difficult = thing("cat", 1, 1, 5, 5), thing("dog", 1, 1, 5, 5)
+    difficult = difficult.replace("<bndbox>", "<difficult> 1 </difficult><bndbox>")
+    voc(tmp_path / "voc", "a", easy + difficult + easy.replace("<bndbox>", "<difficult>0</difficult><bndbox>"))
+    assert [box.uncounted for box in read_boxes(tmp_path / "voc").images[0].boxes] == [False, True, False]
+    boxes = [{"id": k, "image_id": 0, "category_id": 7, "bbox": [1, 1, 5, 5]} for k in range(3)]
+    boxes = [boxes[0], boxes[1] | {"iscrowd": 1}, boxes[2] | {"iscrowd": 0}]
+    coco(tmp_path / "coco", "val", {"a.jpg": []}, annotations=boxes)
+    assert [box.uncounted for box in read_boxes(tmp_path / "coco").images[0].boxes] == [False, True, False]
+
+
+def test_training_reads_the_training_split_of_all_years(tmp_path: Path) -> None:
+    for year, lists in (("VOC2007", ("test", "train", "trainval", "val")), ("VOC2012", ("train", "trainval", "val"))):
+        root = tmp_path / "VOCdevkit" / year
+        (root / "ImageSets" / "Main").mkdir(parents=True)
+        for split in lists:
+            voc(root, f"{year}-{split}", thing("cat", 1, 1, 5, 5))
+            (root / "ImageSets" / "Main" / f"{split}.txt").write_text(f"{year}-{split}\n")
+
+    def names(split: str | None, **purpose: Any) -> list[str]:
+        return [image.path.stem for image in read_boxes(tmp_path, split, **purpose).images]
+
+    assert names(None) == ["VOC2007-test"]
+    assert names(None, purpose="training") == ["VOC2007-trainval", "VOC2012-trainval"]
+    assert names("train", purpose="training") == ["VOC2007-train", "VOC2012-train"]
+    coco(tmp_path / "coco", "train2017", {"a.jpg": [[1, 1, 5, 5]]})
+    coco(tmp_path / "coco", "val2017", {"b.jpg": [[1, 1, 5, 5]]})
+    found = read_boxes(tmp_path / "coco", purpose="training")
+    assert [image.path.name for image in found.images] == ["a.jpg"]
 
 
 def test_what_is_no_detection_set_is_refused(tmp_path: Path) -> None:

@@ -145,5 +145,5 @@ def test_workers_leave_interrupts_to_the_parent(photos: FileDataset) -> None:
     batches = loader(photos.subset(torch.arange(14).repeat(20)), batch_size=1, train=True, workers=1)
     found = batches.batches(0)
     next(found)
-    os.kill(batches._reader._loader._iterator._workers[0].pid, signal.SIGINT)
+    os.kill(batches._reader._reader._loader._iterator._workers[0].pid, signal.SIGINT)
     assert sum(1 for _ in found) == 14 * 20 - 1

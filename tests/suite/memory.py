@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,6 +18,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
+        self.folder = Path(tempfile.mkdtemp())
         self.left = math.inf
 
     def compute(self, key: str, function: Callable[[], T], *, depends_on: Mapping[str, Any] | None = None) -> T:
@@ -26,6 +29,9 @@ class Memory:
             self.kept[key] = json.dumps(function())
         value: T = json.loads(self.kept[key])
         return value
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
 
 
 def quiet(words: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any, TextIO
 
 from ..extras import require
 from ..training import Progress
-from .live import LiveBoard, duration
+from ..training.progress import duration
+from .live import LiveBoard
 from .workers import Job
 
 __all__ = ["Board"]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..suite import CHEAP, PARTS, Part
+from ..suite import ALL, CHEAP, PARTS, Part
 from ..suite.libraries import LIBRARIES, library_candidate
 from ..suite.page import label_colors, write_evaluation
 from ..suite.results import overview
@@ -32,7 +32,7 @@ class Common:
     """What `multimix evaluate RUN...` takes besides the options of the parts."""
 
     parts: str = ",".join(CHEAP)
-    """What to measure, separated by commas; all for everything."""
+    """What to measure, separated by commas; all for everything but detection."""
     which: Literal["last", "best", "both"] = "last"
     """Weights of the last epoch, of the best, or one after the other."""
     out: Path | None = None
@@ -142,7 +142,8 @@ def chosen_parts(options: Any) -> list[Part]:
         ValueError: an unknown part, or none.
     """
     known = [part.name for part in PARTS]
-    names = known if options.parts == "all" else [name.strip() for name in options.parts.split(",") if name.strip()]
+    asked = ",".join(ALL) if options.parts == "all" else options.parts
+    names = [name.strip() for name in asked.split(",") if name.strip()]
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

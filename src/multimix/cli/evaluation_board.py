@@ -9,7 +9,8 @@ from typing import Any, TextIO
 from ..extras import require
 from ..suite import Part
 from ..suite.subjects import Candidate
-from .live import LiveBoard, duration
+from ..training.progress import duration
+from .live import LiveBoard
 
 __all__ = ["EvaluationBoard"]
 

@@ -7,8 +7,9 @@ import time
 from typing import Any, Self, TextIO
 
 from ..extras import require
+from ..training.progress import duration
 
-__all__ = ["LiveBoard", "LiveDisplay", "duration"]
+__all__ = ["LiveBoard", "LiveDisplay"]
 
 # Without a terminal, a sign of life this often (seconds) when nothing ends.
 _SILENCE = 60.0
@@ -79,16 +80,3 @@ class LiveBoard(LiveDisplay):
     def _say(self, line: str) -> None:
         self.spoke = time.monotonic()
         super()._say(line)
-
-
-def duration(seconds: float) -> str:
-    """A time span in its two largest units.
-
-    >>> duration(5.2), duration(95), duration(7322), duration(200_000)
-    ('5s', '1m35s', '2h02m', '2d07h')
-    """
-    whole = round(seconds)
-    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // smaller:02}{name}"
-    return f"{whole}s"

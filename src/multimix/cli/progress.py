@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from ..training.progress import Progress
-from .live import LiveDisplay, duration
+from ..training.progress import Progress, duration
+from .live import LiveDisplay
 
 __all__ = ["Display", "describe"]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from xml.etree import ElementTree
 
 from .listing import EXTENSIONS, require_folder
@@ -29,6 +30,13 @@ class NamedBox(NamedTuple):
     top: float
     right: float
     bottom: float
+    uncounted: bool = False
+    """Marked as difficult (Pascal VOC) or as a crowd (COCO): finding it is neither right nor wrong for a detector."""
+
+    @property
+    def edges(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom."""
+        return self.left, self.top, self.right, self.bottom
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,15 @@ class BoxedImages:
 
     images: tuple[BoxedImage, ...]
     """Those with boxes."""
-    without_boxes: int
+    empty: tuple[BoxedImage, ...]
     """Further images, without a single box."""
     skipped: tuple[str, ...]
     """Boxes and images that were left out as damaged, each with the reason."""
 
 
-def read_boxes(folder: Path, split: str | None = None) -> BoxedImages:
+def read_boxes(
+    folder: Path, split: str | None = None, *, purpose: Literal["testing", "training"] = "testing"
+) -> BoxedImages:
     """The images and boxes of a detection set.
 
     In Pascal VOC, whose pixels count from 1 and belong to the box up to both ends, a box covers xmin - 1 to xmax.
@@ -61,9 +71,11 @@ def read_boxes(folder: Path, split: str | None = None) -> BoxedImages:
     unreadable or of another size than annotated. Objects marked as difficult or as a crowd are kept.
 
     Args:
-        folder: holds the set, or VOCdevkit/VOC*/.
-        split: as the files of the set name it ("test", "val2017"); default: one that is called test or val...,
-            or else all images. "all" takes all.
+        folder: holds the set, or VOCdevkit/VOC*/. Of several years of VOC, the first is for testing, and all are for
+            training: "VOC07+12" of the literature.
+        split: as the files of the set name it ("test", "val2017"); "all" takes all. Default: for testing one that is
+            called test or val..., for training trainval or train..., or else all images.
+        purpose: what the images are for.
 
     Raises:
         FileNotFoundError: no such folder, or none of the two layouts in it.
@@ -71,14 +83,17 @@ def read_boxes(folder: Path, split: str | None = None) -> BoxedImages:
     """
     folder = folder.expanduser()
     require_folder(folder, f"a detection set: {_LAYOUTS}")
-    for root in (folder, *sorted(folder.glob("VOC*")), *sorted(folder.glob("VOCdevkit/VOC*"))):
-        if (root / "Annotations").is_dir() and any((root / "Annotations").glob("*.xml")):
-            records = _voc(root, split)
-            break
+    places = (folder, *sorted(folder.glob("VOC*")), *sorted(folder.glob("VOCdevkit/VOC*")))
+    years = [place for place in places if any((place / "Annotations").glob("*.xml"))]
+    wanted = ("trainval", "train") if purpose == "training" else ("test", "val")
+    records: Iterable[_Record]
+    if years:
+        used = years if purpose == "training" else years[:1]
+        records = itertools.chain.from_iterable(_voc(year, split, wanted) for year in used)
+    elif any((folder / "annotations").glob("instances_*.json")):
+        records = _coco(folder, split, wanted)
     else:
-        if not any((folder / "annotations").glob("instances_*.json")):
-            raise FileNotFoundError(f"{folder} holds no boxes: expected {_LAYOUTS}")
-        records = _coco(folder, split)
+        raise FileNotFoundError(f"{folder} holds no boxes: expected {_LAYOUTS}")
     return _checked(records, folder)
 
 
@@ -93,7 +108,9 @@ class _Record(NamedTuple):
 
 
 def _checked(records: Iterable[_Record], folder: Path) -> BoxedImages:
-    images, skipped, without = [], [], 0
+    images: list[BoxedImage] = []
+    empty: list[BoxedImage] = []
+    skipped: list[str] = []
     for path, size, boxes, trouble in records:
         skipped += trouble
         try:
@@ -107,28 +124,28 @@ def _checked(records: Iterable[_Record], folder: Path) -> BoxedImages:
             continue
         kept = []
         for box in boxes:
-            cut = NamedBox(
-                box.name, max(box.left, 0.0), max(box.top, 0.0), min(box.right, width), min(box.bottom, height)
+            cut = box._replace(
+                left=max(box.left, 0.0),
+                top=max(box.top, 0.0),
+                right=min(box.right, width),
+                bottom=min(box.bottom, height),
             )
             if cut.left < cut.right and cut.top < cut.bottom:
                 kept.append(cut)
             else:
-                edges = ", ".join(f"{edge:g}" for edge in box[1:])
+                edges = ", ".join(f"{edge:g}" for edge in box.edges)
                 skipped.append(f"{path.name}: the box {box.name} ({edges}) has no area inside the image")
-        if kept:
-            images.append(BoxedImage(path, height, width, tuple(kept)))
-        else:
-            without += 1
+        (images if kept else empty).append(BoxedImage(path, height, width, tuple(kept)))
     if not images:
         reasons = f": {'; '.join(skipped[:3])}" if skipped else ""
         raise ValueError(f"{folder} holds no image with a usable box{reasons}")
-    return BoxedImages(tuple(images), without, tuple(skipped))
+    return BoxedImages(tuple(images), tuple(empty), tuple(skipped))
 
 
-def _voc(root: Path, split: str | None) -> Iterator[_Record]:
+def _voc(root: Path, split: str | None, wanted: Sequence[str]) -> Iterator[_Record]:
     # Files with an underscore name the images of a split that show one class.
     lists = {path.stem: path for path in sorted((root / "ImageSets" / "Main").glob("*.txt")) if "_" not in path.stem}
-    chosen = _choose(split, list(lists), root)
+    chosen = _choose(split, wanted, list(lists), root)
     files = sorted((root / "Annotations").glob("*.xml"))
     if chosen is not None:
         names = [line.split()[0] for line in lists[chosen].read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -159,7 +176,8 @@ def _voc_record(root: Path, file: Path) -> _Record:
         if xmax <= xmin or ymax <= ymin:
             trouble.append(f"{path.name}: the box {name} ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g}) has no area")
             continue
-        boxes.append(NamedBox(name, xmin - 1, ymin - 1, xmax, ymax))
+        difficult = (thing.findtext("difficult") or "0").strip() not in ("0", "")
+        boxes.append(NamedBox(name, xmin - 1, ymin - 1, xmax, ymax, difficult))
     try:
         size = tuple(int(_number(tree.findtext(f"size/{key}") or 0)) for key in ("width", "height"))
     except ValueError:
@@ -170,9 +188,9 @@ def _voc_record(root: Path, file: Path) -> _Record:
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def _coco(folder: Path, split: str | None) -> Iterator[_Record]:
+def _coco(folder: Path, split: str | None, wanted: Sequence[str]) -> Iterator[_Record]:
     lists = {path.stem.removeprefix("instances_"): path for path in sorted(folder.glob("annotations/instances_*.json"))}
-    chosen = _choose(split, list(lists), folder)
+    chosen = _choose(split, wanted, list(lists), folder)
     for name in lists if chosen is None else [chosen]:
         yield from _coco_split(folder / name, lists[name])
 
@@ -197,19 +215,20 @@ def _coco_split(images: Path, file: Path) -> list[_Record]:
         except (ValueError, TypeError, KeyError) as error:
             record.trouble.append(f"{record.path.name}: the box {name} is damaged: {error}")
             continue
-        record.boxes.append(NamedBox(name, left, top, left + width, top + height))
+        crowd = bool(one.get("iscrowd"))
+        record.boxes.append(NamedBox(name, left, top, left + width, top + height, crowd))
     return list(records.values())
 
 
-def _choose(split: str | None, known: Sequence[str], folder: Path) -> str | None:
-    """The split to read; None for all images."""
+def _choose(split: str | None, wanted: Sequence[str], known: Sequence[str], folder: Path) -> str | None:
+    """The split to read, by default one whose name begins as wanted; None for all images."""
     if split == "all":
         return None
     if split is not None:
         if split not in known:
             raise ValueError(f"{folder} has no split {split!r}: choose {', '.join((*known, 'all'))}")
         return split
-    found = [name for start in ("test", "val") for name in known if name.startswith(start)]
+    found = [name for start in wanted for name in known if name.startswith(start)]
     return found[0] if found else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,10 @@ from .datasets import ArrayDataset, FileDataset
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ArrayReader", "FileReader"]
+__all__ = ["ArrayReader", "FileReader", "WorkerReader"]
+
+T = TypeVar("T")
+Batch = TypeVar("Batch")
 
 
 class ArrayReader:
@@ -62,35 +65,42 @@ class ArrayReader:
         return 1 if self._images.device.type == "cpu" else max(1, self.AHEAD // batch_bytes)
 
 
-class FileReader:
-    """Images decoded and augmented by the worker processes of a DataLoader, which live as long as the reader."""
+class WorkerReader(Generic[T, Batch]):
+    """Batches made by the worker processes of a DataLoader, which live as long as the reader.
+
+    Args:
+        make: (epoch, example index) -> example; called in the workers.
+        join: a list of examples -> batch; called in the workers.
+        seed: of the workers' own generators, which nothing should draw from.
+        workers: their number; 0 makes the batches in this process.
+        pin: put batches where they can be copied to a GPU while it computes.
+    """
 
     def __init__(
         self,
-        dataset: FileDataset,
+        make: Callable[[int, int], T],
+        join: Callable[[list[T]], Batch],
         *,
-        augment: Augment,
-        image_size: int,
         seed: int,
-        device: torch.device,
         workers: int,
+        pin: bool,
     ) -> None:
-        self._device, self._plan, self._reading = device, _Plan(), 0
+        self._plan, self._reading = _Plan(), 0
         options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
         self._loader = torch_data.DataLoader(
-            _Decoder(dataset, augment=augment, image_size=image_size, seed=seed),
+            _Made(make, join),
             batch_sampler=self._plan,
             num_workers=workers,
             collate_fn=_as_is,
             worker_init_fn=_leave_interrupts_to_the_parent,
-            pin_memory=device.type == "cuda",
+            pin_memory=pin,
             # Without a generator of its own, a DataLoader draws from the global one at the start of each epoch.
             generator=make_generator(seed, "workers"),
             **options,
         )
 
-    def read(self, epoch: int, shares: list[Tensor]) -> Iterator[Tensor]:
-        """For each share, example indices (b,), the images (b, 3, size, size) in [0, 1].
+    def read(self, epoch: int, shares: list[Tensor]) -> Iterator[Batch]:
+        """For each share, example indices (b,), its batch.
 
         Raises:
             pictures.UnreadableImageError: an image cannot be read.
@@ -107,9 +117,36 @@ class FileReader:
                     "the batches of a newer call are being read from this loader, and its workers serve one "
                     "call at a time: make a second loader"
                 )
-            images = next(batches)
-            if isinstance(images, _Failure):
-                raise images.kind(images.message)
+            batch = next(batches)
+            if isinstance(batch, _Failure):
+                raise batch.kind(batch.message)
+            yield batch
+
+
+class FileReader:
+    """Images decoded and augmented by worker processes."""
+
+    def __init__(
+        self,
+        dataset: FileDataset,
+        *,
+        augment: Augment,
+        image_size: int,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        decoder = _Decoder(dataset, augment=augment, image_size=image_size, seed=seed)
+        self._device = device
+        self._reader = WorkerReader(decoder.image, torch.stack, seed=seed, workers=workers, pin=device.type == "cuda")
+
+    def read(self, epoch: int, shares: list[Tensor]) -> Iterator[Tensor]:
+        """For each share, example indices (b,), the images (b, 3, size, size) in [0, 1].
+
+        Raises:
+            As `WorkerReader.read`.
+        """
+        for images in self._reader.read(epoch, shares):
             yield augmentation.to_float(images.to(self._device, non_blocking=True))
 
 
@@ -138,21 +175,28 @@ class _Failure(NamedTuple):
     message: str
 
 
-class _Decoder(torch_data.Dataset[Tensor]):
-    """Whole batches of decoded, augmented uint8 images (b, 3, size, size), by (epoch, index) pairs."""
+class _Made(torch_data.Dataset[Any]):
+    """Whole batches, by (epoch, index) pairs."""
+
+    def __init__(self, make: Callable[[int, int], Any], join: Callable[[list[Any]], Any]) -> None:
+        self._make, self._join = make, join
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
+        try:
+            return self._join([self._make(epoch, index) for epoch, index in keys])
+        except (pictures.UnreadableImageError, OSError) as error:
+            return _Failure(type(error), str(error))
+
+
+class _Decoder:
+    """Decoded, augmented uint8 images (3, size, size)."""
 
     def __init__(self, dataset: FileDataset, *, augment: Augment, image_size: int, seed: int) -> None:
         self._dataset, self._size, self._seed = dataset, image_size, seed
         self._cut_at_random = augment == "random-resized-crop"
         self._transform = _transform(augment, image_size)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> Tensor | _Failure:
-        try:
-            return torch.stack([self._image(epoch, index) for epoch, index in keys])
-        except (pictures.UnreadableImageError, OSError) as error:
-            return _Failure(type(error), str(error))
-
-    def _image(self, epoch: int, index: int) -> Tensor:
+    def image(self, epoch: int, index: int) -> Tensor:
         picture = pictures.read(self._dataset.path(index))
         if not self._cut_at_random:
             picture = pictures.fit(picture, self._size)
@@ -179,7 +223,7 @@ def _transform(augment: Augment, size: int) -> Callable[[Image], Image] | None:
 
 
 def _as_is(batch: Any) -> Any:
-    """In place of collation: the decoder makes whole batches."""
+    """In place of collation: the data set makes whole batches."""
     return batch
 
 

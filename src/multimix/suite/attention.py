@@ -18,8 +18,9 @@ from ..evaluation.inference import evaluating
 from ..reports.overlays import SIDE, data_uri, one_of_each, shrink
 from ..reports.sections import Section
 from .attention_page import sections
+from .boxes import read_boxes_once, to_input
 from .part import Results, Store, Subject
-from .pointing import play_all, read_boxes_once, to_input
+from .pointing import play_all
 
 
 @dataclass(frozen=True, kw_only=True)

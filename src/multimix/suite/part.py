@@ -70,6 +70,10 @@ class Store(Protocol):
         """
         ...
 
+    def path(self, name: str) -> Path:
+        """A file beside the results for what is no JSON; another one for other weights or options."""
+        ...
+
 
 class Part(Protocol):
     """One part of the evaluation: a frozen dataclass whose fields are plain options with docstrings."""

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .. import data, evaluation
+from .. import evaluation
 from ..data import pictures
-from ..data.boxes import BoxedImage, BoxedImages, read_boxes
+from ..data.boxes import BoxedImage
 from ..evaluation.inference import evaluating
 from ..extras import require
-from .fingerprint import fingerprint
+from .boxes import read_boxes_once, to_input
 from .part import Store, Subject
 
-__all__ = ["play_all", "read_boxes_once", "to_input"]
+__all__ = ["play_all"]
 
 CHUNK = 32
 """Images between two savings."""
@@ -56,7 +55,7 @@ def play_all(
     return {
         "set": folder.name,
         "images": len(usable),
-        "without_boxes": boxed.without_boxes,
+        "without_boxes": len(boxed.empty),
         "unknown_classes": len(boxed.images) - len(usable),
         "skipped": list(boxed.skipped),
         "classes": sorted(index),
@@ -64,14 +63,6 @@ def play_all(
         **{key: {kind: [row[key][kind] for row in rows] for kind in kinds} for key in ("hit", "energy")},
         **{key: [row[key] for row in rows] for key in ("chance", "area", "center")},
     }
-
-
-def to_input(images: Tensor, subject: Subject) -> Tensor:
-    """RGB pixels (b, 3, h, w), uint8, as the subject's model takes them."""
-    images = images.float() / 255
-    grey = isinstance(subject.test, data.ArrayDataset) and subject.test.images.shape[1] == 1
-    # The weights of ITU-R 601, as in Pillow.
-    return (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True) if grey else images
 
 
 def _play(
@@ -94,7 +85,7 @@ def _play(
             for name in wanted or [None]:
                 owners.append(k)
                 targets.append(predicted[k] if name is None else index[name])
-                boxes.append([box[1:] for box in image.boxes if name in (None, _plain(box.name))])
+                boxes.append([box.edges for box in image.boxes if name in (None, _plain(box.name))])
         maps = evaluation.attention_maps(
             subject.model, features[owners], torch.tensor(targets, device=subject.device), kinds
         )
@@ -123,13 +114,3 @@ def _plain(name: str) -> str:
     'aquarium fish'
     """
     return name.replace("_", " ").strip().casefold()
-
-
-def read_boxes_once(folder: Path, split: str | None) -> BoxedImages:
-    """As `read_boxes`; read again only when the files have changed, since the models of a page share them."""
-    return _read(folder, split, fingerprint(folder))
-
-
-@functools.lru_cache(maxsize=2)
-def _read(folder: Path, split: str | None, state: str) -> BoxedImages:
-    return read_boxes(folder, split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -39,7 +40,7 @@ class FileStore:
     """
 
     def __init__(self, path: Path, *, identity: str, options: Mapping[str, Any]) -> None:
-        self.path, self._identity = path, identity
+        self._file, self._identity = path, identity
         self._options = json.dumps(options, sort_keys=True)
         self._all = _read(path, identity)
         self._pieces = self._all.setdefault(self._options, {})
@@ -67,11 +68,16 @@ class FileStore:
         value: T = pieces[key]
         return value
 
+    def path(self, name: str) -> Path:
+        """A file beside the results for what is no JSON; another one for other weights or options."""
+        digest = hashlib.blake2b(repr((self._identity, self._options)).encode(), digest_size=6).hexdigest()
+        return self._file.with_name(f"{self._file.stem}-{digest}-{name}")
+
     def _write(self) -> None:
         try:
             if self._writable:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(self.path, {"identity": self._identity, "by_options": self._all})
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self._file, {"identity": self._identity, "by_options": self._all})
         except OSError as error:
             # What lies on a read-only or a full disk can be evaluated all the same.
             self._writable = False

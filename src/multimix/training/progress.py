@@ -9,7 +9,7 @@ from typing import Any
 
 from .meters import Totals
 
-__all__ = ["Progress", "Reporter"]
+__all__ = ["Progress", "Reporter", "duration"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,3 +78,16 @@ class Reporter:
                 metrics=metrics,
             )
         )
+
+
+def duration(seconds: float) -> str:
+    """A time span in its two largest units.
+
+    >>> duration(5.2), duration(95), duration(7322), duration(200_000)
+    ('5s', '1m35s', '2h02m', '2d07h')
+    """
+    whole = round(seconds)
+    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // smaller:02}{name}"
+    return f"{whole}s"

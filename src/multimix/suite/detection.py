@@ -1,0 +1,242 @@
+"""Transfer to object detection (section 4.3, Table 5): a detector on each encoder, fine-tuned and tested on boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+
+from .. import detection
+from ..data import pictures
+from ..data.boxes import BoxedImage
+from ..detection.fine_tuning import Progress
+from ..detection.precision import Detections
+from ..extras import require
+from ..random import initialising, make_generator
+from ..reports.overlays import data_uri
+from ..reports.sections import Section
+from ..training.progress import duration
+from .boxes import is_grey, read_boxes_once
+from .detection_page import sections
+from .part import Results, Store, Subject
+
+
+class _Usual(NamedTuple):
+    """What is usual for a detector."""
+
+    image_size: int
+    epochs: int
+    batch_size: int
+    lr_per_image: float
+    """Learning rate for each image of a batch."""
+    weight_decay: float
+    augment: Literal["flip", "ssd"]
+
+
+# The reference scripts of torchvision, whose Faster R-CNN has 26 epochs, which is the "2x" schedule.
+_USUAL = {
+    "ssd": _Usual(300, 120, 32, 0.002 / 32, 5e-4, "ssd"),
+    "faster-rcnn": _Usual(800, 12, 16, 0.02 / 16, 1e-4, "flip"),
+}
+_SHOWN, _THUMBNAIL, _SURE = 4, 320, 0.5
+"""Pictures on the page, their longer side in pixels, and the score from which a detection is drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """Mean average precision of a detector that is fine-tuned from the classifier's encoder; takes long."""
+
+    name: ClassVar[str] = "detection"
+
+    boxes: Path | None = None
+    """A detection set, Pascal VOC or COCO, with splits for training and for testing."""
+    detector: Literal["ssd", "faster-rcnn"] = "ssd"
+    """SSD, or Faster R-CNN with a feature pyramid."""
+    train_split: str | None = None
+    """Of the detection set; default: trainval or train..., of all years of Pascal VOC that are there."""
+    split: str | None = None
+    """To test on; default: test or val..."""
+    image_size: int | None = None
+    """Side of SSD's images, or shorter side of Faster R-CNN's; default: 300 and 800 pixels."""
+    epochs: int | None = None
+    """Default: 120 for SSD, 12 for Faster R-CNN."""
+    batch_size: int | None = None
+    """Images per step; default: 32 for SSD, 16 for Faster R-CNN."""
+    lr: float | None = None
+    """Learning rate; default: 0.002 for 32 images with SSD, 0.02 for 16 with Faster R-CNN, in proportion."""
+    weight_decay: float | None = None
+    """Default: 0.0005 for SSD, 0.0001 for Faster R-CNN."""
+    augment: Literal["flip", "ssd"] | None = None
+    """Mirrored images only, or SSD's colours, zooming and crops too, which need long training; default: ssd for SSD."""
+    frozen_stages: int = 0
+    """So many stages of the encoder, from the first on, keep the classifier's weights."""
+
+    def __post_init__(self) -> None:
+        if self.detector not in _USUAL:
+            raise ValueError(f"detector must be {' or '.join(_USUAL)}, got {self.detector!r}")
+        if self.augment not in (None, "flip", "ssd"):
+            raise ValueError(f"augment must be flip or ssd, got {self.augment!r}")
+        if self.frozen_stages < 0 or (self.image_size is not None and self.image_size < 16):
+            raise ValueError(
+                f"frozen_stages must be at least 0 and image_size at least 16, got {self.frozen_stages} and "
+                f"{self.image_size}"
+            )
+        self._settings(seed=0)
+
+    def files(self) -> dict[str, Path]:
+        return {} if self.boxes is None else {"boxes": self.boxes}
+
+    def check_files(self, image_size: int | None) -> None:
+        """Look for a detection set with images to train on and others to test on."""
+        self._read()
+        require("pycocotools", "evaluate")
+
+    def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
+        """Average precision on the test images, the loss of every epoch, and some detections to look at.
+
+        Raises:
+            ValueError: no detection set, or one without images for training or testing, or with images for both; the
+                model is no convolutional network; the loss is no longer finite.
+            FileNotFoundError: a folder that is missing or has another layout.
+        """
+        say(f"reading the boxes in {self.boxes}")
+        train, test, skipped = self._read()
+        classes = sorted({box.name for image in [*train, *test] for box in image.boxes})
+        size, augment = self._image_size, self.augment or _USUAL[self.detector].augment
+        settings = self._settings(seed=subject.seed)
+        make = detection.ssd if self.detector == "ssd" else detection.faster_rcnn
+        with initialising(make_generator(subject.seed, "detector")):
+            detector = make(
+                subject.model, num_classes=1 + len(classes), image_size=size, frozen_stages=self.frozen_stages
+            )
+
+        def images(of: Sequence[BoxedImage], augment: Literal["none", "flip", "ssd"]) -> detection.DetectionImages:
+            return detection.DetectionImages(
+                of,
+                classes,
+                augment=augment,
+                size=size if self.detector == "ssd" else None,
+                grey=is_grey(subject),
+                seed=subject.seed,
+                workers=subject.workers,
+                device=subject.device,
+            )
+
+        checkpoint = store.path("detector.pt")
+        losses = detection.fine_tune(
+            detector,
+            images(train, augment),
+            settings,
+            checkpoint=checkpoint,
+            progress=lambda progress: say(_told(progress)),
+        )
+        found = detection.detect(
+            detector,
+            images(test, "none"),
+            batch_size=settings.batch_size,
+            say=lambda done: say(f"testing the detector, image {done + 1} of {len(test)}"),
+        )
+        precision = detection.average_precision(found, test, classes)
+        checkpoint.unlink(missing_ok=True)
+        return {
+            "set": self.boxes.resolve().name if self.boxes else "",
+            "detector": self.detector,
+            "train_images": len(train),
+            "test_images": len(test),
+            "skipped": skipped,
+            "settings": {
+                **asdict(settings),
+                "image_size": size,
+                "augment": augment,
+                "frozen_stages": self.frozen_stages,
+            },
+            "losses": losses,
+            **precision._asdict(),
+            "pictures": _pictures(test, found, classes),
+        }
+
+    def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
+        return {"detection mAP, % ↑": 100 * result["map"], "detection AP50, % ↑": 100 * result["map_50"]}
+
+    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
+        return sections(results, colors)
+
+    @property
+    def _image_size(self) -> int:
+        return self.image_size or _USUAL[self.detector].image_size
+
+    def _settings(self, seed: int) -> detection.FineTuning:
+        usual = _USUAL[self.detector]
+        batch_size = usual.batch_size if self.batch_size is None else self.batch_size
+        return detection.FineTuning(
+            epochs=usual.epochs if self.epochs is None else self.epochs,
+            batch_size=batch_size,
+            lr=usual.lr_per_image * max(1, batch_size) if self.lr is None else self.lr,
+            weight_decay=usual.weight_decay if self.weight_decay is None else self.weight_decay,
+            seed=seed,
+        )
+
+    def _read(self) -> tuple[list[BoxedImage], list[BoxedImage], list[str]]:
+        """Images to train on and to test on, and what was left out."""
+        if self.boxes is None:
+            raise ValueError(
+                "detection needs a set of images with boxes, Pascal VOC or COCO: give --detection.boxes DIR"
+            )
+        train = read_boxes_once(self.boxes, self.train_split, purpose="training")
+        test = read_boxes_once(self.boxes, self.split)
+        counted = (replace(image, boxes=tuple(b for b in image.boxes if not b.uncounted)) for image in train.images)
+        usable = [image for image in counted if image.boxes]
+        tested = [*test.images, *test.empty]
+        both = {image.path for image in usable} & {image.path for image in tested}
+        if not usable:
+            raise ValueError(f"{self.boxes} has no box to train on: all are marked as difficult or as a crowd")
+        if both:
+            raise ValueError(
+                f"{len(both)} images of {self.boxes} would be trained on and tested on, such as {min(both).name}: "
+                "choose --detection.train-split and --detection.split"
+            )
+        return usable, tested, [*train.skipped, *test.skipped]
+
+
+def _told(progress: Progress) -> str:
+    return (
+        f"fine-tuning, epoch {progress.epoch} of {progress.epochs}, loss {progress.loss:.2f}, "
+        f"about {duration(progress.seconds_left)} left"
+    )
+
+
+def _pictures(
+    images: Sequence[BoxedImage], found: Sequence[Detections], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A few images of the set with their boxes and with what was found, in shares of the image's sides."""
+    chosen = torch.linspace(0, len(images) - 1, min(_SHOWN, len(images))).round().long().tolist()
+    made = []
+    for number in chosen:
+        image, one = images[number], found[number]
+        picture = pictures.read(image.path)
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        sides = torch.tensor([image.width, image.height, image.width, image.height])
+        sure = one["scores"] >= _SURE
+        rows = zip(one["labels"][sure].tolist(), one["scores"][sure].tolist(), one["boxes"][sure] / sides, strict=True)
+        true = torch.tensor([box.edges for box in image.boxes]).reshape(-1, 4) / sides
+        made.append(
+            {
+                "image": data_uri(pictures.pixels(picture).float() / 255, lossless=False),
+                "aspect": image.width / image.height,
+                "true": [
+                    {"name": box.name, "edges": _rounded(edges)} for box, edges in zip(image.boxes, true, strict=True)
+                ],
+                "found": [
+                    {"name": classes[label - 1], "score": round(score, 3), "edges": _rounded(edges)}
+                    for label, score, edges in rows
+                ],
+            }
+        )
+    return made
+
+
+def _rounded(edges: torch.Tensor) -> list[float]:
+    return [round(edge, 4) for edge in edges.tolist()]

@@ -1,0 +1,141 @@
+"""What the page shows of the transfer to detection."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from .. import published
+from ..reports.sections import Panel, Section
+from ..reports.style import CLASS_COLORS
+from ..reports.tables import Cell, Table, estimates_table
+from .paper_numbers import published_cell
+from .part import Results
+
+NAMES = {"ssd": "SSD", "faster-rcnn": "Faster R-CNN"}
+AUGMENTED = {"flip": "mirrored at random", "ssd": "SSD's augmentation"}
+WIDTH, GAP = 320, 10
+"""Of a picture, in units that are about pixels."""
+
+
+def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
+    """Precision, precision by class, detections to look at, and the paper's table."""
+    return [_precision(results, colors), _by_class(results), _pictures(results), _paper()]
+
+
+def _precision(results: Results, colors: Mapping[str, str]) -> Section:
+    first = next(iter(results.values()))[0]
+    settings = first["settings"]
+    values = {
+        label: {
+            title: [100 * run[key] for run in runs]
+            for title, key in (("mAP, % ↑", "map"), ("AP at 0.5, % ↑", "map_50"), ("AP at 0.75, % ↑", "map_75"))
+        }
+        for label, runs in results.items()
+    }
+    side = "squares of" if first["detector"] == "ssd" else "a shorter side of"
+    frozen = settings["frozen_stages"]
+    kept = f", the first {frozen} stages of the encoder frozen" if frozen else ""
+    skipped = first["skipped"]
+    left_out = (
+        f" Left out as damaged: {'; '.join(skipped[:3])}{' and more' if len(skipped) > 3 else ''}." if skipped else ""
+    )
+    return Section(
+        "Transfer to object detection",
+        f"{NAMES[first['detector']]} whose backbone is the encoder, fine-tuned on {first['train_images']:,} images of "
+        f"{first['set']} and tested on {first['test_images']:,}: {settings['epochs']} epochs, batches of "
+        f"{settings['batch_size']}, learning rate {settings['lr']:g}, weight decay {settings['weight_decay']:g}, "
+        f"{side} {settings['image_size']} pixels, {AUGMENTED[settings['augment']]}{kept}. Mean average precision over "
+        "classes and over the overlaps 0.50, 0.55, ..., 0.95 of boxes (COCO's), at 0.5 (Pascal VOC's, up to the levels "
+        "of recall), and at 0.75; mean ± standard deviation over seeds of the classifier, which also seed the "
+        f"fine-tuning. All detectors are the same network, so that none is faster than another.{left_out}",
+        table=estimates_table(values, colors),
+    )
+
+
+def _by_class(results: Results) -> Section:
+    names = sorted({name for runs in results.values() for run in runs for name in run["per_class"]})
+    rows = []
+    for name in names:
+        cells = [Cell(name, name)]
+        for runs in results.values():
+            cells += [_mean([run[key][name] for run in runs]) for key in ("per_class", "per_class_50")]
+        rows.append(cells)
+    titles = [f"{label}\n{what}" for label in results for what in ("AP, %", "at 0.5, %")]
+    return Section(
+        "Average precision by class",
+        "Mean over seeds of the average precision of each class, over the overlaps 0.50, ..., 0.95 and at 0.5.",
+        table=Table(["class", *titles], rows),
+        folded=True,
+    )
+
+
+def _mean(values: Sequence[float]) -> Cell:
+    mean = 100 * fmean(values)
+    return Cell(f"{mean:.1f}", mean)
+
+
+def _pictures(results: Results) -> Section:
+    runs = {label: runs[0] for label, runs in results.items()}
+    names = sorted({name for run in runs.values() for name in run["per_class"]})
+    colors = {name: CLASS_COLORS[k % len(CLASS_COLORS)] for k, name in enumerate(names)}
+    seeds = "" if max(map(len, results.values())) == 1 else " The first seed of each."
+    return Section(
+        "What the detectors find",
+        "Some test images: dashed white boxes are the annotated ones, coloured boxes what is found with a score of at "
+        f"least 0.5. Look for dashed boxes without a coloured one and the other way round.{seeds}",
+        [Panel(label, grid(run["pictures"], colors, label=label)) for label, run in runs.items()],
+        legend=colors if len(colors) <= len(CLASS_COLORS) else {},
+    )
+
+
+def grid(pictures: Sequence[Mapping[str, Any]], colors: Mapping[str, str], *, label: str) -> str:
+    """An SVG with the pictures in rows of two."""
+    drawn, top = [], 0
+    for start in range(0, len(pictures), 2):
+        row = pictures[start : start + 2]
+        heights = [round(WIDTH / picture["aspect"]) for picture in row]
+        for k, (picture, height) in enumerate(zip(row, heights, strict=True)):
+            drawn.append(_picture(picture, colors, k * (WIDTH + GAP), top, height))
+        top += max(heights) + GAP
+    width = min(2, len(pictures)) * (WIDTH + GAP) - GAP
+    return (
+        f'<svg viewBox="0 0 {width} {top - GAP}" role="img" aria-label="detections of {html.escape(label)}" '
+        f'font-size="15">{"".join(drawn)}</svg>'
+    )
+
+
+def _picture(picture: Mapping[str, Any], colors: Mapping[str, str], x: int, y: int, height: int) -> str:
+    def box(edges: Sequence[float], style: str, title: str) -> str:
+        left, top, right, bottom = edges
+        return (
+            f'<rect x="{x + WIDTH * left:.1f}" y="{y + height * top:.1f}" width="{WIDTH * (right - left):.1f}" '
+            f'height="{height * (bottom - top):.1f}" fill="none" {style}><title>{html.escape(title)}</title></rect>'
+        )
+
+    drawn = [f'<image x="{x}" y="{y}" width="{WIDTH}" height="{height}" href="{picture["image"]}"/>']
+    for one in picture["found"]:
+        style = f'stroke="{colors.get(one["name"], "#8a8a8a")}" stroke-width="3"'
+        drawn.append(box(one["edges"], style, f"{one['name']}, score {one['score']:.2f}"))
+    for one in picture["true"]:
+        drawn.append(box(one["edges"], 'stroke="#ffffff" stroke-width="1.5" stroke-dasharray="4 3"', one["name"]))
+    return "".join(drawn)
+
+
+def _paper() -> Section:
+    paper = [number for number in published.numbers() if number.quantity == "map"]
+    places = list(dict.fromkeys((number.data, number.model) for number in paper))
+    titles = {"voc07+12": "SSD on\nPascal VOC07+12, %", "coco": "Faster R-CNN\non MS-COCO, %"}
+    rows = []
+    for method in dict.fromkeys(number.method for number in paper):
+        found = [published.find("map", data=data, model=model, method=method) for data, model in places]
+        rows.append([Cell(method, method), *map(published_cell, found)])
+    return Section(
+        "Beside the paper's numbers: object detection",
+        "The paper's Table 5: mean average precision with ResNet-50 pre-trained on ImageNet. Hyperparameters and "
+        "overlaps are not stated; 0.5 is usual for Pascal VOC, and 0.50, ..., 0.95 for COCO. Compare the order of "
+        "methods rather than numbers.",
+        table=Table(["method", *(titles[data] for data, _ in places)], rows),
+    )

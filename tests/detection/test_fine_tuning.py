@@ -1,0 +1,118 @@
+"""Fine-tuning that is stopped and continued, or cannot go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.detection.squares import write_squares
+from torch import nn
+
+from multimix import detection, models
+from multimix.data.boxes import read_boxes
+from multimix.detection.fine_tuning import Progress
+from multimix.random import initialising, make_generator
+from multimix.training import Interrupted
+from multimix.training.checkpoint import CheckpointError
+
+NAMES = ["blue", "red"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> detection.DetectionImages:
+    folder = write_squares(tmp_path / "squares", train=7, test=2)
+    train = read_boxes(folder, purpose="training").images
+    return detection.DetectionImages(train, NAMES, augment="ssd", size=48)
+
+
+def detector(kind: str = "ssd") -> nn.Module:
+    with initialising(make_generator(0, "test")):
+        classifier = models.build("smallnet-w8", num_classes=5, image_size=32, generator=make_generator(0))
+        make = detection.ssd if kind == "ssd" else detection.faster_rcnn
+        return make(classifier, num_classes=3, image_size=48)
+
+
+def settings(**changes: Any) -> detection.FineTuning:
+    return detection.FineTuning(**{"epochs": 3, "batch_size": 2, "lr": 0.005, **changes})
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_stopped_fine_tuning_goes_on_as_if_it_had_not_been(
+    stop: int, images: detection.DetectionImages, tmp_path: Path
+) -> None:
+    whole = detector()
+    state = torch.get_rng_state()
+    losses = detection.fine_tune(whole, images, settings())
+    assert torch.equal(torch.get_rng_state(), state)
+    seen: list[Progress] = []
+
+    def interrupt(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    file = tmp_path / "deep" / "detector.pt"
+    with pytest.raises(Interrupted, match=rf"stopped after step {stop} of 9"):
+        detection.fine_tune(detector(), images, settings(), checkpoint=file, progress=interrupt)
+    continued = detector()
+    assert detection.fine_tune(continued, images, settings(), checkpoint=file, progress=seen.append) == losses
+    assert [one.epoch for one in seen] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, continued.state_dict()[name]), name
+    # What has ended is not trained again.
+    assert detection.fine_tune(detector(), images, settings(), checkpoint=file, progress=seen.append) == losses
+    assert len(seen) == 9
+
+
+def test_a_faster_rcnn_samples_from_its_own_seed(images: detection.DetectionImages) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        one = detector("faster-rcnn")
+        torch.rand(1)
+        found.append(detection.fine_tune(one, images, settings(epochs=1, batch_size=7, seed=seed)))
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_a_loss_that_is_not_finite_ends_it(images: detection.DetectionImages) -> None:
+    with pytest.raises(ValueError, match=r"no longer finite \(.*classification.*\): use a lower learning rate"):
+        detection.fine_tune(detector(), images, settings(lr=1e20, epochs=20))
+
+
+def test_checkpoints_that_do_not_fit_are_named(images: detection.DetectionImages, tmp_path: Path) -> None:
+    file = tmp_path / "detector.pt"
+    detection.fine_tune(detector(), images, settings(epochs=1), checkpoint=file)
+    with pytest.raises(CheckpointError, match=r"detector\.pt is of another fine-tuning: remove the file"):
+        detection.fine_tune(detector(), images, settings(lr=0.1), checkpoint=file)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"detector\.pt is truncated.*remove the file to start anew"):
+        detection.fine_tune(detector(), images, settings(epochs=1), checkpoint=file)
+
+
+def test_a_disk_that_cannot_be_written_stops_nothing(images: detection.DetectionImages, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        losses = detection.fine_tune(
+            detector(), images, settings(epochs=1), checkpoint=tmp_path / "file" / "detector.pt"
+        )
+    assert len(losses) == 1
+    assert any("is not kept for later" in str(one.message) for one in caught)
+
+
+@pytest.mark.parametrize(
+    "change", [{"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"lr": float("nan")}, {"weight_decay": -1.0}]
+)
+def test_values_out_of_range_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"epochs and batch_size must be at least 1, lr above 0"):
+        settings(**change)
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs images to train on, got none"):
+        detection.fine_tune(detector(), detection.DetectionImages([], NAMES), settings())

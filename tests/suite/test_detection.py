@@ -1,0 +1,207 @@
+"""The transfer to detection as a part: from a run and a set of boxes to the page, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from tests.detection.squares import write_squares
+from tests.suite.memory import COLORS, Memory, quiet
+
+from multimix import cli, data
+from multimix.models import build
+from multimix.suite import ALL, Detection
+from multimix.suite.detection_page import sections
+from multimix.suite.part import Subject
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> Path:
+    return write_squares(tmp_path / "squares", train=6, test=4)
+
+
+@pytest.fixture
+def subject() -> Subject:
+    g = torch.Generator().manual_seed(0)
+    model = build("smallnet-w8", num_classes=3, image_size=16, generator=g).eval()
+    test = data.ArrayDataset(torch.randint(0, 256, (9, 3, 16, 16), generator=g).byte(), torch.arange(9) % 3)
+    return Subject(
+        label="erm", seed=0, model=model, train=None, test=test, class_names=("a", "b", "c"), image_size=16,
+        batch_size=4, method="erm",
+    )  # fmt: skip
+
+
+def part(squares: Path, **options: Any) -> Detection:
+    return Detection(**{"boxes": squares, "image_size": 32, "epochs": 2, "batch_size": 3, "lr": 0.01, **options})
+
+
+def evaluate(run: Path, squares: Path, *further: str) -> None:
+    options = "--detection.image-size 32 --detection.epochs 2 --detection.batch-size 2 --detection.lr 0.001"
+    boxes = ["--detection.boxes", str(squares)]
+    cli.main(["evaluate", str(run), "--parts", "detection", *boxes, *options.split(), *further])
+
+
+def test_from_a_run_to_the_page(digits_run, squares: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    run = digits_run("run")
+    evaluate(run, squares)
+    assert re.search(r"detection\s+detection", capsys.readouterr().out)
+    (model,) = json.loads((run / "evaluation.json").read_text())["models"]
+    found = model["parts"]["detection"]
+    assert set(found["headline"]) == {"detection mAP, % ↑", "detection AP50, % ↑"}
+    result = found["result"]
+    assert (result["train_images"], result["test_images"], result["set"]) == (6, 4, "squares")
+    assert len(result["losses"]) == 2
+    assert 0 <= result["map"] <= result["map_50"] <= 1
+    assert [len(picture["true"]) for picture in result["pictures"]] == [2, 2, 2, 0]
+    page = (run / "evaluation.html").read_text()
+    for title in (
+        "Transfer to object detection",
+        "What the detectors find",
+        "the paper&#39;s numbers: object detection",
+    ):
+        assert title in page or title.replace("&#39;", "'") in page
+    # The results are kept, and the state of the fine-tuning is not.
+    assert [file.name for file in (run / "evaluation" / "last").iterdir()] == ["detection.json"]
+    evaluate(run, squares)
+    assert "1 of 1 evaluations are there already" in capsys.readouterr().out
+
+
+def test_an_interrupted_evaluation_goes_on(digits_run, squares: Path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    whole, run = digits_run("whole"), digits_run("run")
+    evaluate(whole, squares)
+    from multimix.detection import fine_tuning
+
+    step, steps = fine_tuning._step, []
+
+    def counted(*args: Any) -> float:
+        steps.append(None)
+        if len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args)
+
+    monkeypatch.setattr(fine_tuning, "_step", counted)
+    with pytest.raises(SystemExit, match="130"):
+        evaluate(run, squares)
+    assert "everything is saved. Continue with: multimix evaluate" in capsys.readouterr().err
+    evaluate(run, squares)
+    assert len(steps) == 6
+    first, second = (json.loads((path / "evaluation.json").read_text())["models"][0] for path in (whole, run))
+    assert first["parts"] == second["parts"]
+
+
+def test_the_classifier_is_left_as_it_was(subject: Subject, squares: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
+    part(squares).evaluate(subject, Memory(), quiet)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in subject.model.state_dict().items())
+    assert not any(module.training for module in subject.model.modules())
+
+
+def test_seeds_and_frozen_stages_matter(subject: Subject, squares: Path) -> None:
+    def losses(of: Subject, **options: Any) -> list[float]:
+        return part(squares, **options).evaluate(of, Memory(), quiet)["losses"]  # type: ignore[no-any-return]
+
+    first = losses(subject)
+    assert losses(subject) == first
+    assert losses(replace(subject, seed=1)) != first
+    assert losses(subject, frozen_stages=4) != first
+    assert losses(subject, augment="flip") != first
+
+
+def test_faster_rcnn(subject: Subject, squares: Path) -> None:
+    options = {"detector": "faster-rcnn", "epochs": 1, "batch_size": 6}
+    result = part(squares, **options).evaluate(subject, Memory(), quiet)
+    assert result["detector"] == "faster-rcnn"
+    assert result["settings"]["augment"] == "flip"
+
+
+def test_what_does_not_count_is_not_trained_on(subject: Subject, tmp_path: Path) -> None:
+    squares = write_squares(tmp_path / "crowds", train=4, test=2, crowds=True)
+    chosen = part(squares)
+    train, test, _ = chosen._read()
+    assert {box.name for image in train for box in image.boxes} == {"red"}
+    assert {box.name for image in test for box in image.boxes} == {"red", "blue"}
+    assert list(chosen.evaluate(subject, Memory(), quiet)["per_class"]) == ["red"]
+
+
+def test_mistakes_are_told_before_anything_is_trained(digits_run, squares: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    run = digits_run("run")
+
+    def complaint(*further: str) -> str:
+        with pytest.raises(SystemExit, match="2"):
+            evaluate(run, squares, *further)
+        return capsys.readouterr().err  # type: ignore[no-any-return]
+
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["evaluate", str(run), "--parts", "detection"])
+    assert (
+        "detection needs a set of images with boxes, Pascal VOC or COCO: give --detection.boxes"
+        in capsys.readouterr().err
+    )
+    assert "3 images of" in complaint("--detection.train-split", "val2017")
+    assert "would be trained on and tested on, such as 0.png: choose" in complaint("--detection.split", "train2017")
+    assert "has no split 'tset': choose" in complaint("--detection.split", "tset")
+    assert "invalid choice 'yolo' for argument '--detection.detector'" in complaint("--detection.detector", "yolo")
+    assert "epochs and batch_size must be at least 1" in complaint("--detection.epochs", "0")
+    assert "frozen_stages must be at least 0" in complaint("--detection.frozen-stages", "-1")
+    assert "frozen_stages must lie between 0 and the model's 4, got 9" in complaint("--detection.frozen-stages", "9")
+    with pytest.raises(ValueError, match=r"detector must be ssd or faster-rcnn, got 'yolo'"):
+        Detection(detector="yolo")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"augment must be flip or ssd, got 'none'"):
+        Detection(augment="none")  # type: ignore[arg-type]
+
+
+def test_all_leaves_out_what_needs_a_set_of_its_own() -> None:
+    assert "detection" not in ALL
+
+
+def result(value: float, **changes: Any) -> dict[str, Any]:
+    settings = {"epochs": 2, "batch_size": 4, "lr": 0.01, "weight_decay": 0.0005, "seed": 0, "image_size": 300}
+    picture = {
+        "image": "data:image/jpeg;base64,AA", "aspect": 2.0, "true": [{"name": "cat", "edges": [0.1, 0.2, 0.5, 0.75]}],
+        "found": [{"name": "dog <3", "score": 0.87, "edges": [0.0, 0.0, 1.0, 1.0]}],
+    }  # fmt: skip
+    return {
+        "set": "VOC", "detector": "ssd", "train_images": 5000, "test_images": 50, "skipped": [],
+        "settings": {**settings, "augment": "ssd", "frozen_stages": 0}, "losses": [2.0, 1.0], "map": value,
+        "map_50": 0.5, "map_75": 0.1, "per_class": {"cat": value, "dog <3": 0.2}, "pictures": [picture] * 3,
+        "per_class_50": {"cat": 0.7, "dog <3": 0.4}, **changes,
+    }  # fmt: skip
+
+
+def test_the_page_compares_labels_and_shows_the_paper() -> None:
+    precision, by_class, pictures, paper = sections(
+        {"erm": [result(0.2), result(0.3)], "multimix": [result(0.4)]}, COLORS
+    )
+    assert precision.table is not None
+    assert [[cell.text for cell in row[:2]] for row in precision.table.rows] == [
+        ["erm", "25.00"],
+        ["multimix", "40.00"],
+    ]
+    assert [row[1].top for row in precision.table.rows] == [False, True]
+    for words in ("5,000 images of VOC", "squares of 300 pixels, SSD's augmentation.", "learning rate 0.01"):
+        assert words in precision.caption
+    assert by_class.table is not None
+    assert [[cell.text for cell in row] for row in by_class.table.rows] == [
+        ["cat", "25.0", "70.0", "40.0", "70.0"], ["dog <3", "20.0", "40.0", "20.0", "40.0"],
+    ]  # fmt: skip
+    assert paper.table is not None
+    assert [cell.text for cell in paper.table.rows[-1]] == ["dense-multimix", "79.2", "36.19"]
+    svg = ElementTree.fromstring(pictures.panels[0].svg)
+    assert svg.get("viewBox") == "0 0 650 330"
+    boxes = [tuple(float(rect.get(key, "")) for key in ("x", "y", "width", "height")) for rect in svg.iter("rect")]
+    assert boxes[:2] == [(0, 0, 320, 160), (32, 32, 128, 88)]
+    assert boxes[-1] == (32, 170 + 32, 128, 88)
+    assert [title.text for title in svg.iter("title")][:2] == ["dog <3, score 0.87", "cat"]
+    frozen = result(0.2, detector="faster-rcnn", skipped=["a.jpg: the image is missing"])
+    frozen["settings"] |= {"frozen_stages": 2, "augment": "flip"}
+    caption = sections({"erm": [frozen]}, COLORS)[0].caption
+    assert "a shorter side of 300 pixels, mirrored at random, the first 2 stages of the encoder frozen." in caption
+    assert caption.endswith("Left out as damaged: a.jpg: the image is missing.")
