@@ -35,7 +35,7 @@ def test_low_frequency_image_is_the_definition(height: int, width: int) -> None:
     for ky in range(height):
         for kx in range(width // 2 + 1):
             fy, fx = (ky if ky < height / 2 else ky - height) / height, kx / width
-            scale = max(np.hypot(fy, fx), 1 / max(height, width)) ** -3
+            scale = (max(np.hypot(fy, fx), 1 / max(height, width)) * max(height, width)) ** -3
             wave = np.exp(2j * np.pi * (ky * rows / height + kx * columns / width))
             both = 1 if kx == 0 or 2 * kx == width else 2
             total += both * scale * ((noise[ky, kx, 0] + 1j * noise[ky, kx, 1]) * wave).real / (height * width)
@@ -52,8 +52,16 @@ def test_power_falls_as_frequency_to_the_minus_twice_the_decay(decay: float) -> 
     inner = np.s_[:, 1 : size // 2]
     slope = np.polyfit(np.log(frequency[inner].ravel()), np.log(power[inner].ravel()), 1)[0]
     assert slope == pytest.approx(-2 * decay, abs=0.05)
-    expected = 2 * frequency[inner] ** (-2 * decay)
+    expected = 2 * (size * frequency[inner]) ** (-2 * decay)
     assert (power[inner] / expected).mean() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("decay", [30.0, 1e4])
+def test_a_large_decay_leaves_the_lowest_frequencies(decay: float) -> None:
+    image = low_frequency_image(32, 32, decay, seeded(0))
+    assert image.isfinite().all()
+    spectrum = torch.fft.rfft2(image).abs()
+    assert spectrum[:2, :2].max() > 1e6 * spectrum[3:-3, 3:].max()
 
 
 def test_lambda_is_beta() -> None:

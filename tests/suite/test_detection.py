@@ -113,10 +113,13 @@ def test_seeds_and_frozen_stages_matter(subject: Subject, squares: Path) -> None
     assert losses(replace(subject, seed=1)) != first
     assert losses(subject, frozen_stages=4) != first
     assert losses(subject, augment="flip") != first
+    mixed = losses(subject, mixed_precision=True)
+    assert mixed != first
+    assert mixed[0] == pytest.approx(first[0], rel=0.02)
 
 
 def test_faster_rcnn(subject: Subject, squares: Path) -> None:
-    options = {"detector": "faster-rcnn", "epochs": 1, "batch_size": 6}
+    options = {"detector": "faster-rcnn", "epochs": 1, "batch_size": 6, "mixed_precision": True}
     result = part(squares, **options).evaluate(subject, Memory(), quiet)
     assert result["detector"] == "faster-rcnn"
     assert result["settings"]["augment"] == "flip"
@@ -170,7 +173,8 @@ def result(value: float, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "set": "VOC", "detector": "ssd", "train_images": 5000, "test_images": 50, "skipped": [],
-        "settings": {**settings, "augment": "ssd", "frozen_stages": 0}, "losses": [2.0, 1.0], "map": value,
+        "settings": {**settings, "augment": "ssd", "frozen_stages": 0, "mixed_precision": False},
+        "losses": [2.0, 1.0], "map": value,
         "map_50": 0.5, "map_75": 0.1, "per_class": {"cat": value, "dog <3": 0.2}, "pictures": [picture] * 3,
         "per_class_50": {"cat": 0.7, "dog <3": 0.4}, **changes,
     }  # fmt: skip
@@ -201,7 +205,10 @@ def test_the_page_compares_labels_and_shows_the_paper() -> None:
     assert boxes[-1] == (32, 170 + 32, 128, 88)
     assert [title.text for title in svg.iter("title")][:2] == ["dog <3, score 0.87", "cat"]
     frozen = result(0.2, detector="faster-rcnn", skipped=["a.jpg: the image is missing"])
-    frozen["settings"] |= {"frozen_stages": 2, "augment": "flip"}
+    frozen["settings"] |= {"frozen_stages": 2, "augment": "flip", "mixed_precision": True}
     caption = sections({"erm": [frozen]}, COLORS)[0].caption
-    assert "a shorter side of 300 pixels, mirrored at random, the first 2 stages of the encoder frozen." in caption
+    assert (
+        "a shorter side of 300 pixels, mirrored at random, bfloat16, the first 2 stages of the encoder frozen."
+        in caption
+    )
     assert caption.endswith("Left out as damaged: a.jpg: the image is missing.")

@@ -44,6 +44,8 @@ class FineTuning:
     """Images per step; the rest of an epoch is left out, unless it is all."""
     lr: float
     weight_decay: float = 5e-4
+    mixed_precision: bool = False
+    """Compute in bfloat16 where that is safe (autocast), which is faster on GPUs."""
     seed: int = 0
     """Of order, dropout and the boxes that a Faster R-CNN samples."""
 
@@ -139,7 +141,9 @@ def fine_tune(
                 seed_global_state(derive_seed(settings.seed, state.step, "detector"), device)
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate(state.step, steps)
-                loss = _step(detector, optimizer, pixels, targets)
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings.mixed_precision):
+                    losses: dict[str, Tensor] = detector(pixels, targets)
+                loss = _step(losses, optimizer)
                 state.step += 1
                 state.total += loss
                 if state.step % batches == 0:
@@ -153,11 +157,9 @@ def fine_tune(
     return state.losses
 
 
-def _step(
-    detector: nn.Module, optimizer: torch.optim.Optimizer, images: list[Tensor], targets: list[dict[str, Tensor]]
-) -> float:
-    losses: dict[str, Tensor] = detector(images, targets)
-    loss = torch.stack(list(losses.values())).sum()
+def _step(losses: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> float:
+    """Backward and update; the sum of the losses."""
+    loss = torch.stack([part.float() for part in losses.values()]).sum()
     value = loss.item()
     if not math.isfinite(value):
         told = ", ".join(f"{name} {part.item():.4g}" for name, part in losses.items())

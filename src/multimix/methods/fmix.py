@@ -47,16 +47,18 @@ class FMix(InputMethod):
 
 
 def low_frequency_image(height: int, width: int, decay: float, generator: torch.Generator) -> Tensor:
-    """A random real image (height, width): the inverse Fourier transform of complex normal coefficients, divided by
-    max(f, 1 / max(height, width)) ** decay at frequency f, in cycles per pixel.
+    """A random real image (height, width): the inverse Fourier transform of complex normal coefficients of amplitude
+    (f0 / max(f, f0)) ** decay at frequency f, in cycles per pixel, where f0 = 1 / max(height, width). Up to a factor
+    this is the authors' f ** -decay, which overflows at a large decay.
 
     >>> low_frequency_image(32, 24, 3.0, torch.Generator().manual_seed(0)).shape
     torch.Size([32, 24])
     """
     frequency = torch.hypot(torch.fft.fftfreq(height, device="cpu")[:, None], torch.fft.rfftfreq(width, device="cpu"))
     noise = torch.randn(*frequency.shape, 2, generator=generator, device="cpu")
-    spectrum = torch.view_as_complex(noise) / frequency.clamp(min=1 / max(height, width)) ** decay
-    image: Tensor = torch.fft.irfft2(spectrum, s=(height, width))
+    lowest = 1 / max(height, width)
+    amplitude = (lowest / frequency.clamp(min=lowest)) ** decay
+    image: Tensor = torch.fft.irfft2(torch.view_as_complex(noise) * amplitude, s=(height, width))
     return image
 
 

@@ -71,6 +71,8 @@ class Detection:
     """Default: 0.0005 for SSD, 0.0001 for Faster R-CNN."""
     augment: Literal["flip", "ssd"] | None = None
     """Mirrored images only, or SSD's colours, zooming and crops too, which need long training; default: ssd for SSD."""
+    mixed_precision: bool = False
+    """Compute in bfloat16 where that is safe, which is faster on GPUs."""
     frozen_stages: int = 0
     """So many stages of the encoder, from the first on, keep the classifier's weights."""
 
@@ -137,6 +139,7 @@ class Detection:
             detector,
             images(test, "none"),
             batch_size=settings.batch_size,
+            mixed_precision=self.mixed_precision,
             say=lambda done: say(f"testing the detector, image {done + 1} of {len(test)}"),
         )
         precision = detection.average_precision(found, test, classes)
@@ -176,6 +179,7 @@ class Detection:
             batch_size=batch_size,
             lr=usual.lr_per_image * max(1, batch_size) if self.lr is None else self.lr,
             weight_decay=usual.weight_decay if self.weight_decay is None else self.weight_decay,
+            mixed_precision=self.mixed_precision,
             seed=seed,
         )
 
@@ -204,7 +208,7 @@ class Detection:
 def _told(progress: Progress) -> str:
     return (
         f"fine-tuning, epoch {progress.epoch} of {progress.epochs}, loss {progress.loss:.2f}, "
-        f"about {duration(progress.seconds_left)} left"
+        f"ends in about {duration(progress.seconds_left)}"
     )
 
 
