@@ -48,10 +48,11 @@ def _precision(results: Results, colors: Mapping[str, str]) -> Section:
         f"{NAMES[first['detector']]} whose backbone is the encoder, fine-tuned on {first['train_images']:,} images of "
         f"{first['set']} and tested on {first['test_images']:,}: {settings['epochs']} epochs, batches of "
         f"{settings['batch_size']}, learning rate {settings['lr']:g}, weight decay {settings['weight_decay']:g}, "
-        f"{side} {settings['image_size']} pixels, {AUGMENTED[settings['augment']]}{mixed}{kept}. Mean average precision "
-        "over classes and over the overlaps 0.50, 0.55, ..., 0.95 of boxes (COCO's), at 0.5 (Pascal VOC's, up to the "
-        "levels of recall), and at 0.75; mean ± standard deviation over seeds of the classifier, which also seed the "
-        f"fine-tuning. All detectors are the same network, so that none is faster than another.{left_out}",
+        f"{side} {settings['image_size']} pixels, {AUGMENTED[settings['augment']]}{mixed}{kept}. "
+        "Mean average precision over classes and over the overlaps 0.50, 0.55, ..., 0.95 of boxes (COCO's), at 0.5 "
+        "(Pascal VOC's, up to the levels of recall), and at 0.75; mean ± standard deviation over seeds of the "
+        "classifier, which also seed the fine-tuning. All detectors are the same network, so that none is faster than "
+        f"another.{left_out}",
         table=estimates_table(values, colors),
     )
 
