@@ -19,7 +19,7 @@ Numbers = Mapping[str, Mapping[str, Mapping[int, float]]]
 def main(evaluation: Path, name: str) -> None:
     whole = json.loads((evaluation / "evaluation.json").read_text())
     conditions = {
-        key: re.sub(r"=[~/][^' ]*| --out \S+", lambda m: "=DIR" * (m[0][0] == "="), value)
+        key: re.sub(r"([= ])[~/][^' ,]+| --out \S+", lambda m: f"{m[1]}DIR" if m[1] else "", value)
         for key, value in whole["conditions"].items()
     }
     models = [
@@ -36,6 +36,8 @@ def main(evaluation: Path, name: str) -> None:
     print_table(columns(models, lambda model: model["headline"]))
     print()
     print_table(columns(models, _aurocs))
+    print()
+    print_table(columns(models, _by_class))
     for line in ("Command", "Hardware", "Versions"):
         print(f"\n{line}: {conditions[line]}")
 
@@ -49,6 +51,7 @@ KEPT: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "ood": lambda result: {
         name: {"images": one["images"], "metrics": one["metrics"]} for name, one in result["sets"].items()
     },
+    "detection": lambda result: {key: value for key, value in result.items() if key not in ("pictures", "skipped")},
     "embedding": lambda result: result["spaces"],
     "speed": lambda result: {key: result[key] for key in ("rows", "by_n", "machine")},
 }
@@ -69,13 +72,20 @@ def _aurocs(model: Mapping[str, Any]) -> dict[str, float]:
     return {f"{name}, %": 100 * one["metrics"]["max-softmax"]["auroc"] for name, one in sets.items()}
 
 
+def _by_class(model: Mapping[str, Any]) -> dict[str, float]:
+    found = model.get("detection", {}).get("per_class", {})
+    return {f"{name}, %": 100 * value for name, value in found.items()}
+
+
 def print_table(numbers: Numbers) -> None:
     """Mean ± standard deviation over seeds; an asterisk where the 95 % interval of the paired difference from ERM
     leaves out zero."""
     titles = list(dict.fromkeys(title for row in numbers.values() for title in row))
+    if not titles:
+        return
     print("| method | " + " | ".join(titles) + " |\n|---" + "|---" * len(titles) + "|")
     for label, row in numbers.items():
-        print(f"| {label} | " + " | ".join(_cell(row.get(t), numbers["erm"].get(t), t) for t in titles) + " |")
+        print(f"| {label} | " + " | ".join(_cell(row.get(t), numbers.get("erm", {}).get(t), t) for t in titles) + " |")
 
 
 def _cell(seeds: Mapping[int, float] | None, erm: Mapping[int, float] | None, title: str) -> str:
