@@ -80,6 +80,9 @@ def test_damaged_boxes_and_images_are_left_out_and_reported(tmp_path: Path) -> N
     voc(tmp_path, "c", good, size=(400, 300))
     voc(tmp_path, "d", good)
     (tmp_path / "JPEGImages" / "d.jpg").write_bytes(b"no image")
+    voc(tmp_path, "e", good)
+    whole = (tmp_path / "JPEGImages" / "e.jpg").read_bytes()
+    (tmp_path / "JPEGImages" / "e.jpg").write_bytes(whole[: len(whole) // 2])
     found = read_boxes(tmp_path)
     assert [image.path.name for image in found.images] == ["a.jpg"]
     assert found.images[0].boxes == (NamedBox("cat", 1, 1, 9, 9),)
@@ -90,6 +93,7 @@ def test_damaged_boxes_and_images_are_left_out_and_reported(tmp_path: Path) -> N
         "b.jpg: the image is missing",
         "c.jpg: annotated as 400 x 300 pixels, but it has 40 x 30",
         "d.jpg: the image is unreadable",
+        "e.jpg: the image is unreadable",
     )
     coco(tmp_path / "coco", "train", {"a.jpg": [[1, 1, 5, 5], [1, 1, 0, 5], [1, "x", 2, 2], [1, 2], None]})
     found = read_boxes(tmp_path / "coco")
@@ -117,6 +121,9 @@ def test_splits_are_those_that_the_files_name(tmp_path: Path) -> None:
     assert names("coco", "all") == ["train2017", "val2017"]
     with pytest.raises(ValueError, match=r"no split 'tset': choose test, train, all"):
         names("voc", "tset")
+    voc(tmp_path / "voc", "d 1", thing("cat", 1, 1, 5, 5))
+    (lists / "test.txt").write_text("c 1\nd 1\n")
+    assert names("voc", "test") == ["c", "d 1"]
     (lists / "test.txt").write_text("c\nd\n")
     with pytest.raises(ValueError, match=r"d.xml is missing, but the list of the split names it"):
         names("voc", "test")

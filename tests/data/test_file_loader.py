@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,9 +143,17 @@ def test_two_epochs_at_once_are_refused_rather_than_mixed_up(photos: FileDataset
         next(first)
 
 
-def test_workers_leave_interrupts_to_the_parent(photos: FileDataset) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_workers_leave_signals_to_the_parent(name: str, photos: FileDataset) -> None:
     batches = loader(photos.subset(torch.arange(14).repeat(20)), batch_size=1, train=True, workers=1)
     found = batches.batches(0)
     next(found)
-    os.kill(batches._reader._reader._loader._iterator._workers[0].pid, signal.SIGINT)
+    [worker] = batches._reader._reader._loader._iterator._workers
+    # From another process: the parent's own SIGTERM is meant.
+    subprocess.run(
+        [sys.executable, "-c", f"import os; os.kill({worker.pid}, {int(getattr(signal, name))})"], check=True
+    )
     assert sum(1 for _ in found) == 14 * 20 - 1
+    worker.terminate()
+    worker.join(timeout=30)
+    assert worker.exitcode == 0

@@ -69,6 +69,29 @@ def test_networks_without_maps_are_refused() -> None:
         Backbone(last)
 
 
+def test_a_last_stage_that_pools_to_a_fixed_size_is_left_out() -> None:
+    pooled = nn.Sequential(nn.Conv2d(4, 4, 3, 2, padding=1), nn.AdaptiveAvgPool2d(7))
+    model = SplitModel([nn.Conv2d(3, 4, 3, 2, padding=1), pooled], GlobalAveragePool(), nn.Linear(4, 2))
+    backbone = Backbone(model)
+    assert (backbone.strides, len(backbone.stages)) == ((2,), 1)
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "mobilenet_v3_small", "densenet121"])
+def test_networks_of_other_makes(name: str) -> None:
+    backbone = Backbone(models.build(f"torchvision:{name}", num_classes=5, image_size=64))
+    maps = backbone(torch.rand(1, 3, 96, 64))
+    for stride, channels, found in zip(backbone.strides, backbone.channels, maps.values(), strict=True):
+        assert found.shape == (1, channels, 96 // stride, 64 // stride)
+
+
+def test_mixed_precision_is_of_the_encoder_alone(classifier: SplitModel) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    plain, mixed = (Backbone(classifier, mixed_precision=on)(images)["3"] for on in (False, True))
+    assert mixed.dtype == torch.float32
+    assert not torch.equal(plain, mixed)
+    torch.testing.assert_close(plain, mixed, rtol=0.05, atol=0.05 * plain.abs().max().item())
+
+
 def test_more_frozen_stages_than_there_are_are_refused(classifier: SplitModel) -> None:
     with pytest.raises(ValueError, match=r"frozen_stages must lie between 0 and the model's 4, got 5"):
         Backbone(classifier, frozen_stages=5)

@@ -78,6 +78,17 @@ def test_grey_images_and_images_without_boxes(images: list[BoxedImage]) -> None:
     assert targets[1]["labels"].dtype == torch.int64
 
 
+@pytest.mark.parametrize("side", [1, 3, 17])
+def test_tiny_images_are_not_cut_to_nothing(side: int, tmp_path: Path) -> None:
+    Image.new("RGB", (side, side)).save(tmp_path / "tiny.png")
+    tiny = BoxedImage(tmp_path / "tiny.png", side, side, (NamedBox("a", 0, 0, side, side),))
+    loaded = DetectionImages([tiny], ["a"], augment="ssd", size=32)
+    for epoch in range(20):
+        for pixels, targets in loaded.batches(epoch, [torch.arange(1)]):
+            assert pixels[0].shape == (3, 32, 32)
+            assert targets[0]["boxes"].shape[1] == 4
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_is_named(images: list[BoxedImage], workers: int) -> None:
     images[1].path.write_bytes(b"no image")

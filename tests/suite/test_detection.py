@@ -21,6 +21,7 @@ from multimix.models import build
 from multimix.suite import ALL, Detection
 from multimix.suite.detection_page import sections
 from multimix.suite.part import Subject
+from multimix.suite.running import options_of
 
 
 @pytest.fixture
@@ -159,6 +160,31 @@ def test_mistakes_are_told_before_anything_is_trained(digits_run, squares: Path,
         Detection(detector="yolo")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"augment must be flip or ssd, got 'none'"):
         Detection(augment="none")  # type: ignore[arg-type]
+
+
+def test_defaults_of_the_detector_and_their_values_are_one(tmp_path: Path) -> None:
+    ssd = Detection(boxes=tmp_path, image_size=300, epochs=120, lr=0.002, weight_decay=5e-4, augment="ssd")
+    assert options_of(Detection(boxes=tmp_path / "x" / "..")) == options_of(ssd)
+    rcnn = options_of(Detection(detector="faster-rcnn", batch_size=8))
+    assert (rcnn["image_size"], rcnn["epochs"], rcnn["lr"], rcnn["augment"]) == (800, 12, 0.01, "flip")
+
+
+def test_a_damaged_checkpoint_is_replaced(subject: Subject, squares: Path) -> None:
+    whole = part(squares).evaluate(subject, Memory(), quiet)
+    store = Memory()
+    store.path("detector.pt").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match=r"the fine-tuning begins anew: .*detector\.pt is truncated"):
+        assert part(squares).evaluate(subject, store, quiet) == whole
+    assert not store.path("detector.pt").exists()
+
+
+def test_what_was_measured_survives_an_interrupt_before_it_is_returned(
+    subject: Subject, squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Memory()
+    whole = part(squares).evaluate(subject, store, quiet)
+    monkeypatch.setattr(Detection, "_measure", None)
+    assert part(squares).evaluate(subject, store, quiet) == whole
 
 
 def test_all_leaves_out_what_needs_a_set_of_its_own() -> None:

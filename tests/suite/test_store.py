@@ -77,3 +77,21 @@ def test_what_cannot_be_written_is_computed_all_the_same(tmp_path: Path) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert store.compute("b", lambda: 2) == 2
+
+
+def test_two_evaluations_at_once_keep_what_the_other_found(tmp_path: Path) -> None:
+    path = tmp_path / "part.json"
+    first, second = (FileStore(path, identity="w", options={"detector": name}) for name in ("ssd", "faster-rcnn"))
+    assert first.compute("whole", lambda: 1) == 1
+    assert second.compute("whole", lambda: 2) == 2
+    for name, value in (("ssd", 1), ("faster-rcnn", 2)):
+        assert FileStore(path, identity="w", options={"detector": name}).compute("whole", never) == value
+
+
+def test_files_beside_the_results_are_of_these_weights_and_options(tmp_path: Path) -> None:
+    def path(identity: str, limit: int) -> Path:
+        return FileStore(tmp_path / "part.json", identity=identity, options={"limit": limit}).path("model.pt")
+
+    assert path("a", 1) == path("a", 1)
+    assert len({path("a", 1), path("a", 2), path("b", 1)}) == 3
+    assert path("a", 1).parent == tmp_path

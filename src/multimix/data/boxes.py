@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from xml.etree import ElementTree
 
 from .listing import EXTENSIONS, require_folder
-from .pictures import UnreadableImageError, side
+from .pictures import UnreadableImageError, is_readable, side
 
 __all__ = ["BoxedImage", "BoxedImages", "NamedBox", "read_boxes"]
 
@@ -111,13 +113,13 @@ def _checked(records: Iterable[_Record], folder: Path) -> BoxedImages:
     images: list[BoxedImage] = []
     empty: list[BoxedImage] = []
     skipped: list[str] = []
-    for path, size, boxes, trouble in records:
+    records = list(records)
+    for (path, size, boxes, trouble), found in zip(records, _sides([record.path for record in records]), strict=True):
         skipped += trouble
-        try:
-            width, height = side(path)
-        except UnreadableImageError:
+        if found is None:
             skipped.append(f"{path.name}: the image is {'unreadable' if path.exists() else 'missing'}")
             continue
+        width, height = found
         if all(size) and tuple(size) != (width, height):
             annotated = f"{size[0]} x {size[1]}"
             skipped.append(f"{path.name}: annotated as {annotated} pixels, but it has {width} x {height}")
@@ -142,16 +144,38 @@ def _checked(records: Iterable[_Record], folder: Path) -> BoxedImages:
     return BoxedImages(tuple(images), tuple(empty), tuple(skipped))
 
 
+def _sides(paths: Sequence[Path]) -> list[tuple[int, int] | None]:
+    """Width and height of each image; None where it is missing or damaged."""
+
+    def sides(path: Path) -> tuple[int, int] | None:
+        try:
+            return side(path) if is_readable(path) else None
+        except UnreadableImageError:
+            return None
+
+    executor = ThreadPoolExecutor(min(32, os.cpu_count() or 1))
+    try:
+        return list(executor.map(sides, paths))
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
 def _voc(root: Path, split: str | None, wanted: Sequence[str]) -> Iterator[_Record]:
     # Files with an underscore name the images of a split that show one class.
     lists = {path.stem: path for path in sorted((root / "ImageSets" / "Main").glob("*.txt")) if "_" not in path.stem}
     chosen = _choose(split, wanted, list(lists), root)
     files = sorted((root / "Annotations").glob("*.xml"))
     if chosen is not None:
-        names = [line.split()[0] for line in lists[chosen].read_text(encoding="utf-8").splitlines() if line.strip()]
-        files = [root / "Annotations" / f"{name}.xml" for name in names]
+        lines = [line.strip() for line in lists[chosen].read_text(encoding="utf-8").splitlines() if line.strip()]
+        files = [_annotation(root, line) for line in lines]
     for file in files:
         yield _voc_record(root, file)
+
+
+def _annotation(root: Path, line: str) -> Path:
+    """The file that a line of a split names: a name, which may have spaces, or a name and a mark."""
+    whole = root / "Annotations" / f"{line}.xml"
+    return whole if whole.is_file() else whole.with_name(f"{line.split()[0]}.xml")
 
 
 def _voc_record(root: Path, file: Path) -> _Record:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -92,7 +94,7 @@ class WorkerReader(Generic[T, Batch]):
             batch_sampler=self._plan,
             num_workers=workers,
             collate_fn=_as_is,
-            worker_init_fn=_leave_interrupts_to_the_parent,
+            worker_init_fn=_leave_signals_to_the_parent,
             pin_memory=pin,
             # Without a generator of its own, a DataLoader draws from the global one at the start of each epoch.
             generator=make_generator(seed, "workers"),
@@ -227,6 +229,17 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent saves and ends its workers itself.
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal, and a scheduler's SIGTERM every process of the job; the parent
+    finishes its step, which still needs images, saves, and ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Without sigwaitinfo (macOS, Windows) nobody can tell the parent's SIGTERM from others.
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

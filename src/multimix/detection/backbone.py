@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import math
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,13 @@ _PROBE = (256, 192)
 """Height and width; unequal, so that features of another layout than (b, d, h, w) are not taken for it."""
 
 
+_REFUSALS = (RuntimeError, ValueError, AssertionError, TypeError)
+"""What networks raise for images that they do not take."""
+
+
 class Backbone(nn.Module):
-    """A copy of a classifier's stages; gives the maps of those after which the resolution changes, finest first.
+    """A copy of a classifier's stages; gives the maps of those after which the resolution changes, finest first. A last
+    stage that pools all images to one size, as VGG's, is left out.
 
     Batch normalisation keeps the statistics and the factors of the classifier, as is usual for pre-trained
     backbones: the batches of a detector are small.
@@ -27,6 +32,8 @@ class Backbone(nn.Module):
     Args:
         model: a convolutional network.
         frozen_stages: so many stages, from the first on, keep their weights.
+        mixed_precision: compute the maps in bfloat16 where that is safe (autocast), and give them as float32: boxes
+            need the digits, so that the rest of a detector does not follow.
 
     Attributes:
         strides: of the maps, in pixels of the image.
@@ -47,8 +54,9 @@ class Backbone(nn.Module):
     strides: tuple[int, ...]
     channels: tuple[int, ...]
 
-    def __init__(self, model: SplitModel, *, frozen_stages: int = 0) -> None:
+    def __init__(self, model: SplitModel, *, frozen_stages: int = 0, mixed_precision: bool = False) -> None:
         super().__init__()
+        self.mixed_precision = mixed_precision
         if not 0 <= frozen_stages <= model.depth:
             raise ValueError(f"frozen_stages must lie between 0 and the model's {model.depth}, got {frozen_stages}")
         found = _maps(model)
@@ -56,7 +64,7 @@ class Backbone(nn.Module):
         self._given = tuple(last.values())
         self.strides = tuple(last)
         self.channels = tuple(found[number][1] for number in last.values())
-        self.stages = copy.deepcopy(model.stages)
+        self.stages = copy.deepcopy(model.stages[: len(found)])
         for stage in self.stages[:frozen_stages]:
             stage.requires_grad_(False)
         for module in self.stages.modules():
@@ -75,45 +83,52 @@ class Backbone(nn.Module):
         """Maps (b, d, h, w) by the number of their stage, from normalised images (b, channels, height, width)."""
         maps = {}
         x = images
-        for number, stage in enumerate(self.stages):
-            x = stage(x)
-            if number in self._given:
-                maps[str(number)] = x
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            for number, stage in enumerate(self.stages):
+                x = stage(x)
+                if number in self._given:
+                    maps[str(number)] = x.to(images.dtype)
         return maps
 
 
 def _maps(model: SplitModel) -> list[tuple[int, int]]:
-    """Stride and channels of the output of every stage."""
-    height, width = _PROBE
-    weight = next(model.parameters())
-    channels = _input_channels(model)
-    x = torch.zeros(1, channels, height, width, device=weight.device, dtype=weight.dtype)
-    found = []
+    """Stride and channels of the output of every stage, except a last one that pools images to a fixed size."""
+    found: list[tuple[int, int]] = []
     with evaluating(model):
+        x = _probe(model)
         for number, stage in enumerate(model.stages):
+            before = x
             try:
-                x = stage(x)
-            except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-                raise _no_maps(f"its stage {number} does not take an image of {height} x {width} pixels") from error
+                x = stage(before)
+            except _REFUSALS as error:
+                raise _no_maps(number, "does not take") from error
             if not isinstance(x, Tensor) or x.ndim != 4:
-                shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-                raise _no_maps(f"its stage {number} gives {shape} for an image of {height} x {width} pixels")
-            stride = round(height / x.shape[2])
-            if stride != round(width / x.shape[3]):
-                raise _no_maps(f"its stage {number} gives {tuple(x.shape)} for an image of {height} x {width} pixels")
-            found.append((stride, x.shape[1]))
+                raise _no_maps(number, f"gives {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__} for")
+            if found and number == model.depth - 1 and stage(before[..., : before.shape[3] // 2]).shape == x.shape:
+                break
+            down, across = (round(math.log2(side / of)) for side, of in zip(_PROBE, x.shape[2:], strict=True))
+            if down != across:
+                raise _no_maps(number, f"gives {tuple(x.shape)} for")
+            found.append((2**down, x.shape[1]))
     return found
 
 
-def _input_channels(model: SplitModel) -> int:
-    if model.pixel_mean is not None:
-        return len(model.pixel_mean)
-    first: Any = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    return 3 if first is None else first.in_channels
+def _probe(model: SplitModel) -> Tensor:
+    """An image of as many channels as the first stage takes."""
+    weight = next(model.parameters())
+    known = [3, 1] if model.pixel_mean is None else [len(model.pixel_mean)]
+    images = [torch.zeros(1, channels, *_PROBE, device=weight.device, dtype=weight.dtype) for channels in known]
+    for image in images:
+        try:
+            model.stages[0](image)
+        except _REFUSALS:
+            continue
+        return image
+    return images[0]
 
 
-def _no_maps(why: str) -> ValueError:
+def _no_maps(stage: int, does: str) -> ValueError:
     return ValueError(
-        f"this network cannot be the backbone of a detector: {why}. It must be convolutional, with maps (b, d, h, w) "
-        "of images of any size"
+        f"this network cannot be the backbone of a detector: its stage {stage} {does} an image of "
+        f"{' x '.join(map(str, _PROBE))} pixels. It must be convolutional, with maps (b, d, h, w) of images of any size"
     )

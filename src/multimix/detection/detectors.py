@@ -26,7 +26,14 @@ MOST_POSITIONS = 64
 FPN_CHANNELS = 256
 
 
-def ssd(model: SplitModel, *, num_classes: int, image_size: int = 300, frozen_stages: int = 0) -> SSD:
+def ssd(
+    model: SplitModel,
+    *,
+    num_classes: int,
+    image_size: int = 300,
+    frozen_stages: int = 0,
+    mixed_precision: bool = False,
+) -> SSD:
     """An SSD (Liu et al., ECCV 2016) whose backbone is a copy of a classifier's encoder.
 
     The encoder's maps of at most 64 positions a side (or the coarsest alone), normalised at every position as SSD does
@@ -42,6 +49,7 @@ def ssd(model: SplitModel, *, num_classes: int, image_size: int = 300, frozen_st
         num_classes: with the background, which is class 0.
         image_size: side in pixels to which images are stretched.
         frozen_stages: so many stages of the encoder keep their weights.
+        mixed_precision: compute the encoder in bfloat16 where that is safe, which is faster on GPUs.
 
     Returns:
         A torchvision detector: images (channels, height, width) in [0, 1] and, in training, targets -> losses or
@@ -60,7 +68,7 @@ def ssd(model: SplitModel, *, num_classes: int, image_size: int = 300, frozen_st
     module = require("torchvision.models.detection.ssd", "train")
     utils = require("torchvision.models.detection.anchor_utils", "train")
     _check(num_classes, image_size)
-    backbone = _SsdBackbone(Backbone(model, frozen_stages=frozen_stages), image_size)
+    backbone = _SsdBackbone(Backbone(model, frozen_stages=frozen_stages, mixed_precision=mixed_precision), image_size)
     maps = len(backbone.out_channels)
     ratios = [[2] if k == 0 or k >= maps - 2 else [2, 3] for k in range(maps)]
     scales = [0.07, *torch.linspace(0.15, 1.05, maps).tolist()]
@@ -75,7 +83,14 @@ def ssd(model: SplitModel, *, num_classes: int, image_size: int = 300, frozen_st
     return detector.to(_device(model))
 
 
-def faster_rcnn(model: SplitModel, *, num_classes: int, image_size: int = 800, frozen_stages: int = 0) -> FasterRCNN:
+def faster_rcnn(
+    model: SplitModel,
+    *,
+    num_classes: int,
+    image_size: int = 800,
+    frozen_stages: int = 0,
+    mixed_precision: bool = False,
+) -> FasterRCNN:
     """A Faster R-CNN (Ren et al., NeurIPS 2015) with a feature pyramid (Lin et al., CVPR 2017) whose backbone is a
     copy of a classifier's encoder.
 
@@ -89,6 +104,7 @@ def faster_rcnn(model: SplitModel, *, num_classes: int, image_size: int = 800, f
         num_classes: with the background, which is class 0.
         image_size: length in pixels to which the shorter side of images is resized; the longer has at most 5/3 of it.
         frozen_stages: so many stages of the encoder keep their weights.
+        mixed_precision: compute the encoder in bfloat16 where that is safe, which is faster on GPUs.
 
     Returns:
         As `ssd`.
@@ -106,7 +122,7 @@ def faster_rcnn(model: SplitModel, *, num_classes: int, image_size: int = 800, f
     utils = require("torchvision.models.detection.anchor_utils", "train")
     ops = require("torchvision.ops", "train")
     _check(num_classes, image_size)
-    backbone = _PyramidBackbone(Backbone(model, frozen_stages=frozen_stages))
+    backbone = _PyramidBackbone(Backbone(model, frozen_stages=frozen_stages, mixed_precision=mixed_precision))
     sizes = tuple((8 * stride,) for stride in backbone.strides)
     detector: FasterRCNN = module.FasterRCNN(
         backbone,

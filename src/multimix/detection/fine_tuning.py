@@ -44,8 +44,6 @@ class FineTuning:
     """Images per step; the rest of an epoch is left out, unless it is all."""
     lr: float
     weight_decay: float = 5e-4
-    mixed_precision: bool = False
-    """Compute in bfloat16 where that is safe (autocast), which is faster on GPUs."""
     seed: int = 0
     """Of order, dropout and the boxes that a Faster R-CNN samples."""
 
@@ -133,33 +131,40 @@ def fine_tune(
     steps, first, begun = settings.epochs * batches, state.step, time.monotonic()
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), listening() as stop:
-        while state.step < steps:
-            epoch, done = divmod(state.step, batches)
-            order = torch.randperm(len(images), generator=make_generator(settings.seed, epoch, "order of boxes"))
-            for pixels, targets in images.batches(epoch, order.split(batch)[done:batches]):
-                # Faster R-CNN samples boxes with the global generators, which are lent to it.
-                seed_global_state(derive_seed(settings.seed, state.step, "detector"), device)
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.learning_rate(state.step, steps)
-                with torch.autocast(device.type, torch.bfloat16, enabled=settings.mixed_precision):
-                    losses: dict[str, Tensor] = detector(pixels, targets)
-                loss = _step(losses, optimizer)
-                state.step += 1
-                state.total += loss
-                if state.step % batches == 0:
-                    state.losses.append(state.total / batches)
-                    state.total = 0.0
-                left = (time.monotonic() - begun) / (state.step - first) * (steps - state.step)
-                progress(Progress(epoch + 1, settings.epochs, loss, left))
-                keeper.keep(now=stop.received or state.step == steps)
-                if stop.received and state.step < steps:
-                    raise Interrupted(f"stopped after step {state.step} of {steps}")
+        try:
+            while state.step < steps:
+                epoch, done = divmod(state.step, batches)
+                order = torch.randperm(len(images), generator=make_generator(settings.seed, epoch, "order of boxes"))
+                for pixels, targets in images.batches(epoch, order.split(batch)[done:batches]):
+                    # Faster R-CNN samples boxes with the global generators, which are lent to it.
+                    seed_global_state(derive_seed(settings.seed, state.step, "detector"), device)
+                    for group in optimizer.param_groups:
+                        group["lr"] = settings.learning_rate(state.step, steps)
+                    loss = _step(detector, optimizer, pixels, targets)
+                    state.step += 1
+                    state.total += loss
+                    if state.step % batches == 0:
+                        state.losses.append(state.total / batches)
+                        state.total = 0.0
+                    left = (time.monotonic() - begun) / (state.step - first) * (steps - state.step)
+                    progress(Progress(epoch + 1, settings.epochs, loss, left))
+                    keeper.keep(now=stop.received or state.step == steps)
+                    if stop.received:
+                        raise Interrupted(f"stopped after step {state.step} of {steps}")
+        except Exception as error:
+            if stop.received:
+                # The signal may have caused it, and is not to be forgotten over it.
+                raise Interrupted(f"stopped in step {state.step + 1} of {steps}") from error
+            raise
     return state.losses
 
 
-def _step(losses: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> float:
-    """Backward and update; the sum of the losses."""
-    loss = torch.stack([part.float() for part in losses.values()]).sum()
+def _step(
+    detector: nn.Module, optimizer: torch.optim.Optimizer, images: list[Tensor], targets: list[dict[str, Tensor]]
+) -> float:
+    """Forward, backward and update; the sum of the losses."""
+    losses: dict[str, Tensor] = detector(images, targets)
+    loss = torch.stack(list(losses.values())).sum()
     value = loss.item()
     if not math.isfinite(value):
         told = ", ".join(f"{name} {part.item():.4g}" for name, part in losses.items())
@@ -214,7 +219,7 @@ def _restore(
         vars(state).update(content["state"])
     except FileNotFoundError:
         return
-    except (CheckpointError, KeyError, RuntimeError) as error:
+    except (CheckpointError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"cannot go on with the fine-tuning in {path}: {error}: remove the file to start anew"
         ) from error

@@ -18,6 +18,8 @@ from ..random import derive_seed
 __all__ = ["Augment", "DetectionImages"]
 
 Augment = Literal["none", "flip", "ssd"]
+SMALLEST_CUT = 16
+"""Side in pixels of the smallest images that are cut."""
 
 
 class _Example(NamedTuple):
@@ -91,6 +93,7 @@ class _Decoder:
         self._images, self._seed = images, seed
         self._number = {name: number for number, name in enumerate(class_names, start=1)}
         self._transform = _transform(augment, size, grey)
+        self._gentle = _transform("flip" if augment == "ssd" else augment, size, grey)
 
     def example(self, epoch: int, index: int) -> _Example:
         image = self._images[index]
@@ -104,7 +107,9 @@ class _Decoder:
         # The transforms draw from the global generator, so it is lent to them and then put back.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(self._seed, epoch, index, "augment boxes"))
-            pixels, target = self._transform(tv.Image(pixels), target)
+            # A crop of a few pixels may have none.
+            transform = self._transform if min(image.height, image.width) >= SMALLEST_CUT else self._gentle
+            pixels, target = transform(tv.Image(pixels), target)
         return _Example(pixels.as_subclass(torch.Tensor), target["boxes"].as_subclass(torch.Tensor), target["labels"])
 
 

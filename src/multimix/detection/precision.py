@@ -100,26 +100,19 @@ def detect(
     images: DetectionImages,
     *,
     batch_size: int,
-    mixed_precision: bool = False,
     say: Callable[[int], None] = lambda done: None,
 ) -> list[Detections]:
     """What a detector of torchvision finds in every image, in order; on the CPU, with boxes in pixels of the file.
 
     Args:
-        mixed_precision: compute in bfloat16 where that is safe (autocast), which is faster on GPUs.
         say: called with the number of images done, before every batch.
     """
     found: list[Detections] = []
-    kind = next((parameter.device.type for parameter in detector.parameters()), "cpu")
-    with evaluating(detector), torch.autocast(kind, torch.bfloat16, enabled=mixed_precision):
+    with evaluating(detector):
         for batch, _ in images.batches(0, torch.arange(len(images)).split(batch_size)):
             say(len(found))
-            found += [{key: _plain(value) for key, value in one.items()} for one in detector(batch)]
+            found += [{key: value.cpu() for key, value in one.items()} for one in detector(batch)]
     return [_to_file(one, image, images.size) for one, image in zip(found, images.images, strict=True)]
-
-
-def _plain(values: Tensor) -> Tensor:
-    return values.float().cpu() if values.is_floating_point() else values.cpu()
 
 
 def _to_file(found: Detections, image: BoxedImage, size: int | None) -> Detections:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+from torch import nn
 
 from .. import detection
 from ..data import pictures
@@ -18,6 +21,7 @@ from ..extras import require
 from ..random import initialising, make_generator
 from ..reports.overlays import data_uri
 from ..reports.sections import Section
+from ..training.checkpoint import CheckpointError
 from ..training.progress import duration
 from .boxes import is_grey, read_boxes_once
 from .detection_page import sections
@@ -104,16 +108,18 @@ class Detection:
                 model is no convolutional network; the loss is no longer finite.
             FileNotFoundError: a folder that is missing or has another layout.
         """
+        checkpoint = store.path("detector.pt")
+        result = store.compute("result", lambda: self._measure(subject, checkpoint, say))
+        with contextlib.suppress(OSError):
+            checkpoint.unlink()
+        return result
+
+    def _measure(self, subject: Subject, checkpoint: Path, say: Callable[[str], None]) -> dict[str, Any]:
         say(f"reading the boxes in {self.boxes}")
         train, test, skipped = self._read()
         classes = sorted({box.name for image in [*train, *test] for box in image.boxes})
-        size, augment = self._image_size, self.augment or _USUAL[self.detector].augment
+        size, augment = self._image_size, self._augment
         settings = self._settings(seed=subject.seed)
-        make = detection.ssd if self.detector == "ssd" else detection.faster_rcnn
-        with initialising(make_generator(subject.seed, "detector")):
-            detector = make(
-                subject.model, num_classes=1 + len(classes), image_size=size, frozen_stages=self.frozen_stages
-            )
 
         def images(of: Sequence[BoxedImage], augment: Literal["none", "flip", "ssd"]) -> detection.DetectionImages:
             return detection.DetectionImages(
@@ -127,23 +133,29 @@ class Detection:
                 device=subject.device,
             )
 
-        checkpoint = store.path("detector.pt")
-        losses = detection.fine_tune(
-            detector,
-            images(train, augment),
-            settings,
-            checkpoint=checkpoint,
-            progress=lambda progress: say(_told(progress)),
-        )
+        def tuned() -> tuple[nn.Module, list[float]]:
+            detector = self._detector(subject, 1 + len(classes))
+            losses = detection.fine_tune(
+                detector,
+                images(train, augment),
+                settings,
+                checkpoint=checkpoint,
+                progress=lambda progress: say(_told(progress)),
+            )
+            return detector, losses
+
+        try:
+            detector, losses = tuned()
+        except CheckpointError as error:
+            warnings.warn(f"the fine-tuning begins anew: {error.__cause__ or error}", stacklevel=2)
+            checkpoint.unlink()
+            detector, losses = tuned()
         found = detection.detect(
             detector,
             images(test, "none"),
             batch_size=settings.batch_size,
-            mixed_precision=self.mixed_precision,
             say=lambda done: say(f"testing the detector, image {done + 1} of {len(test)}"),
         )
-        precision = detection.average_precision(found, test, classes)
-        checkpoint.unlink(missing_ok=True)
         return {
             "set": self.boxes.resolve().name if self.boxes else "",
             "detector": self.detector,
@@ -154,18 +166,48 @@ class Detection:
                 **asdict(settings),
                 "image_size": size,
                 "augment": augment,
+                "mixed_precision": self.mixed_precision,
                 "frozen_stages": self.frozen_stages,
             },
             "losses": losses,
-            **precision._asdict(),
+            **detection.average_precision(found, test, classes)._asdict(),
             "pictures": _pictures(test, found, classes),
         }
+
+    def _detector(self, subject: Subject, num_classes: int) -> nn.Module:
+        make = detection.ssd if self.detector == "ssd" else detection.faster_rcnn
+        with initialising(make_generator(subject.seed, "detector")):
+            return make(
+                subject.model,
+                num_classes=num_classes,
+                image_size=self._image_size,
+                frozen_stages=self.frozen_stages,
+                mixed_precision=self.mixed_precision,
+            )
 
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
         return {"detection mAP, % ↑": 100 * result["map"], "detection AP50, % ↑": 100 * result["map_50"]}
 
     def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
         return sections(results, colors)
+
+    def resolved(self) -> Detection:
+        """With everything that depends on the detector filled in."""
+        settings = self._settings(seed=0)
+        return replace(
+            self,
+            boxes=None if self.boxes is None else self.boxes.expanduser().resolve(),
+            image_size=self._image_size,
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            augment=self._augment,
+        )
+
+    @property
+    def _augment(self) -> Literal["flip", "ssd"]:
+        return self.augment or _USUAL[self.detector].augment
 
     @property
     def _image_size(self) -> int:
@@ -179,7 +221,6 @@ class Detection:
             batch_size=batch_size,
             lr=usual.lr_per_image * max(1, batch_size) if self.lr is None else self.lr,
             weight_decay=usual.weight_decay if self.weight_decay is None else self.weight_decay,
-            mixed_precision=self.mixed_precision,
             seed=seed,
         )
 
@@ -200,7 +241,8 @@ class Detection:
         if both:
             raise ValueError(
                 f"{len(both)} images of {self.boxes} would be trained on and tested on, such as {min(both).name}: "
-                "choose --detection.train-split and --detection.split"
+                "choose --detection.train-split and --detection.split, after listing the images of each in "
+                "ImageSets/Main/SPLIT.txt (Pascal VOC) or annotations/instances_SPLIT.json (COCO)"
             )
         return usable, tested, [*train.skipped, *test.skipped]
 

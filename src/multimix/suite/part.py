@@ -106,6 +106,15 @@ class Part(Protocol):
 
 
 @runtime_checkable
+class HasDefaults(Protocol):
+    """A part with options that depend on others where they are not given."""
+
+    def resolved(self) -> Part:
+        """The same with these filled in: results are kept for the values, however they were come by."""
+        ...
+
+
+@runtime_checkable
 class ReadsFiles(Protocol):
     """A part that reads files besides those of the classifiers; its results hold for these files as they are."""
 

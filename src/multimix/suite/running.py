@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..errors import one_line
 from .fingerprint import fingerprint
-from .part import Part, ReadsFiles, Subject
+from .part import HasDefaults, Part, ReadsFiles, Subject
 from .store import FileStore
 from .subjects import Candidate
 
@@ -106,6 +106,8 @@ def run_parts(
 
 def options_of(part: Part) -> dict[str, Any]:
     """The options of a part as plain JSON values."""
+    if isinstance(part, HasDefaults):
+        part = part.resolved()
     return {f.name: _plain(getattr(part, f.name)) for f in dataclasses.fields(part)}  # type: ignore[arg-type]
 
 

@@ -73,10 +73,17 @@ class FileStore:
         digest = hashlib.blake2b(repr((self._identity, self._options)).encode(), digest_size=6).hexdigest()
         return self._file.with_name(f"{self._file.stem}-{digest}-{name}")
 
+    def _take_in(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
+        """What another evaluation, with other options, has kept in the meantime."""
+        for options, pieces in kept.items():
+            mine = self._all.setdefault(options, {})
+            mine.update({key: value for key, value in pieces.items() if key not in mine})
+
     def _write(self) -> None:
         try:
             if self._writable:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
+                self._take_in(_read(self._file, self._identity))
                 write_json(self._file, {"identity": self._identity, "by_options": self._all})
         except OSError as error:
             # What lies on a read-only or a full disk can be evaluated all the same.
