@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,15 +20,10 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received = False
-        self._process = os.getpid()
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         if self.received and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.received and os.getpid() != self._process:
-            # A decoding process that inherited this handler. A scheduler's SIGTERM reaches the whole group, and the
-            # step under way still needs its images, so only the second one, its parent's, ends it.
-            os._exit(128 + signum)
         self.received = True
 
 
