@@ -24,6 +24,7 @@ __all__ = [
     "eager",
     "fork",
     "initialising",
+    "lending",
     "make_generator",
     "uniform",
 ]
@@ -105,15 +106,24 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
 
 
 @contextmanager
+def lending(seed: int) -> Iterator[None]:
+    """The global CPU generator begins at `seed`, for code that draws from no other, and is put back afterwards.
+
+    `torch.manual_seed` would also seed the accelerators, for good.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def initialising(generator: torch.Generator) -> Iterator[None]:
     """Layers made here are on the CPU and take their initial weights from `generator` (on the CPU).
 
-    PyTorch draws initial weights from the global CPU generator: it is lent a seed, then put back. `torch.manual_seed`
-    would also seed the accelerators, for good.
+    PyTorch draws initial weights from the global CPU generator, which is lent to it.
     """
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
+    with lending(seed), torch.device("cpu"):
         yield
 
 

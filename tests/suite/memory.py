@@ -9,6 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
+from multimix import data
+from multimix.models import build
+from multimix.suite.part import Subject
+
 T = TypeVar("T")
 COLORS = {"erm": "#8a8a8a", "cutmix": "#56b4e9", "multimix": "#e69f00"}
 
@@ -36,3 +42,15 @@ class Memory:
 
 def quiet(words: str) -> None:
     """Progress that nobody reads."""
+
+
+def tiny_subject(model: str, class_names: tuple[str, ...]) -> Subject:
+    """An untrained classifier of noise, 16 x 16 pixels."""
+    g = torch.Generator().manual_seed(0)
+    classes = len(class_names)
+    net = build(model, num_classes=classes, image_size=16, generator=g).eval()
+    test = data.ArrayDataset(torch.randint(0, 256, (9, 3, 16, 16), generator=g).byte(), torch.arange(9) % classes)
+    return Subject(
+        label="erm", seed=0, model=net, train=None, test=test, class_names=class_names, image_size=16, batch_size=4,
+        method="erm",
+    )  # fmt: skip

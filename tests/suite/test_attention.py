@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.suite.memory import COLORS, Memory, quiet
+from tests.suite.memory import COLORS, Memory, quiet, tiny_subject
 from torch import nn
 
 from multimix import data
@@ -28,13 +28,7 @@ from multimix.suite.part import Subject
 
 @pytest.fixture
 def subject() -> Subject:
-    g = torch.Generator().manual_seed(0)
-    model = build("smallnet", num_classes=3, image_size=16, generator=g).eval()
-    test = data.ArrayDataset(torch.randint(0, 256, (9, 3, 16, 16), generator=g).byte(), torch.arange(9) % 3)
-    return Subject(
-        label="erm", seed=0, model=model, train=None, test=test, class_names=("Cat", "hot_dog", "cow"), image_size=16,
-        batch_size=4, method="erm",
-    )  # fmt: skip
+    return tiny_subject("smallnet", ("Cat", "hot_dog", "cow"))
 
 
 @pytest.fixture

@@ -14,10 +14,9 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from tests.detection.squares import write_squares
-from tests.suite.memory import COLORS, Memory, quiet
+from tests.suite.memory import COLORS, Memory, quiet, tiny_subject
 
-from multimix import cli, data
-from multimix.models import build
+from multimix import cli
 from multimix.suite import ALL, Detection
 from multimix.suite.detection_page import sections
 from multimix.suite.part import Subject
@@ -31,13 +30,7 @@ def squares(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def subject() -> Subject:
-    g = torch.Generator().manual_seed(0)
-    model = build("smallnet-w8", num_classes=3, image_size=16, generator=g).eval()
-    test = data.ArrayDataset(torch.randint(0, 256, (9, 3, 16, 16), generator=g).byte(), torch.arange(9) % 3)
-    return Subject(
-        label="erm", seed=0, model=model, train=None, test=test, class_names=("a", "b", "c"), image_size=16,
-        batch_size=4, method="erm",
-    )  # fmt: skip
+    return tiny_subject("smallnet-w8", ("a", "b", "c"))
 
 
 def part(squares: Path, **options: Any) -> Detection:

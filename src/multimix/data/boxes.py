@@ -16,7 +16,9 @@ from xml.etree import ElementTree
 from .listing import EXTENSIONS, require_folder
 from .pictures import UnreadableImageError, is_readable, side
 
-__all__ = ["BoxedImage", "BoxedImages", "NamedBox", "read_boxes"]
+__all__ = ["BoxedImage", "BoxedImages", "NamedBox", "Purpose", "read_boxes"]
+
+Purpose = Literal["testing", "training"]
 
 _LAYOUTS = (
     "Annotations/*.xml beside JPEGImages/ (Pascal VOC; ImageSets/Main/SPLIT.txt names the images of a split), or "
@@ -63,9 +65,7 @@ class BoxedImages:
     """Boxes and images that were left out as damaged, each with the reason."""
 
 
-def read_boxes(
-    folder: Path, split: str | None = None, *, purpose: Literal["testing", "training"] = "testing"
-) -> BoxedImages:
+def read_boxes(folder: Path, split: str | None = None, *, purpose: Purpose = "testing") -> BoxedImages:
     """The images and boxes of a detection set.
 
     In Pascal VOC, whose pixels count from 1 and belong to the box up to both ends, a box covers xmin - 1 to xmax.

@@ -14,7 +14,7 @@ from torch.nn import functional as nnf
 from torch.utils import data as torch_data
 
 from ..extras import require
-from ..random import derive_seed, make_generator
+from ..random import derive_seed, lending, make_generator
 from . import augmentation, pictures
 from .augmentation import Augment
 from .datasets import ArrayDataset, FileDataset
@@ -203,10 +203,8 @@ class _Decoder:
         if not self._cut_at_random:
             picture = pictures.fit(picture, self._size)
         if self._transform is not None:
-            # The transforms draw from the global generator, so it is lent to them and then put back.
-            # `torch.manual_seed` would also seed the GPU's.
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(derive_seed(self._seed, epoch, index, "augment"))
+            # The transforms draw from the global generator.
+            with lending(derive_seed(self._seed, epoch, index, "augment")):
                 picture = self._transform(picture)
         return pictures.pixels(picture)
 

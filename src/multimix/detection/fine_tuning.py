@@ -122,10 +122,9 @@ def fine_tune(
     state = _State()
     trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=settings.lr, momentum=MOMENTUM, weight_decay=settings.weight_decay)
-    if checkpoint is not None:
-        _restore(checkpoint, settings, state, detector, optimizer)
-    detector.train()
     keeper = _Keeper(checkpoint, settings, state, detector, optimizer)
+    keeper.restore()
+    detector.train()
     batch = min(settings.batch_size, len(images))
     batches = len(images) // batch
     steps, first, begun = settings.epochs * batches, state.step, time.monotonic()
@@ -176,7 +175,7 @@ def _step(
 
 
 class _Keeper:
-    """Writes the checkpoint; a disk that is full or read-only does not stop the training."""
+    """Reads and writes the checkpoint, if there is to be one; a disk that cannot be written stops no training."""
 
     def __init__(
         self,
@@ -188,6 +187,28 @@ class _Keeper:
     ) -> None:
         self._path, self._settings, self._state = path, settings, state
         self._detector, self._optimizer, self._saved = detector, optimizer, time.monotonic()
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: it is damaged, or of another fine-tuning.
+        """
+        if self._path is None:
+            return
+        try:
+            content = load_checkpoint(self._path)
+            if content["settings"] != dataclasses.asdict(self._settings):
+                raise CheckpointError(f"{self._path} is of another fine-tuning")
+            self._detector.load_state_dict(content["detector"])
+            self._optimizer.load_state_dict(content["optimizer"])
+            vars(self._state).update(content["state"])
+        except FileNotFoundError:
+            return
+        except (CheckpointError, KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"cannot go on with the fine-tuning in {self._path}: {error}: remove the file to start anew"
+            ) from error
 
     def keep(self, *, now: bool) -> None:
         if self._path is None or not (now or time.monotonic() - self._saved >= SAVE_EVERY):
@@ -205,21 +226,3 @@ class _Keeper:
             warnings.warn(f"the fine-tuning is not kept for later: {error}", stacklevel=3)
             self._path = None
         self._saved = time.monotonic()
-
-
-def _restore(
-    path: Path, settings: FineTuning, state: _State, detector: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    try:
-        content = load_checkpoint(path)
-        if content["settings"] != dataclasses.asdict(settings):
-            raise CheckpointError(f"{path} is of another fine-tuning")
-        detector.load_state_dict(content["detector"])
-        optimizer.load_state_dict(content["optimizer"])
-        vars(state).update(content["state"])
-    except FileNotFoundError:
-        return
-    except (CheckpointError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"cannot go on with the fine-tuning in {path}: {error}: remove the file to start anew"
-        ) from error

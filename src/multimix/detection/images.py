@@ -13,7 +13,7 @@ from ..data.augmentation import to_float
 from ..data.boxes import BoxedImage
 from ..data.readers import WorkerReader
 from ..extras import require
-from ..random import derive_seed
+from ..random import derive_seed, lending
 
 __all__ = ["Augment", "DetectionImages"]
 
@@ -104,11 +104,10 @@ class _Decoder:
             "boxes": tv.BoundingBoxes(edges, format="XYXY", canvas_size=(image.height, image.width)),
             "labels": torch.tensor([self._number[box.name] for box in image.boxes], dtype=torch.int64),
         }
-        # The transforms draw from the global generator, so it is lent to them and then put back.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive_seed(self._seed, epoch, index, "augment boxes"))
-            # A crop of a few pixels may have none.
-            transform = self._transform if min(image.height, image.width) >= SMALLEST_CUT else self._gentle
+        # A crop of a few pixels may have none.
+        transform = self._transform if min(image.height, image.width) >= SMALLEST_CUT else self._gentle
+        # The transforms draw from the global generator.
+        with lending(derive_seed(self._seed, epoch, index, "augment boxes")):
             pixels, target = transform(tv.Image(pixels), target)
         return _Example(pixels.as_subclass(torch.Tensor), target["boxes"].as_subclass(torch.Tensor), target["labels"])
 

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
 from .. import data
-from ..data.boxes import BoxedImages, read_boxes
+from ..data.boxes import BoxedImages, Purpose, read_boxes
 from .fingerprint import fingerprint
 from .part import Subject
 
 __all__ = ["is_grey", "read_boxes_once", "to_input"]
 
 
-def read_boxes_once(
-    folder: Path, split: str | None, *, purpose: Literal["testing", "training"] = "testing"
-) -> BoxedImages:
+def read_boxes_once(folder: Path, split: str | None, *, purpose: Purpose = "testing") -> BoxedImages:
     """As `read_boxes`; read again only when the files have changed, since the models of a page share them."""
     return _read(folder, split, purpose, fingerprint(folder))
 
 
-@functools.lru_cache(maxsize=2)
-def _read(folder: Path, split: str | None, purpose: Literal["testing", "training"], state: str) -> BoxedImages:
+@functools.lru_cache(maxsize=4)
+def _read(folder: Path, split: str | None, purpose: Purpose, state: str) -> BoxedImages:
     return read_boxes(folder, split, purpose=purpose)
 
 

@@ -16,6 +16,7 @@ from .. import detection
 from ..data import pictures
 from ..data.boxes import BoxedImage
 from ..detection.fine_tuning import Progress
+from ..detection.images import Augment
 from ..detection.precision import Detections
 from ..extras import require
 from ..random import initialising, make_generator
@@ -121,7 +122,7 @@ class Detection:
         size, augment = self._image_size, self._augment
         settings = self._settings(seed=subject.seed)
 
-        def images(of: Sequence[BoxedImage], augment: Literal["none", "flip", "ssd"]) -> detection.DetectionImages:
+        def images(of: Sequence[BoxedImage], augment: Augment) -> detection.DetectionImages:
             return detection.DetectionImages(
                 of,
                 classes,
