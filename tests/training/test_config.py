@@ -41,6 +41,8 @@ def test_json_round_trip_is_exact(seed, lr, milestones, root, clip):
         ({"nesterov": True, "momentum": 0.0}, "nesterov needs"),
         ({"momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
         ({"batch_size": 10, "accumulate": 4}, "multiple of accumulate=4"),
+        ({"cuda_graphs": True}, "cuda_graphs needs compile=True and accumulate=1, got compile=False"),
+        ({"cuda_graphs": True, "compile": True, "accumulate": 2}, "and accumulate=2"),
         ({"average_decay": 1.0}, "average_decay"),
         ({"accelerator": "gpu"}, "accelerator must be auto, cpu, cuda or mps"),
     ],

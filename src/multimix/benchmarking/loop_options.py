@@ -25,6 +25,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--cuda-graphs", action="store_true", help="of our loop only; with --compile")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, per process")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
     return parser
@@ -40,6 +41,7 @@ def make_config(options: argparse.Namespace, **others: Any) -> Config:
         "precision": options.precision,
         "channels_last": options.channels_last,
         "compile": options.compile,
+        "cuda_graphs": options.cuda_graphs,
         "lr": 1e-3,  # the labels are random: the weights must stay finite
         "schedule": "constant",
     }

@@ -24,7 +24,7 @@ from ..training.records import TensorBoard
 from ..training.rundir import RunDirectory
 from ..training.setting import build_model, train_loader
 from ..training.state import TrainingState
-from ..training.step import TrainingStep, compiled_stages
+from ..training.step import TrainingStep, begin_pass, compiled_stages
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -42,7 +42,7 @@ def training_loop(fabric: Fabric, config: Config, splits: DataSplits, stack: Exi
     optimizer = make_optimizer(step, config, device=fabric.device)
     module, wrapped = fabric.setup(step, optimizer)
     if config.compile:
-        stack.enter_context(compiled_stages(model))
+        stack.enter_context(compiled_stages(model, config))
     loader = train_loader(config, splits, device=fabric.device, rank=ranks.rank, world_size=ranks.size)
     turns = _Turns(itertools.chain.from_iterable(loader.batches(epoch) for epoch in itertools.count()), len(loader))
     loop = Loop(
@@ -72,13 +72,14 @@ def network_alone(fabric: Fabric, config: Config, splits: DataSplits, stack: Exi
     step, model = _step(fabric, config, splits)
     optimizer = make_optimizer(step, config, device=fabric.device)
     if config.compile:
-        stack.enter_context(compiled_stages(model))
+        stack.enter_context(compiled_stages(model, config))
     batch = next(train_loader(config, splits, device=fabric.device).batches(0))
     images = batch.images.contiguous(memory_format=torch.channels_last) if config.channels_last else batch.images
     generator = make_generator(config.seed, "speed")
 
     def advance(steps: int) -> None:
         for _ in range(steps):
+            begin_pass(config)
             with fabric.autocast():
                 loss, _ = step(images, batch.targets, generator)
             loss.backward()

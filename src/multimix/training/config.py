@@ -111,6 +111,8 @@ class Config:
     """Numeric precision of the network; mixing is always done in float32 or better."""
     compile: bool = False
     """Compile the network with torch.compile."""
+    cuda_graphs: bool = False
+    """Replay the compiled network as CUDA graphs, which saves the launches from Python (GPU only; with compile)."""
     channels_last: bool = False
     """Keep images and weights in channels-last layout (faster on GPUs)."""
     deterministic: bool = False
@@ -156,6 +158,12 @@ class Config:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}: the batch is "
                 "what one optimiser step sees, and it is divided into that many micro-batches"
+            )
+        if self.cuda_graphs and (not self.compile or self.accumulate > 1):
+            # The gradients of one micro-batch would lie in the memory that the graphs of the next write to.
+            raise ValueError(
+                f"cuda_graphs needs compile=True and accumulate=1, got compile={self.compile} and "
+                f"accumulate={self.accumulate}: change these, or leave cuda_graphs off"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -46,6 +46,8 @@ def connect(config: Config) -> Fabric:
             f"cannot use accelerator={accelerator!r} with devices={devices}: {error} "
             "Choose accelerator='auto' or 'cpu', or fewer devices"
         ) from error
+    if config.cuda_graphs and made.device.type != "cuda":
+        raise ValueError(f"cuda_graphs needs a CUDA device, got accelerator={accelerator!r}: leave cuda_graphs off")
     return made
 
 

@@ -23,7 +23,7 @@ from .records import TensorBoard, best_record
 from .repeatability import seed_global_state
 from .rundir import RunDirectory
 from .state import TrainingState
-from .step import wanted_extras
+from .step import begin_pass, wanted_extras
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -104,6 +104,7 @@ class Loop:
             generator = make_generator(config.seed, state.step, number, rank, "mix")
             if config.channels_last:
                 images_ = images_.contiguous(memory_format=torch.channels_last)
+            begin_pass(config)
             with self.fabric.no_backward_sync(self.module, enabled=number + 1 < len(pieces)):
                 loss, correct = self.module(images_, targets_, generator, extras_)
                 self.fabric.backward(loss if len(pieces) == 1 else loss * (len(targets_) / len(targets)))
@@ -165,6 +166,7 @@ class Loop:
             images = batch.images.to(like.dtype)
             if self.config.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
+            begin_pass(self.config)
             yield images, batch.targets
 
     def _finish_epoch(self, totals: Totals, metrics: Mapping[str, float | None]) -> None:

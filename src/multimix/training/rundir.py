@@ -19,8 +19,8 @@ __all__ = ["RunDirectory"]
 # Changing these on resume gives the run that would have been made with the new values from the start, or, for the
 # devices, one as good: whatever else differs would make a run that no configuration describes.
 _MAY_CHANGE = frozenset(
-    {"epochs", "data_root", "download", "workers", "accelerator", "devices", "nodes", "compile", "channels_last",
-     "deterministic", "evaluate_every", "checkpoint_minutes", "tensorboard"}
+    {"epochs", "data_root", "download", "workers", "accelerator", "devices", "nodes", "compile", "cuda_graphs",
+     "channels_last", "deterministic", "evaluate_every", "checkpoint_minutes", "tensorboard"}
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..methods.base import Method
     from ..models import SplitModel
 
-__all__ = ["TrainingStep", "wanted_extras"]
+__all__ = ["TrainingStep", "begin_pass", "compiled_stages", "wanted_extras"]
 
 
 class TrainingStep(nn.Module):
@@ -69,12 +69,19 @@ def wanted_extras(config: Config, method: Method, extras: Mapping[str, Tensor]) 
 
 
 @contextmanager
-def compiled_stages(model: SplitModel) -> Iterator[None]:
+def compiled_stages(model: SplitModel, config: Config) -> Iterator[None]:
     """Compile the stages one by one, since methods enter and leave the network between them."""
     import torch._dynamo
 
     # Stages share one cache, of eight graphs by default: too few for all of them in training and evaluation.
     with torch._dynamo.config.patch(recompile_limit=8 * (1 + model.depth)):
         for stage in model.stages:
-            stage.compile()
+            stage.compile(mode="reduce-overhead" if config.cuda_graphs else None)
         yield
+
+
+def begin_pass(config: Config) -> None:
+    """Say that a step, or the evaluation of a mini-batch, begins. With CUDA graphs, the stages' outputs of the pass
+    before may now be overwritten; without it, every stage called without a gradient would overwrite the one before."""
+    if config.cuda_graphs:
+        torch.compiler.cudagraph_mark_step_begin()
