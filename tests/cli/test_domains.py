@@ -21,9 +21,8 @@ NAMES = ["art", "clip art", "photo"]
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path) -> Path:
     """Two classes, bright on the left or on the right, in three domains of different colours."""
-    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
     draws = np.random.default_rng(0)
     for k, domain in enumerate(NAMES):
         for label in ("left", "right"):

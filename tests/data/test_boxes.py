@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from multimix.data import boxes, progress
 from multimix.data.boxes import NamedBox, read_boxes
 
 
@@ -100,6 +101,40 @@ def test_damaged_boxes_and_images_are_left_out_and_reported(tmp_path: Path) -> N
     assert found.images[0].boxes == (NamedBox("cat", 1, 1, 6, 6),)
     assert [reason.partition(":")[0] for reason in found.skipped] == ["a.jpg"] * 4
     assert any("(1, 1, 1, 6) has no area inside the image" in reason for reason in found.skipped)
+
+
+def test_images_are_looked_at_once_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def counting(path: Path) -> bool:
+        looked.append(path.name)
+        return is_readable(path)
+
+    is_readable = boxes.is_readable
+    monkeypatch.setattr(boxes, "is_readable", counting)
+    coco(tmp_path, "train", {"a.png": [[1, 2, 3, 4]], "b.png": [[1, 2, 3, 4]]})
+    coco(tmp_path, "val", {"c.png": [[1, 2, 3, 4]]})
+    for _ in range(2):
+        trained = read_boxes(tmp_path, purpose="training")
+        assert [image.path.name for image in trained.images] == ["a.png", "b.png"]
+        assert [image.path.name for image in read_boxes(tmp_path).images] == ["c.png"]
+    assert sorted(looked) == ["a.png", "b.png", "c.png"]
+
+    (tmp_path / "train" / "a.png").write_bytes(b"no image")
+    changed = read_boxes(tmp_path, purpose="training")
+    assert [image.path.name for image in changed.images] == ["b.png"]
+    assert changed.skipped == ("a.png: the image is unreadable",)
+
+
+def test_looking_at_many_images_shows_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    coco(tmp_path, "val", {"c.png": [[1, 2, 3, 4]]})
+    read_boxes(tmp_path)
+    assert "1/1" in capsys.readouterr().err
 
 
 def test_splits_are_those_that_the_files_name(tmp_path: Path) -> None:

@@ -44,11 +44,6 @@ INSIDE = {
 every_set = pytest.mark.parametrize("name", list(FILES))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with small archives of all sets, 0 to 3 red, from which everything is downloaded."""

@@ -20,11 +20,6 @@ from multimix.data import ArrayDataset, FileDataset
 from multimix.data.ood_sets import ood_set
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
     """The address at which the files of `tmp_path` can be downloaded."""

@@ -40,7 +40,6 @@ def test_real_steps_train_and_leave_the_global_generator_alone() -> None:
 
 
 def test_the_batch_that_is_timed_is_balanced_where_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
     for domain, count in (("art", 30), ("photo", 2), ("sketch", 1)):
         for label in ("left", "right"):
             (tmp_path / "data" / domain / label).mkdir(parents=True)

@@ -7,14 +7,17 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from xml.etree import ElementTree
 
+import torch
+from torch import Tensor
+
 from .listing import EXTENSIONS, require_folder
 from .pictures import UnreadableImageError, is_readable, side
+from .survey import for_each, once
 
 __all__ = ["BoxedImage", "BoxedImages", "NamedBox", "Purpose", "read_boxes"]
 
@@ -96,7 +99,7 @@ def read_boxes(folder: Path, split: str | None = None, *, purpose: Purpose = "te
         records = _coco(folder, split, wanted)
     else:
         raise FileNotFoundError(f"{folder} holds no boxes: expected {_LAYOUTS}")
-    return _checked(records, folder)
+    return _checked(records, folder, f"sides for {purpose}, {split=}")
 
 
 class _Record(NamedTuple):
@@ -109,12 +112,13 @@ class _Record(NamedTuple):
     trouble: list[str]
 
 
-def _checked(records: Iterable[_Record], folder: Path) -> BoxedImages:
+def _checked(records: Iterable[_Record], folder: Path, what: str) -> BoxedImages:
     images: list[BoxedImage] = []
     empty: list[BoxedImage] = []
     skipped: list[str] = []
     records = list(records)
-    for (path, size, boxes, trouble), found in zip(records, _sides([record.path for record in records]), strict=True):
+    sides = _sides([record.path for record in records], folder, what)
+    for (path, size, boxes, trouble), found in zip(records, sides, strict=True):
         skipped += trouble
         if found is None:
             skipped.append(f"{path.name}: the image is {'unreadable' if path.exists() else 'missing'}")
@@ -144,20 +148,20 @@ def _checked(records: Iterable[_Record], folder: Path) -> BoxedImages:
     return BoxedImages(tuple(images), tuple(empty), tuple(skipped))
 
 
-def _sides(paths: Sequence[Path]) -> list[tuple[int, int] | None]:
+def _sides(paths: Sequence[Path], folder: Path, what: str) -> list[tuple[int, int] | None]:
     """Width and height of each image; None where it is missing or damaged."""
 
-    def sides(path: Path) -> tuple[int, int] | None:
+    def sides(index: int) -> tuple[int, int]:
         try:
-            return side(path) if is_readable(path) else None
+            return side(paths[index]) if is_readable(paths[index]) else (0, 0)
         except UnreadableImageError:
-            return None
+            return 0, 0
 
-    executor = ThreadPoolExecutor(min(32, os.cpu_count() or 1))
-    try:
-        return list(executor.map(sides, paths))
-    finally:
-        executor.shutdown(cancel_futures=True)
+    def build() -> dict[str, Tensor]:
+        return {"sides": torch.tensor(for_each(sides, paths, f"checking {folder}"))}
+
+    found = once(folder, [os.path.relpath(path, folder) for path in paths], what, build)
+    return [(width, height) if width else None for width, height in found["sides"].tolist()]
 
 
 def _voc(root: Path, split: str | None, wanted: Sequence[str]) -> Iterator[_Record]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -14,10 +11,9 @@ import torch
 from torch import Tensor
 
 from . import pictures
-from .cache import remember
 from .datasets import ArrayDataset, Dataset, FileDataset
 from .listing import Listing
-from .progress import track
+from .survey import for_each, once
 
 __all__ = ["MEMORY_LIMIT", "BadImages", "open_files"]
 
@@ -25,8 +21,6 @@ BadImages = Literal["error", "skip"]
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes that a data set, all splits together, may take when decoded into memory."""
-
-CHUNK = 64
 
 
 def open_files(
@@ -61,9 +55,9 @@ def open_files(
         if in_memory:
             same_size = image_size is None
             build = partial(_decode, listing, size, same_size=same_size)
-            found = _cached(listing, f"decoded to {size}, {same_size=}", build)
+            found = once(listing.folder, listing.names, f"decoded to {size}, {same_size=}", build)
         elif bad_images == "skip":
-            found = _cached(listing, "checked", partial(_check, listing))
+            found = once(listing.folder, listing.names, "checked", partial(_check, listing))
         else:
             found = {"readable": torch.ones(len(listing.names), dtype=torch.bool)}
         readable = found["readable"]
@@ -129,57 +123,19 @@ def _decode(listing: Listing, size: int, *, same_size: bool) -> dict[str, Tensor
         images[index] = pictures.pixels(pictures.fit(picture, size))
         return True
 
-    return {"images": images, "readable": _for_each(decode, listing, "decoding")}
+    return {"images": images, "readable": _of_each(decode, listing, "decoding")}
 
 
 def _check(listing: Listing) -> dict[str, Tensor]:
     def readable(index: int) -> bool:
         return pictures.is_readable(listing.folder / listing.names[index])
 
-    return {"readable": _for_each(readable, listing, "checking")}
+    return {"readable": _of_each(readable, listing, "checking")}
 
 
-def _for_each(function: Callable[[int], bool], listing: Listing, verb: str) -> Tensor:
-    """`function(index)` of every image, on threads where they help."""
-    count = len(listing.names)
-    results = torch.zeros(count, dtype=torch.bool)
-
-    def chunk(start: int) -> int:
-        indices = range(start, min(start + CHUNK, count))
-        results[indices.start : indices.stop] = torch.tensor([function(i) for i in indices])
-        return len(indices)
-
-    executor = ThreadPoolExecutor(_threads(listing))
-    try:
-        done: Iterator[int] = executor.map(chunk, range(0, count, CHUNK))
-        for _ in track(done, count, f"{verb} {listing.folder}"):
-            pass
-    finally:
-        executor.shutdown(cancel_futures=True)
-    return results
-
-
-def _threads(listing: Listing) -> int:
-    # Decoders release Python's lock, but in a file this small most of the time goes into the Python around them:
-    # two threads decode CIFAR's PNG files half as fast as one does.
-    paths = [listing.folder / name for name in listing.names[:CHUNK]]
-    sizes = [path.stat().st_size for path in paths if path.exists()]
-    return 1 if sum(sizes) < 4096 * len(sizes) else min(32, os.cpu_count() or 1)
-
-
-def _cached(listing: Listing, what: str, build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `build` finds out about the files, as long as no name, size or modification time changes."""
-    folder = listing.folder.resolve()
-    digest = hashlib.blake2b(digest_size=16)
-    for name in listing.names:
-        try:
-            status = os.stat(folder / name)
-            state = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"
-        except OSError:
-            state = f"{name}\0missing\n"
-        digest.update(os.fsencode(state))
-    place = hashlib.blake2b(os.fsencode(f"{folder}\0{what}"), digest_size=8).hexdigest()
-    return remember(f"{folder.parent.name}-{folder.name}-{place}", digest.hexdigest(), build)
+def _of_each(function: Callable[[int], bool], listing: Listing, verb: str) -> Tensor:
+    paths = [listing.folder / name for name in listing.names]
+    return torch.tensor(for_each(function, paths, f"{verb} {listing.folder}"), dtype=torch.bool)
 
 
 def _refuse(listing: Listing, bad: list[str]) -> None:
