@@ -1,6 +1,7 @@
 """Draw the learning curves of the results document from the metrics kept here: `python docs/results/make.py`."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,16 @@ from multimix.reports.style import figure, line, method_colors, to_svg
 HERE = Path(__file__).parent
 FILE = '<svg xmlns="http://www.w3.org/2000/svg" width="720" '  # a file needs what an SVG inside a page does not
 
-for folder in sorted({file.parent for file in HERE.glob("*/*-seed*.jsonl")}):
-    names = {file.name.rpartition("-seed")[0] for file in folder.glob("*-seed*.jsonl")}
-    methods = sorted(names, key=lambda name: (name != "erm", name))
-    colors = method_colors(methods, "erm")
+names = {
+    folder: {file.name.rpartition("-seed")[0] for file in folder.glob("*-seed*.jsonl")}
+    for folder in sorted({file.parent for file in HERE.glob("*/*-seed*.jsonl")})
+}
+# A method has one colour in all figures; those that most figures have come first, where colours differ most.
+often = Counter(name for found in names.values() for name in found)
+colors = method_colors(sorted(often, key=lambda name: (-often[name], name)), "erm")
+
+for folder, found in names.items():
+    methods = sorted(found, key=lambda name: (name != "erm", name))
     with figure(9, 3.2, ncols=2) as (drawn, (accuracy, loss)):
         for method in methods:
             runs = [
@@ -27,7 +34,7 @@ for folder in sorted({file.parent for file in HERE.glob("*/*-seed*.jsonl")}):
                 axes.plot(epochs, mean, label=method, **line(colors[method]) | {"marker": ""})
                 axes.fill_between(epochs, mean - std, mean + std, color=colors[method], alpha=0.15, linewidth=0)
         accuracy.set(xlabel="epoch", title="test accuracy, %", ylim=(93, 100) if folder.name == "digits" else None)
-        loss.set(xlabel="epoch", title="training loss", ylim=(0, None))
+        loss.set(xlabel="epoch", title="training loss, each method its own", ylim=(0, None))
         # What diverged is far above; the figure is about the others.
         starts = [line.get_ydata()[0] for line in loss.lines]
         loss.set_ylim(0, min(loss.get_ylim()[1], 2.5 * float(np.median(starts))))

@@ -26,6 +26,8 @@ SCHEDULED = {
     "MultiMix, paper's alpha, alone": ("multimix(share=1)", "multimix(alpha=(0.5, 2), share=1)"),
     "MultiMix, alpha = 0.02": ("multimix(alpha=0.02)", "multimix(alpha=0.02, share=0.5)"),
 }
+TICKS = {0.01: "0.01", 0.02: "0.02", 0.05: "0.05", 0.1: "0.1", 0.2: "0.2", 0.5: "0.5", 1.1: "[0.5, 2]"}
+"""Where the map has which alpha."""
 Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
@@ -135,12 +137,11 @@ def draw_map(maps: Mapping[str, Runs]) -> str:
                             alpha = ast.literal_eval(found[1])
                             values = estimate([item[key] * scale for item in seeds.values()])
                             points.append((1.1 if isinstance(alpha, tuple) else alpha, values.mean, values.std))
-                    x, y, std = zip(*sorted(points), strict=True)
+                    x, y, std = zip(*_gaps_shown(sorted(points)), strict=True)
                     label = f"share {share:g}" + (", rescaled" if rescale else "")
                     panel.errorbar(x, y, std, color=color, marker="o", markersize=3, capsize=2, label=label)
                 panel.set(xscale="log", title=f"{base}: {title}")
-                ticks = {0.01: "0.01", 0.02: "0.02", 0.05: "0.05", 0.1: "0.1", 0.2: "0.2", 0.5: "0.5", 1.1: "[0.5, 2]"}
-                panel.set_xticks(list(ticks), list(ticks.values()))
+                panel.set_xticks(list(TICKS), list(TICKS.values()))
                 panel.minorticks_off()
                 if key == "accuracy":  # what diverged is far below
                     panel.set_ylim(erm - 14, erm + 5)
@@ -150,6 +151,12 @@ def draw_map(maps: Mapping[str, Runs]) -> str:
         handles = axes[0][0].get_legend_handles_labels()
         drawn.legend(*handles, loc="outside lower center", ncols=6, frameon=False)
         return standalone(to_svg(drawn, "accuracy and likelihood over alpha"))
+
+
+def _gaps_shown(points: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    """Points of the map with a break of the line wherever an alpha was not run."""
+    missing = set(TICKS) - {point[0] for point in points}
+    return sorted([*points, *((alpha, math.nan, math.nan) for alpha in missing)])
 
 
 def draw_schedules(found: Mapping[str, Mapping[int, Runs]]) -> str:

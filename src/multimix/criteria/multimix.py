@@ -25,14 +25,15 @@ class MultiMix(nn.Module):
         n: mixed examples per mini-batch. `math.inf`: their expectation, approximately and without sampling
             (linear classifier only; see `expected_mixed_cross_entropy`).
         m: examples per mixture; default and at most the whole mini-batch.
-        alpha: Dirichlet concentration, or a range of which it is drawn uniformly for every mixed example.
+        alpha: Dirichlet concentration, or a range of which it is drawn uniformly for every mixed example. The default
+            is the paper's; `multimix.SMALL_ALPHA` is this project's preset for short schedules (docs/study.md).
         implementation: of a linear classifier's loss. "auto": block by block through the clean logits. "triton":
             kernels on an NVIDIA GPU, with draws of their own (docs/numerics.md, and docs/closed_form.md for n=math.inf;
             not measured on a device yet).
             "reference": every tensor of the equations in memory, for checking.
         rescale: multiply the loss by `multimix.functional.rescaling_factor`, so that the gradient that tells examples
-            apart is about as large as cross entropy's. For small alpha (0.05 to 0.2); at the paper's alpha the
-            factor is near m, which multiplies the gradient of the mean prediction too, and training diverges.
+            apart is about as large as cross entropy's. For factors up to about five (docs/study.md); at the paper's
+            alpha it is near m, which multiplies the gradient of the mean prediction too, and training fails.
         spread_weight: with n=math.inf, what multiplies the part of the loss that tells examples apart, and not the loss
             at the batch mean; see `expected_mixed_cross_entropy`.
 
