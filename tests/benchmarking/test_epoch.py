@@ -69,7 +69,8 @@ def test_turns_go_on_through_the_epochs_of_the_loader(monkeypatch) -> None:
             for steps in turns:
                 advance(steps)
         monkeypatch.undo()
-        [(_, model)] = made
+        [step] = made
+        model = step.model
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
         assert {int(b) for name, b in model.named_buffers() if name.endswith("num_batches_tracked")} == {10}
     assert torch.equal(*weights)

@@ -294,6 +294,25 @@ def test_limit_warns_once_where_it_is_poor(criterion) -> None:
             criterion(**fine)
 
 
+@pytest.mark.parametrize("criterion", [mm.MultiMix, mm.DenseMultiMix])
+@pytest.mark.parametrize("m", [None, 100])
+def test_limit_warns_of_a_mini_batch_too_small_for_it(criterion, m) -> None:
+    classify, large = make(nn.Linear(3, 4)), 64
+    limit = criterion(math.inf, m=m, alpha=0.5)
+
+    def batch(b: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return normal(b, 5, 3, seed=1) if criterion is mm.DenseMultiMix else normal(b, 3, seed=1), torch.arange(b) % 4
+
+    with pytest.warns(UserWarning, match=r"alpha=0.5 and mini-batches of 12: with about 6 effective") as caught:
+        limit(*batch(12), classify)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        limit(*batch(large), classify)
+        limit(*batch(1), classify)
+        criterion(1000, m=m, alpha=0.5)(*batch(12), classify)
+
+
 def test_limit_takes_subsets_and_smaller_batches() -> None:
     head, z, labels = make(nn.Linear(3, 4)), normal(6, 3, seed=1), torch.arange(6) % 4
     with torch.no_grad():

@@ -23,6 +23,7 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
+@pytest.mark.timeout(620)
 @pytest.mark.parametrize("file", ["triton_cases.py", "triton_closed_form_cases.py"])
 @pytest.mark.parametrize("where", ["interpreter", "GPU"])
 def test_cases(where, file) -> None:

@@ -388,9 +388,13 @@ def test_load_run_says_what_is_missing(tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_network_trains_to_the_same_metrics(tmp_path):
-    plain = train(replace(CONFIG, method="manifold-mixup"), tmp_path / "plain")
-    compiled = train(replace(CONFIG, method="manifold-mixup", compile=True), tmp_path / "compiled")
+@pytest.mark.parametrize(
+    ("method", "tolerance"),
+    [("manifold-mixup", 1e-3), ("comixup", 0.02)],  # the latter chooses among regions, and a last bit can decide
+)
+def test_compiled_network_trains_to_the_same_metrics(tmp_path, method, tolerance):
+    plain = train(replace(CONFIG, method=method), tmp_path / "plain")
+    compiled = train(replace(CONFIG, method=method, compile=True), tmp_path / "compiled")
     for a, b in zip(metrics(plain), metrics(compiled), strict=True):
-        assert b["train_loss"] == pytest.approx(a["train_loss"], abs=1e-3)
-        assert b["test_loss"] == pytest.approx(a["test_loss"], abs=1e-2)
+        assert b["train_loss"] == pytest.approx(a["train_loss"], abs=tolerance)
+        assert b["test_loss"] == pytest.approx(a["test_loss"], abs=max(tolerance, 1e-2))

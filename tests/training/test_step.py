@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._functorch.config as functorch
 from torch import nn
 
+from multimix import methods, models
 from multimix.benchmarking import epoch, own_loop
 from multimix.training import Config, run, train
 from multimix.training.devices import connect
+from multimix.training.step import TrainingStep, compiled_stages
 
 CONFIG = Config(
     data="digits",
@@ -79,6 +82,18 @@ def test_the_network_alone_is_marked_too(noted: list[str]) -> None:
     assert passes(noted) == ["mark"] * 3
 
 
+@pytest.mark.parametrize(
+    ("method", "twice"),
+    [("erm", False), ("puzzlemix", False), ("puzzlemix(clean_lam=1.0)", True), ("either(erm, comixup, p=0.5)", True)],
+)
+def test_a_network_whose_passes_are_differentiated_twice_keeps_what_that_reads(method: str, twice: bool) -> None:
+    model = models.build("smallnet-w4", num_classes=10, image_size=8)
+    before = functorch.donated_buffer
+    with compiled_stages(TrainingStep(model, methods.parse(method)), CONFIG):
+        assert functorch.donated_buffer == (before and not twice)
+    assert functorch.donated_buffer == before
+
+
 def test_a_cpu_has_no_graphs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cuda_graphs needs a CUDA device, got accelerator='cpu'"):
         train(replace(CONFIG, compile=True, cuda_graphs=True), tmp_path / "run")
@@ -91,13 +106,25 @@ def test_a_cpu_has_no_graphs(tmp_path: Path) -> None:
         # one pass in a step
         "erm", "manifold-mixup", "cutmix", "multimix(n=20)", "dense-multimix(n=20)", "multimix-alone(n=inf)",
         # several
-        "augmix", "alignmixup", "puzzlemix", "automix",
+        "augmix", "alignmixup", "puzzlemix", "comixup", "automix",
     ],
 )  # fmt: skip
-def test_graphs_train_to_the_metrics_of_the_network_without(tmp_path: Path, method: str) -> None:
-    config = replace(CONFIG, method=method, accelerator="cuda", compile=True, deterministic=True, epochs=3)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"average": "ema", "clip_norm": 1.0}, {"precision": "bf16-mixed", "channels_last": True}],
+    ids=["plain", "averaged and clipped", "bfloat16"],
+)
+def test_graphs_train_to_the_metrics_of_the_network_without(tmp_path: Path, method: str, changes: dict) -> None:
+    from torch._dynamo.utils import counters
+
+    config = replace(CONFIG, method=method, accelerator="cuda", compile=True, deterministic=True, epochs=3, **changes)
+    torch.compiler.reset()
     plain = metrics(train(config, tmp_path / "plain"))
+    torch.compiler.reset()
+    counters.clear()
     graphs = metrics(train(replace(config, cuda_graphs=True), tmp_path / "graphs"))
+    assert counters["inductor"]["cudagraph_skips"] == 0
+    assert counters["inductor"]["cudagraph_recorded_non_static_inputs"] > 0
     for a, b in zip(plain, graphs, strict=True):
         assert b["train_loss"] == pytest.approx(a["train_loss"], abs=1e-3)
         assert b["test_loss"] == pytest.approx(a["test_loss"], abs=1e-2)

@@ -91,9 +91,9 @@ _GPUS = {
 }
 # Special functions (exp2, log2, sqrt) of a processor in a cycle.
 _SPECIAL = 16
-# Of a gamma variate by Philox4x32-10 and one attempt by Marsaglia and Tsang, counted in the source of the kernel: ten
+# Of a gamma variate by Philox4x32-7 and one attempt by Marsaglia and Tsang, counted in the source of the kernel: seven
 # rounds of six operations, then about forty.
-_OPERATIONS_OF_A_GAMMA = 100
+_OPERATIONS_OF_A_GAMMA = 82
 
 
 def gpu_rates(name: str, precision: str) -> Rates | None:

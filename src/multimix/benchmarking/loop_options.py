@@ -25,7 +25,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--cuda-graphs", action="store_true", help="of our loop only; with --compile")
+    parser.add_argument("--cuda-graphs", action="store_true", help="in our loop and the network alone; with --compile")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU, per process")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
     return parser

@@ -29,7 +29,6 @@ from ..training.step import TrainingStep, begin_pass, compiled_stages
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from ..models import SplitModel
 
 Steps = Callable[[int], None]
 """Does so many optimiser steps, going on where it stopped."""
@@ -38,11 +37,11 @@ Steps = Callable[[int], None]
 def training_loop(fabric: Fabric, config: Config, splits: DataSplits, stack: ExitStack) -> Steps:
     """The loop of `multimix train`, epoch after epoch, without evaluation and checkpoints."""
     ranks = Ranks(fabric)
-    step, model = _step(fabric, config, splits)
+    step = _step(fabric, config, splits)
     optimizer = make_optimizer(step, config, device=fabric.device)
     module, wrapped = fabric.setup(step, optimizer)
     if config.compile:
-        stack.enter_context(compiled_stages(model, config))
+        stack.enter_context(compiled_stages(step, config))
     loader = train_loader(config, splits, device=fabric.device, rank=ranks.rank, world_size=ranks.size)
     turns = _Turns(itertools.chain.from_iterable(loader.batches(epoch) for epoch in itertools.count()), len(loader))
     loop = Loop(
@@ -69,10 +68,10 @@ def training_loop(fabric: Fabric, config: Config, splits: DataSplits, stack: Exi
 
 def network_alone(fabric: Fabric, config: Config, splits: DataSplits, stack: ExitStack) -> Steps:
     """Forward, loss, backward and optimiser on one batch: what a loop around it can at best come to."""
-    step, model = _step(fabric, config, splits)
+    step = _step(fabric, config, splits)
     optimizer = make_optimizer(step, config, device=fabric.device)
     if config.compile:
-        stack.enter_context(compiled_stages(model, config))
+        stack.enter_context(compiled_stages(step, config))
     batch = next(train_loader(config, splits, device=fabric.device).batches(0))
     images = batch.images.contiguous(memory_format=torch.channels_last) if config.channels_last else batch.images
     generator = make_generator(config.seed, "speed")
@@ -102,10 +101,10 @@ class _Turns:
         return itertools.islice(self._stream, self.steps)
 
 
-def _step(fabric: Fabric, config: Config, splits: DataSplits) -> tuple[TrainingStep, SplitModel]:
+def _step(fabric: Fabric, config: Config, splits: DataSplits) -> TrainingStep:
     model = build_model(config, splits).to(fabric.device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     method = methods.parse(config.method)
     method.setup(model)
-    return TrainingStep(model, method).train(), model
+    return TrainingStep(model, method).train()

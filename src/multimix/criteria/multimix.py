@@ -60,7 +60,7 @@ class MultiMix(nn.Module):
         if m is not None:
             check_count("m", m)
         if n == math.inf:
-            _warn_where_poor(self.alpha[0], m)
+            _warn_where_poor(self.alpha[0], m, None)
         self.rescale = rescale
         self.spread_weight = check_spread_weight(spread_weight)
         if n != math.inf and self.spread_weight != 1:
@@ -135,17 +135,26 @@ _USUAL_BATCH, _FEWEST_EFFECTIVE = 128, 20
 logits are as large as a trained classifier's (docs/closed_form.md)."""
 
 
-def _warn_where_poor(alpha: float, m: int | None) -> None:
-    examples = m or _USUAL_BATCH
-    effective = examples * alpha if m is None else examples * alpha / (1 + alpha)
-    if examples != 1 and effective < _FEWEST_EFFECTIVE:
-        size = "mini-batches of 128" if m is None else f"m={m}"
-        warnings.warn(
-            f"n=math.inf is inaccurate for alpha={alpha:g} and {size}: with about {effective:.2g} effective examples "
-            f"in a mixture (fewer than {_FEWEST_EFFECTIVE}) the expansion around the batch mean is poor once logits "
-            "are large. Use a finite n, such as n=1000, or a larger alpha or m",
-            stacklevel=3,
-        )
+def _effective(alpha: float, m: int | None, b: float) -> float:
+    """Examples in a mixture of m of b, by the second moment of their weights; with one example nothing is mixed."""
+    if m == 1 or b == 1:
+        return math.inf
+    return b * alpha if m is None or m >= b else m * alpha / (1 + alpha)
+
+
+def _warn_where_poor(alpha: float, m: int | None, b: int | None) -> None:
+    """When a criterion is made (`b` not known yet), and for a mini-batch so small that only now it is known."""
+    before = _effective(alpha, m, math.inf if m else _USUAL_BATCH)
+    effective = before if b is None else _effective(alpha, m, b)
+    if effective >= _FEWEST_EFFECTIVE or (b is not None and before < _FEWEST_EFFECTIVE):
+        return
+    size = f"m={m}" if m is not None and m < (b or math.inf) else f"mini-batches of {b or _USUAL_BATCH}"
+    warnings.warn(
+        f"n=math.inf is inaccurate for alpha={alpha:g} and {size}: with about {effective:.2g} effective examples "
+        f"in a mixture (fewer than {_FEWEST_EFFECTIVE}) the expansion around the batch mean is poor once logits "
+        "are large. Use a finite n, such as n=1000, or a larger alpha, m or mini-batch",
+        stacklevel=3 if b is None else 2,
+    )
 
 
 def check_n(n: int | float) -> int | float:
@@ -176,6 +185,8 @@ def loss_from_logits(
     check_targets(targets, b, c)
     scale = criterion.scale(b)
     if criterion.n == math.inf:
+        if not torch.compiler.is_compiling():
+            _warn_where_poor(criterion.alpha[0], criterion.m, b)
         return scale * expected_mixed_cross_entropy(
             logits_RBC,
             targets,

@@ -55,6 +55,11 @@ class Method(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()
     """Names of further per-example tensors that the data set must provide as keyword arguments."""
 
+    @property
+    def keeps_graph(self) -> bool:
+        """Whether a pass of the model is differentiated a second time, which a compiled model must know before."""
+        return False
+
     def setup(self, model: SplitModel) -> None:
         """Called once with the model, on its device, before the optimiser is made.
 

@@ -76,6 +76,10 @@ class SaliencyMixer(Mixer):
             raise ValueError(f"clean_lam must be at least 0, got {clean_lam!r}")
         self.clean_lam = clean_lam
 
+    @property
+    def keeps_graph(self) -> bool:
+        return self.clean_lam > 0
+
     def mix_salient(self, images: Tensor, soft: Tensor, saliency: Tensor, generator: torch.Generator | None) -> Mixed:
         """The mixed mini-batch, from images (b, channels, h, w), probabilities (b, c) and saliency (b, h, w)."""
         raise NotImplementedError(f"{type(self).__name__} must define mix_salient")

@@ -94,7 +94,7 @@ def train(
         if saved is not None:
             state.restore(saved, ranks)
         if config.compile:
-            stack.enter_context(compiled_stages(model, config))
+            stack.enter_context(compiled_stages(step, config))
         if ranks.rank == 0:
             _begin(run, config, _data_info(splits, model), state, environment(fabric.device, ranks.size))
         first = ranks.rank == 0

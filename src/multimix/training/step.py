@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..methods.base import Method
 from .config import Config
 
 if TYPE_CHECKING:
-    from ..methods.base import Method
     from ..models import SplitModel
 
 __all__ = ["TrainingStep", "begin_pass", "compiled_stages", "wanted_extras"]
@@ -69,19 +69,30 @@ def wanted_extras(config: Config, method: Method, extras: Mapping[str, Tensor]) 
 
 
 @contextmanager
-def compiled_stages(model: SplitModel, config: Config) -> Iterator[None]:
+def compiled_stages(step: TrainingStep, config: Config) -> Iterator[None]:
     """Compile the stages one by one, since methods enter and leave the network between them."""
     import torch._dynamo
+    import torch._functorch.config
 
-    # Stages share one cache, of eight graphs by default: too few for all of them in training and evaluation.
-    with torch._dynamo.config.patch(recompile_limit=8 * (1 + model.depth)):
+    model = step.model
+    once = not any(isinstance(part, Method) and part.keeps_graph for part in step.method.modules())
+    with (
+        # Stages share one cache, of eight graphs by default: too few for all of them in training and evaluation.
+        torch._dynamo.config.patch(recompile_limit=8 * (1 + model.depth)),
+        # The backward pass may use the memory of what it reads, unless it comes twice.
+        torch._functorch.config.patch(donated_buffer=once and torch._functorch.config.donated_buffer),
+    ):
         for stage in model.stages:
             stage.compile(mode="reduce-overhead" if config.cuda_graphs else None)
         yield
 
 
 def begin_pass(config: Config) -> None:
-    """Say that a step, or the evaluation of a mini-batch, begins. With CUDA graphs, the stages' outputs of the pass
-    before may now be overwritten; without it, every stage called without a gradient would overwrite the one before."""
+    """Say that a step, or the evaluation of a mini-batch, begins.
+
+    With CUDA graphs, whatever the stages returned in the pass before may now be overwritten; without this, every stage
+    called without a gradient would overwrite the one before. Once graphs are replayed nothing tells of reading what has
+    been overwritten: a method must not keep an output of a stage from one step to the next, but a copy.
+    """
     if config.cuda_graphs:
         torch.compiler.cudagraph_mark_step_begin()
