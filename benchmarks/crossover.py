@@ -1,19 +1,24 @@
-"""Which implementation of the loss is faster from which size on: `python benchmarks/crossover.py`.
+"""Which implementation of the loss is faster from which size on: `python benchmarks/crossover.py [--json FILE]`.
 
 On an NVIDIA GPU: the Triton kernel against the chunked path, with time over the floor; for n = infinity, the kernels
 against PyTorch block by block, with the rate at which five passes over the logits would move memory; and the lines
-that `multimix/kernels/crossover.py` takes. About three minutes. Elsewhere: the reference, every tensor in memory,
-against the chunked path on the CPU; half a minute.
+that `multimix/kernels/crossover.py` takes, which `--write` puts there. About three minutes. Elsewhere: the reference,
+every tensor in memory, against the chunked path on the CPU; half a minute.
 """
 
+import argparse
+import re
 import statistics
+from pathlib import Path
 
 import torch
 
 from multimix import DenseMultiMix
 from multimix.benchmarking import floor
-from multimix.benchmarking.measure import hardware, interleaved, median_ratio
+from multimix.benchmarking.measure import interleaved, median_ratio
+from multimix.benchmarking.record import Record
 from multimix.functional import expected_mixed_cross_entropy
+from multimix.kernels import crossover
 from multimix.kernels.ops import sampled_cross_entropy
 
 CLOSED_FORM_SIZES = [(r, c) for r in (1, 16, 49, 196) for c in (10, 100, 1000)]
@@ -24,24 +29,39 @@ CPU_SIZES += [(16, 1000, 128, 100), (1, 1000, 128, 1000)]
 
 
 def main() -> None:
-    print(hardware())
-    if torch.cuda.is_available():
-        print(f"MEASURED: {entry(sampled_on_gpu())}")
-        print(f"MEASURED_CLOSED_FORM: {entry(closed_form_on_gpu())}")
-    else:
-        on_cpu()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the times here too")
+    parser.add_argument("--write", action="store_true", help="write the lines into multimix/kernels/crossover.py")
+    options = parser.parse_args()
+    record = Record(options.json, {"b": B})
+    if not torch.cuda.is_available():
+        return on_cpu(record)
+    for name, measure in (("MEASURED", sampled_on_gpu), ("MEASURED_CLOSED_FORM", closed_form_on_gpu)):
+        least = entry(measure(record))
+        if least is None:
+            print(f"{name}: nothing, the kernel is slower at the largest size")
+            continue
+        table = getattr(crossover, name) | {torch.cuda.get_device_capability(): least}
+        print(f"{name}: {table}")
+        if options.write:
+            write(Path(crossover.__file__), name, table)
 
 
-def entry(faster: list[tuple[int, bool]]) -> str:
+def entry(faster: list[tuple[int, bool]]) -> float | None:
     """From sizes, and whether the kernel was faster there, to the least size from which it always was."""
     slower = max((size for size, won in faster if not won), default=0)
-    above = [size for size, _ in faster if size > slower]
-    if not above:
-        return "none, the kernel is slower at the largest size"
-    return f"{{{torch.cuda.get_device_capability()}: {min(above):.2e}}}"
+    return min((float(size) for size, _ in faster if size > slower), default=None)
 
 
-def on_cpu() -> None:
+def write(file: Path, name: str, table: dict[tuple[int, int], float]) -> None:
+    """Replace the table of that name in the source."""
+    source, count = re.subn(rf"^({name}: .* = ).*$", rf"\g<1>{table}", file.read_text(), flags=re.MULTILINE)
+    if count != 1:
+        raise ValueError(f"{file} has {count} lines that begin with {name}: write {table} there by hand")
+    file.write_text(source)
+
+
+def on_cpu(record: Record) -> None:
     generator = torch.Generator().manual_seed(0)
     for r, n, b, c in CPU_SIZES:
         logits, labels = torch.randn(b, r, c, requires_grad=True), torch.randint(c, (b,))
@@ -54,10 +74,12 @@ def on_cpu() -> None:
 
         times = interleaved({how: lambda how=how: step(how) for how in criteria}, rounds=9, device="cpu", turn=0.05)
         ratio = median_ratio(times["reference"], times["auto"])
+        size = {"r": r, "n": n, "b": b, "c": c}
+        record.add("cpu", size | {"chunked_us": 1e6 * min(times["auto"]), "reference_over_chunked": ratio})
         print(f"r={r} n={n} b={b} c={c}: chunked {1e6 * min(times['auto']):.0f} us, reference / chunked {ratio:.2f}")
 
 
-def closed_form_on_gpu() -> list[tuple[int, bool]]:
+def closed_form_on_gpu(record: Record) -> list[tuple[int, bool]]:
     faster: list[tuple[int, bool]] = []
     for r, c in CLOSED_FORM_SIZES:
         logits = torch.randn(B, r, c, device="cuda", dtype=torch.bfloat16).transpose(0, 1).requires_grad_()
@@ -74,11 +96,12 @@ def closed_form_on_gpu() -> list[tuple[int, bool]]:
         ratio, kernels = median_ratio(times["fused"], times["triton"]), statistics.median(times["triton"])
         faster.append((logits.numel(), ratio > 1))
         rate = 5 * 2 * logits.numel() / kernels / 1e12
+        record.add("closed_form", {"r": r, "c": c, "triton_ms": 1e3 * kernels, "fused_over_triton": ratio})
         print(f"n=inf r={r} c={c}: triton {1e3 * kernels:.3f} ms, {ratio:.2f}x fused, {rate:.2f} TB/s")
     return faster
 
 
-def sampled_on_gpu() -> list[tuple[int, bool]]:
+def sampled_on_gpu(record: Record) -> list[tuple[int, bool]]:
     faster: list[tuple[int, bool]] = []
     for r, n, c in SIZES:
         if r * n * B * c > 2e11:
@@ -105,6 +128,8 @@ def sampled_on_gpu() -> list[tuple[int, bool]]:
         least = floor.seconds(work, rates) if rates else float("nan")
         kernel = statistics.median(times["triton"])
         faster.append((r * n * B * c, ratio > 1))
+        row = {"r": r, "n": n, "c": c, "triton_ms": 1e3 * kernel, "chunked_over_triton": ratio}
+        record.add("sampled", row | {"over_floor": kernel / least})
         print(f"r={r} n={n} c={c}: triton {1e3 * kernel:.3f} ms, {ratio:.2f}x chunked, {kernel / least:.1f}x floor")
     return faster
 

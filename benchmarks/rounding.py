@@ -6,12 +6,15 @@ deviation 5, the true class 5 more, and a mean over the batch that is about 0 or
 logits do. Errors are norms relative to float64, the median over five seeds. Half a minute.
 """
 
+import argparse
 import itertools
 import statistics
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from multimix.benchmarking.record import Record
 from multimix.functional import sample_weights
 
 B, C, N, SEEDS = 128, 100, 1000, 5
@@ -59,14 +62,38 @@ def errors(seed: int, dtype: torch.dtype, shift: float, how: str, centre: str) -
     )
 
 
+def redrawn(seed: int) -> tuple[float, float]:
+    """How much another draw of as many mixtures changes the gradient, and its part that differs between examples."""
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.randint(C, (B,), generator=rng)
+    logits = 5 * torch.randn(B, C, generator=rng, dtype=torch.float64)
+    logits[torch.arange(B), labels] += 5
+    one, other = (
+        loss_and_gradient(logits, labels, sample_weights(N, B, generator=rng, dtype=torch.float64), "none", "float64")[
+            1
+        ]
+        for _ in range(2)
+    )
+    off, apart = one - other, one - one.mean(0)
+    return float(off.norm() / one.norm()), float((off - off.mean(0)).norm() / apart.norm())
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
+    record = Record(parser.parse_args().json, {"b": B, "c": C, "n": N, "seeds": SEEDS})
+    whole, apart = (statistics.median(column) for column in zip(*map(redrawn, range(SEEDS)), strict=True))
+    record.note("another_draw", {"gradient": whole, "part_that_differs": apart})
+    print(f"Another draw changes the gradient by {whole:.0%}, its part that differs between examples by {apart:.0%}.\n")
     print("| products | logits | their mean | centring | loss | gradient | its part that differs between examples |")
     print("|---|---|---|---|---|---|---|")
     for how, dtype, shift in itertools.product(("bf16", "tf32"), (torch.bfloat16, torch.float32), (0.0, 5.0)):
         for centre in ("none", "mean", "restored"):
             found = [errors(seed, dtype, shift, how, centre) for seed in range(SEEDS)]
-            cells = " | ".join(f"{statistics.median(column):.0e}" for column in zip(*found, strict=True))
-            kind = str(dtype).removeprefix("torch.")
+            medians = [statistics.median(column) for column in zip(*found, strict=True)]
+            cells, kind = " | ".join(f"{value:.0e}" for value in medians), str(dtype).removeprefix("torch.")
+            row = {"products": how, "logits": kind, "mean_by_class": bool(shift), "centring": centre}
+            record.add("errors", row | dict(zip(("loss", "gradient", "part_that_differs"), medians, strict=True)))
             print(f"| {how} | {kind} | {'by class' if shift else '0'} | {centre} | {cells} |")
 
 

@@ -1,5 +1,8 @@
 """implementation="auto": the kernel where the table says so and the device can run it. Nothing here needs a GPU."""
 
+import runpy
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -65,3 +68,18 @@ def test_the_closed_form_has_a_table_of_its_own(gpu, monkeypatch) -> None:
     assert not closed_form_kernel_is_faster(logits(49, 128, 1000, dtype=torch.float64))
     monkeypatch.setattr(crossover, "MEASURED_CLOSED_FORM", {})
     assert not closed_form_kernel_is_faster(logits(196, 128, 1000))
+
+
+def test_what_was_measured_is_written_where_it_is_read(tmp_path: Path) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "crossover.py"))
+    assert script["entry"]([(10, False), (100, True), (50, False), (1000, True)]) == 100
+    assert script["entry"]([(10, True), (100, False)]) is None
+    file = tmp_path / "crossover.py"
+    shutil.copy(crossover.__file__, file)
+    script["write"](file, "MEASURED_CLOSED_FORM", {(9, 0): 1e6})
+    script["write"](file, "MEASURED", {(8, 0): 2e6})
+    script["write"](file, "MEASURED", {(8, 0): 3e6, (9, 0): 4.5e7})
+    source = file.read_text()
+    assert "\nMEASURED: dict[tuple[int, int], float] = {(8, 0): 3000000.0, (9, 0): 45000000.0}\n" in source
+    assert "\nMEASURED_CLOSED_FORM: dict[tuple[int, int], float] = {(9, 0): 1000000.0}\n" in source
+    assert len(source.splitlines()) == len(Path(crossover.__file__).read_text().splitlines())

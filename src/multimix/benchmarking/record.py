@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ class Record:
 
     def __init__(self, path: Path | None, setting: Mapping[str, Any], *packages: str) -> None:
         self.path = path
+        self.began = time.perf_counter()
         machine = hardware(*packages)
         self.found: dict[str, Any] = {"machine": machine, "setting": json.loads(json.dumps(setting, default=str))}
         if path is not None:
@@ -39,6 +41,7 @@ class Record:
         self._write()
 
     def _write(self) -> None:
+        self.found["seconds"] = round(time.perf_counter() - self.began, 1)
         if self.path is not None:
             write_json(self.path, self.found)
 

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from .targets import Targets
 
-# Mixed logits held at a time: on the CPU a block stays in the cache. With few classes, scaled weights are what takes
-# memory there, and more mixtures at a time are no faster.
-_BLOCK_CPU, _BLOCK_ACCELERATOR, _MIXTURES_CPU = 2**18, 2**26, 1024
+# Mixed logits held at a time: a block stays in the cache, of a GPU too (16 MiB in float32, not measured there). With
+# few classes, scaled weights are what takes memory on the CPU, and more mixtures at a time are no faster.
+_BLOCK_CPU, _BLOCK_ACCELERATOR, _MIXTURES_CPU = 2**18, 2**22, 1024
 
 _DEEPEST = -60.0
 
