@@ -108,10 +108,31 @@ def test_variates_by_marsaglia_and_tsang_are_gamma(shape, few, dtype, monkeypatc
 @pytest.mark.parametrize("shape", [0.5, 0.51, 0.75, 0.95, 1.0, 1.05, 1.3, 1.7, 1.99, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_variates_by_a_warped_exponential_are_gamma(shape, dtype) -> None:
-    # So many that one in a hundred too many, if what is to be rejected were not, would be seen.
     out, shapes = torch.empty(9999, 101, dtype=dtype), torch.full((9999, 1), shape, dtype=dtype)
-    warped_exponential.log_gamma_(out, shapes, _gamma.Scratch(out.numel() // 3, dtype), rng(12))
-    assert_gamma(constant(warped_exponential.log_gamma_, shape) * out.double().exp().numpy().ravel(), shape)
+    warped_exponential.gamma_(out, shapes, _gamma.Scratch(out.numel() // 3, dtype), rng(12))
+    assert_gamma(constant(warped_exponential.gamma_, shape) * out.double().numpy().ravel(), shape)
+
+
+@pytest.mark.parametrize("shape", [0.5, 0.75, 1.3, 2.0])
+def test_rejection_makes_up_for_a_bad_fit(shape, monkeypatch) -> None:
+    # With the good one so few are rejected that it would hardly be seen if none were.
+    constants = [row[0] for row in warped_exponential._FIT]
+    bad = (constants[0], constants[1] + 0.05, constants[2] + 0.5, constants[3])
+    fit = [(constant, *row[1:]) for constant, row in zip(bad, warped_exponential._FIT, strict=True)]
+    monkeypatch.setattr(warped_exponential, "_FIT", fit)
+    shapes = torch.full((9999, 1), shape, dtype=torch.float64)
+    warp = warped_exponential.Warp.of(shapes[:1, 0])
+    e = torch.from_numpy(np.geomspace(1e-8, warped_exponential.CUT + warped_exponential.LONGEST, 4001))
+    ratio = warp.t_and_ratio(e / warp.s)[1] * warped_exponential.HIGH
+    high, least = float(ratio.max()), float(ratio[e < warped_exponential.CUT].min())
+    sure = least / high
+    assert high > 1.05 * least
+    monkeypatch.setattr(warped_exponential, "HIGH", high * (1 + 1e-6))
+    monkeypatch.setattr(warped_exponential, "SURE", sure * (1 - 1e-5))
+    monkeypatch.setattr(warped_exponential, "_LOOK", 1 - sure * (1 - 1e-5) * (1 - warped_exponential._BEYOND))
+    out = torch.empty(9999, 101, dtype=torch.float64)
+    warped_exponential.gamma_(out, shapes, _gamma.Scratch(out.numel() // 3, out.dtype), rng(12))
+    assert_gamma(constant(warped_exponential.gamma_, shape) * out.numpy().ravel(), shape)
 
 
 def test_the_warped_exponential_is_accepted_as_often_as_it_is_taken_to_be() -> None:
@@ -122,18 +143,19 @@ def test_the_warped_exponential_is_accepted_as_often_as_it_is_taken_to_be() -> N
     warp = warped_exponential.Warp(*(each[:, None] for each in warp))
 
     def warped(e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        log_t, ratio = warp.log_t_and_ratio(torch.from_numpy(e) / warp.s)
-        return (warp.c * log_t.exp()).numpy(), ratio.numpy()
+        t, ratio = warp.t_and_ratio(torch.from_numpy(e) / warp.s)
+        return (warp.c * t).numpy(), ratio.numpy()
 
     t, ratio = warped(e)
     assert (ratio <= 1).all()
     assert (ratio[:, e < warped_exponential.CUT] >= warped_exponential.SURE).all()
-    # The same ratio from the densities, but for the constant HIGH of every shape.
+    # The same ratio from the densities.
     step = 1e-5 * e
     slope = (warped(e + step)[0] - warped(e - step)[0]) / (2 * step)
     high = stats.gamma(shapes).pdf(t) * slope / np.exp(-e) / ratio
-    np.testing.assert_allclose(high, high[:, :1].repeat(e.size, 1), rtol=1e-6)
-    assert (high < 1.02).all()
+    np.testing.assert_allclose(high, warped_exponential.HIGH, rtol=1e-6)
+    # What the module says of the share that is looked at.
+    assert warped_exponential._LOOK < 1 / 74
 
 
 @pytest.mark.parametrize("end", [-(2.0**31), 2.0**31])
@@ -169,7 +191,7 @@ def test_choice_by_gaps_is_independent_choice(count, probability) -> None:
     [
         (marsaglia_tsang.gamma_, 0, (0.5, 200.0)),
         (marsaglia_tsang.gamma_, 10**9, (0.5, 200.0)),
-        (warped_exponential.log_gamma_, 0, (0.5, 2.0)),
+        (warped_exponential.gamma_, 0, (0.5, 2.0)),
     ],
 )
 def test_every_row_keeps_its_own_alpha_when_draws_are_rejected(draw, few, alphas, monkeypatch) -> None:
@@ -178,9 +200,8 @@ def test_every_row_keeps_its_own_alpha_when_draws_are_rejected(draw, few, alphas
     out = torch.empty(300_000, 5, dtype=torch.float64)
     shapes = torch.tensor(alphas, dtype=torch.float64).repeat(150_000)[:, None]
     draw(out, shapes, _gamma.Scratch(out.numel() // 3, out.dtype), rng(12))
-    drawn = out.exp() if draw is warped_exponential.log_gamma_ else out
     for i, alpha in enumerate(alphas):
-        assert_gamma(constant(draw, alpha) * drawn[i::2].flatten().numpy(), alpha)
+        assert_gamma(constant(draw, alpha) * out[i::2].flatten().numpy(), alpha)
 
 
 @pytest.mark.parametrize("twice_shape", [1, 2, 3, 4])
@@ -200,7 +221,7 @@ def test_logs_of_variates_are_those_of_gamma_ones(shapes, few, monkeypatch) -> N
     alpha = torch.tensor(shapes, dtype=torch.float64).repeat(rows // 2)[:, None]
     _gamma.log_small_gamma_(out, alpha, max(shapes), _gamma.Scratch(out.numel() // 3, out.dtype), rng(15))
     for i, shape in enumerate(shapes):
-        draw = marsaglia_tsang.gamma_ if max(shapes) > 2 else warped_exponential.log_gamma_
+        draw = marsaglia_tsang.gamma_ if max(shapes) > 2 else warped_exponential.gamma_
         scale = 1 if few else constant(draw, shape + (shape < 0.5))
         drawn = scale * out[i::2].exp().numpy().ravel()
         assert stats.kstest(drawn, stats.gamma(shape).cdf).pvalue > SIGNIFICANCE

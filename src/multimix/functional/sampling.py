@@ -123,10 +123,9 @@ def _draw(out: Tensor, m: int, low: float, high: float, scratch: _gamma.Scratch,
         if low < _gamma.LEAST_SHAPE:
             _gamma.log_small_gamma_(lam, alpha, high, scratch, generator)
             # Numbers too small to be normal ones slow down all that is done with them.
-            lam.sub_(lam.amax(1, keepdim=True)).clamp_(min=math.log(torch.finfo(lam.dtype).tiny) + 7)
+            lam.sub_(lam.amax(1, keepdim=True)).clamp_(min=math.log(torch.finfo(lam.dtype).tiny) + 7).exp_()
         else:
-            _gamma.log_gamma_(lam, alpha, high, scratch, generator)
-        lam.exp_()
+            _gamma.gamma_(lam, alpha, high, scratch, generator)
     lam.mul_(lam.sum(1, keepdim=True).reciprocal_())
     if m < b:
         _scatter_(out, lam, generator)

@@ -2,7 +2,7 @@
 
 PyTorch's own kernel (`torch._standard_gamma`) draws one after another. Here a method of rejection is applied to a block
 part by part, and only what it rejected is left to that kernel: `warped_exponential` for shapes of 1/2 to 2, where it
-rejects one in a hundred, `marsaglia_tsang` for larger ones, and a second variate for smaller ones.
+rejects one in a hundred and fifty, `marsaglia_tsang` for larger ones, and a second variate for smaller ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from . import marsaglia_tsang, warped_exponential
 from .scratch import Scratch, log_uniform_
 
-__all__ = ["LEAST_SHAPE", "Scratch", "half_integer_gamma_", "log_gamma_", "log_small_gamma_"]
+__all__ = ["LEAST_SHAPE", "Scratch", "gamma_", "half_integer_gamma_", "log_small_gamma_"]
 
 LEAST_SHAPE = 0.5
 """Below it both methods would reject too many."""
@@ -22,20 +22,19 @@ LEAST_SHAPE = 0.5
 _FEW = 2**13
 
 
-def log_gamma_(out: Tensor, shape: Tensor, most: float, scratch: Scratch, generator: torch.Generator) -> Tensor:
-    """Fill `out` (rows, m) with logs of Gamma(shape) variates, each row up to a constant; `shape` (rows, 1) is from
-    LEAST_SHAPE to `most`."""
+def gamma_(out: Tensor, shape: Tensor, most: float, scratch: Scratch, generator: torch.Generator) -> Tensor:
+    """Fill `out` (rows, m) with Gamma(shape) variates, each row up to a factor; `shape` (rows, 1) is from LEAST_SHAPE
+    to `most`."""
     if out.numel() < _FEW:
-        return torch.log(torch._standard_gamma(shape.expand_as(out).contiguous(), generator=generator), out=out)
-    if most <= warped_exponential.MOST_SHAPE:
-        return warped_exponential.log_gamma_(out, shape, scratch, generator)
-    return marsaglia_tsang.gamma_(out, shape, scratch, generator).log_()
+        return out.copy_(torch._standard_gamma(shape.expand_as(out).contiguous(), generator=generator))
+    method = warped_exponential if most <= warped_exponential.MOST_SHAPE else marsaglia_tsang
+    return method.gamma_(out, shape, scratch, generator)
 
 
 def log_small_gamma_(out: Tensor, shape: Tensor, most: float, scratch: Scratch, generator: torch.Generator) -> Tensor:
-    """The same for any positive shapes: Gamma(a) = Gamma(a + 1) U^(1/a) for small ones."""
+    """Fill `out` with logs of such variates for any positive shapes: Gamma(a) = Gamma(a + 1) U^(1/a) for small ones."""
     small = shape < LEAST_SHAPE
-    log_gamma_(out, shape + small, most, scratch, generator)
+    gamma_(out, shape + small, most, scratch, generator).log_()
     for rows in small.view(-1).nonzero().view(-1).split(len(scratch.first) // out.shape[1]):
         boost = scratch.first[: rows.numel() * out.shape[1]].view(-1, out.shape[1])
         out.index_add_(0, rows, log_uniform_(boost, scratch, generator).div_(shape.index_select(0, rows)))
