@@ -121,9 +121,9 @@ def _draw(out: Tensor, m: int, low: float, high: float, scratch: _gamma.Scratch,
     else:
         alpha = out.new_empty(rows, 1).uniform_(low, high, generator=generator)
         if low < _gamma.LEAST_SHAPE:
-            _gamma.log_small_gamma_(lam, alpha, high, scratch, generator)
+            _gamma.log2_small_gamma_(lam, alpha, high, scratch, generator)
             # Numbers too small to be normal ones slow down all that is done with them.
-            lam.sub_(lam.amax(1, keepdim=True)).clamp_(min=math.log(torch.finfo(lam.dtype).tiny) + 7).exp_()
+            lam.sub_(lam.amax(1, keepdim=True)).clamp_(min=math.log2(torch.finfo(lam.dtype).tiny) + 10).exp2_()
         else:
             _gamma.gamma_(lam, alpha, high, scratch, generator)
     lam.mul_(lam.sum(1, keepdim=True).reciprocal_())

@@ -7,13 +7,15 @@ rejects one in a hundred and fifty, `marsaglia_tsang` for larger ones, and a sec
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from . import marsaglia_tsang, warped_exponential
 from .scratch import Scratch, log_uniform_
 
-__all__ = ["LEAST_SHAPE", "Scratch", "gamma_", "half_integer_gamma_", "log_small_gamma_"]
+__all__ = ["LEAST_SHAPE", "Scratch", "gamma_", "half_integer_gamma_", "log2_small_gamma_"]
 
 LEAST_SHAPE = 0.5
 """Below it both methods would reject too many."""
@@ -31,13 +33,15 @@ def gamma_(out: Tensor, shape: Tensor, most: float, scratch: Scratch, generator:
     return method.gamma_(out, shape, scratch, generator)
 
 
-def log_small_gamma_(out: Tensor, shape: Tensor, most: float, scratch: Scratch, generator: torch.Generator) -> Tensor:
-    """Fill `out` with logs of such variates for any positive shapes: Gamma(a) = Gamma(a + 1) U^(1/a) for small ones."""
+def log2_small_gamma_(out: Tensor, shape: Tensor, most: float, scratch: Scratch, generator: torch.Generator) -> Tensor:
+    """Fill `out` with logarithms to base 2 of such variates for any positive shapes: Gamma(a) = Gamma(a + 1) U^(1/a)
+    for small ones."""
     small = shape < LEAST_SHAPE
-    gamma_(out, shape + small, most, scratch, generator).log_()
-    for rows in small.view(-1).nonzero().view(-1).split(len(scratch.first) // out.shape[1]):
-        boost = scratch.first[: rows.numel() * out.shape[1]].view(-1, out.shape[1])
-        out.index_add_(0, rows, log_uniform_(boost, scratch, generator).div_(shape.index_select(0, rows)))
+    gamma_(out, shape + small, most, scratch, generator).log2_()
+    power = small / (shape * math.log(2))
+    for rows in scratch.rows(out):
+        part = out[rows]
+        part.addcmul_(log_uniform_(scratch.first[: part.numel()].view_as(part), scratch, generator), power[rows])
     return out
 
 
