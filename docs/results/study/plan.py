@@ -131,7 +131,7 @@ CHOSEN = ["erm", "input-mixup", "multimix", "multimix(alpha=0.02)", "multimix(al
 
 
 def _long() -> dict[str, Setting]:
-    return _named([*CHOSEN, "multimix(share=1)"])
+    return _named([*CHOSEN, "multimix(share=1)", "dense-multimix", "dense-multimix(alpha=0.02)", "manifold-mixup"])
 
 
 def _longer() -> dict[str, Setting]:

@@ -14,9 +14,10 @@ from .measure import interleaved
 def cpu_rates(*, rounds: int = 7, turn: float = 0.05) -> Rates:
     """The best of `rounds` for each, in float32 with as many threads as PyTorch uses.
 
-    bytes: copying 64 MiB, read and written. products: matrices (1024, 1024). exponentials: `torch.exp` of what fits
-    into a cache. gammas: as weights, alpha ~ U[0.5, 2], by the faster of `torch._standard_gamma` and `sample_weights`;
-    the floor is therefore no bound on the sampler, whose own table compares it.
+    bytes: copying 64 MiB, read and written. products: matrices (1024, 1024). exponentials: of what fits into a cache,
+    by the faster of `torch.exp` and `torch.exp2`. gammas: as weights, alpha ~ U[0.5, 2], by the faster of
+    `torch._standard_gamma` and `sample_weights`; the floor is therefore no bound on the sampler, whose own table
+    compares it.
     """
     generator = torch.Generator().manual_seed(0)
     source = torch.ones(2**24)
@@ -34,7 +35,7 @@ def cpu_rates(*, rounds: int = 7, turn: float = 0.05) -> Rates:
     return Rates(
         bytes=best(2.0 * source.numel() * source.itemsize, lambda: target.copy_(source)),
         products=best(2.0 * 1024**3, lambda: torch.mm(square, square)),
-        exponentials=best(small.numel(), lambda: torch.exp(small, out=result)),
+        exponentials=best(small.numel(), lambda: torch.exp(small, out=result), lambda: torch.exp2(small, out=result)),
         gammas=best(
             alpha.numel(),
             lambda: torch._standard_gamma(alpha, generator=generator),
