@@ -113,6 +113,23 @@ def test_variates_by_a_warped_exponential_are_gamma(shape, dtype) -> None:
     assert_gamma(constant(warped_exponential.gamma_, shape) * out.double().numpy().ravel(), shape)
 
 
+def test_the_far_tail_of_the_warped_exponential_is_there() -> None:
+    shape, q = 1.3, 1 - 1e-5
+    out, shapes = torch.empty(30_000, 101, dtype=torch.float64), torch.full((30_000, 1), shape, dtype=torch.float64)
+    warped_exponential.gamma_(out, shapes, _gamma.Scratch(out.numel() // 3, out.dtype), rng(12))
+    beyond = int((constant(warped_exponential.gamma_, shape) * out > stats.gamma(shape).ppf(q)).sum())
+    assert stats.binomtest(beyond, out.numel(), 1 - q).pvalue > SIGNIFICANCE
+
+
+def test_what_is_looked_at_is_what_was_drawn_there() -> None:
+    out = torch.empty(500, 41, dtype=torch.float64)
+    warp = warped_exponential.Warp.of(torch.linspace(0.5, 2, 500, dtype=torch.float64))
+    places = torch.arange(3, out.numel(), 7)
+    x = warped_exponential._fill_(out, warp, places, _gamma.Scratch(3000, out.dtype), rng(12))
+    t, _ = warp.of_rows(places // 41).t_and_ratio(x)
+    torch.testing.assert_close(t, out.view(-1)[places])
+
+
 @pytest.mark.parametrize("shape", [0.5, 0.75, 1.3, 2.0])
 def test_rejection_makes_up_for_a_bad_fit(shape, monkeypatch) -> None:
     # With the good one so few are rejected that it would hardly be seen if none were.

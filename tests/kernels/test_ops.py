@@ -1,6 +1,7 @@
 """The fused operators: valid custom operators, equal to the functional layer, whatever the size of their blocks."""
 
 import itertools
+import math
 import shutil
 
 import pytest
@@ -17,6 +18,18 @@ KINDS = ["index", "soft", "any sum"]
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile on the CPU needs a C++ compiler"
 )
+
+
+@pytest.mark.parametrize("depth", [1.0, 100.0, 300.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_classes_deep_below_the_first_do_not_underflow(depth, dtype) -> None:
+    # Every class is first for one example: a uniform mixture lies three quarters of the depth below all first ones.
+    logits = -depth * (1 - torch.eye(4, dtype=dtype)[None])
+    sums = logits_space.Accumulator(logits, torch.arange(4), gradient=True)
+    sums.add(slice(0, 1), torch.full((1, 3, 4), 0.25, dtype=dtype), torch.ones(1, 3, dtype=dtype))
+    loss, gradient = sums.finish()
+    torch.testing.assert_close(loss, torch.tensor([3 * math.log(4)], dtype=dtype), rtol=1e-5, atol=1e-7 * depth)
+    torch.testing.assert_close(gradient, torch.zeros_like(logits), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "dtype", "gradient", "details"), [

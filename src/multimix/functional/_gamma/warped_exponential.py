@@ -11,10 +11,10 @@ of Gamma(a) and of T(E), as functions of E,
 
     R(E) = f_a(T) T'(E) / exp(-E) = exp(a log T - T + E) / (Gamma(a) E) (1 + k y P'(y) / (3 P(y))),
 
-and HIGH a bound of it. R / HIGH is at least SURE for E < CUT, and falls slowly beyond. So an E below CUT with a uniform
-variate below SURE is accepted without computing R. Only the others, one in seventy-five, are looked at. It is chance
-alone that decides which these are, so they are chosen beforehand, by the gaps between them, at no cost for all the
-others.
+and HIGH a bound of it. R / HIGH is at least SURE for E < CUT, and beyond between a half and 1. So an E below CUT with a
+uniform variate below SURE is accepted without computing R. Only the others, one in seventy-five, are looked at. It is
+chance alone that decides which these are, so they are chosen beforehand, by the gaps between them, at no cost for all
+the others.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _FIT = ((0.5172, 0.3024, 0.0804), (0.0007, -0.1117, 0.0811), (1.5169, 0.1907, -0
 
 HIGH = 1.0068
 
-# R(E) / HIGH is at least SURE for E < CUT, and at most 1 for E <= CUT + LONGEST: the tests look. No variate is beyond,
-# since a float32 uniform one has too few digits; a float64 one would be once in 10^12 times.
+# R(E) / HIGH is at least SURE for E < CUT, and at most 1 for E <= CUT + LONGEST: the tests look. What is beyond, one
+# variate in 10^12, is taken to be there.
 CUT, SURE, LONGEST = 7.0, 0.9876, 22.0
 
 _BEYOND = math.exp(-CUT)
@@ -46,7 +46,7 @@ _LOOK = 1 - SURE * (1 - _BEYOND)
 def gamma_(out: Tensor, shape: Tensor, scratch: Scratch, generator: torch.Generator) -> Tensor:
     """Fill `out` (rows, m) with Gamma(shape) variates, each row up to a factor.
 
-    `shape` (rows, 1) is in [1/2, 2]. The scratch memory is for at least a sixth of the variates, which are not few.
+    `shape` (rows, 1) is in [1/2, 2]. The scratch memory is for at least a tenth of the variates, which are not few.
     """
     warp = Warp.of(shape.view(-1))
     looked_at = _bernoulli(out.numel(), _LOOK, scratch, generator)
