@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from multimix.reports.style import figure, line, method_colors, to_svg
+from multimix.reports.style import figure, line, method_colors, standalone, to_svg
 
 HERE = Path(__file__).parent
-FILE = '<svg xmlns="http://www.w3.org/2000/svg" width="720" '  # a file needs what an SVG inside a page does not
 
 names = {
     folder: {file.name.rpartition("-seed")[0] for file in folder.glob("*-seed*.jsonl")}
@@ -30,9 +29,11 @@ for folder, found in names.items():
             for axes, key, scale in ((accuracy, "test_accuracy", 100), (loss, "train_loss", 1)):
                 epochs = [epoch["epoch"] for epoch in runs[0] if key in epoch]
                 curves = scale * np.array([[epoch[key] for epoch in run if key in epoch] for run in runs])
-                mean, std = curves.mean(0), curves.std(0, ddof=1) if len(curves) > 1 else 0
+                mean = curves.mean(0)
                 axes.plot(epochs, mean, label=method, **line(colors[method]) | {"marker": ""})
-                axes.fill_between(epochs, mean - std, mean + std, color=colors[method], alpha=0.15, linewidth=0)
+                if len(curves) > 1:
+                    std = curves.std(0, ddof=1)
+                    axes.fill_between(epochs, mean - std, mean + std, color=colors[method], alpha=0.15, linewidth=0)
         accuracy.set(xlabel="epoch", title="test accuracy, %", ylim=(93, 100) if folder.name == "digits" else None)
         loss.set(xlabel="epoch", title="training loss, each method its own", ylim=(0, None))
         # What diverged is far above; the figure is about the others.
@@ -44,4 +45,4 @@ for folder, found in names.items():
         else:
             accuracy.legend(frameon=False)
         svg = to_svg(drawn, f"learning curves on {folder.name}: mean over seeds, band of one standard deviation")
-    (HERE / f"{folder.name}.svg").write_text(svg.replace("<svg ", FILE, 1))
+    (HERE / f"{folder.name}.svg").write_text(standalone(svg))

@@ -96,8 +96,9 @@ def _measure(
             del variants[name]
     # The largest case takes many seconds a call; a few rounds of it are as telling as many of a small one, and the call
     # that measured its memory has warmed it up.
-    large = device == "cpu" and n * r * d * c > 1e10
-    rounds = max(3, min(rounds, int(rounds * 1e9 / (n * r * d * c)))) if device == "cpu" else rounds
+    size = n * r * d * c
+    large = device == "cpu" and size > 1e10
+    rounds = max(3, min(rounds, int(rounds * 1e9 / size))) if device == "cpu" else rounds
     times = interleaved(variants, rounds=rounds, device=device, turn=0.0 if large else 0.1, warm=large)
     work = floor.together(
         floor.sampled_loss(positions=r, n=n, b=b, c=c, itemsize=itemsize),

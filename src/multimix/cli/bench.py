@@ -70,6 +70,8 @@ def main(argv: list[str]) -> None:
         _loss(options, device, rates, record)
     if "steps" in options.tables:
         with warnings.catch_warnings():
+            # It is timed here whatever it is worth in so small a mini-batch.
+            warnings.filterwarnings("ignore", message="n=math.inf is inaccurate")
             _steps(options, device, rates, record)
     if "sampler" in options.tables:
         _sampler(options, device, record)
@@ -124,8 +126,6 @@ def _loss(options: Options, device: Device, rates: Mapping[loss.Precision, floor
 def _steps(options: Options, device: Device, rates: Mapping[loss.Precision, floor.Rates], record: Record) -> None:
     settings = steps.CPU if device == "cpu" else steps.CUDA
     shown = None
-    # It is timed here whatever it is worth in so small a mini-batch.
-    warnings.filterwarnings("ignore", message="n=math.inf is inaccurate")
     for row in steps.run(
         settings,
         n=(options.n, 10 * options.n, math.inf),

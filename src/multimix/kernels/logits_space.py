@@ -99,7 +99,7 @@ class Accumulator:
         term_PN = mass_PN * lse_PN - (y_PNC * clean_z_PNC).sum(-1)
         slope_PNB = (mass_PN[..., None] * softmax_PNC - y_PNC) @ logits_PBC.mT - clean_z_PNC @ self.targets.y_BC.T
         slope_PNB.addcmul_(lse_PN[..., None], self.targets.mass_B)
-        return Details(term_PN.mul_(math.log(2)), slope_PNB.mul_(w_PN1).mul_(math.log(2)))
+        return Details(term_PN * math.log(2), slope_PNB * (w_PN1 * math.log(2)))
 
     def _held(self, name: str, shape: Sequence[int]) -> Tensor:
         """Memory kept from block to block: on the CPU, taking fresh memory costs as much time as filling it."""
@@ -110,13 +110,12 @@ class Accumulator:
 
     def finish(self) -> tuple[Tensor, Tensor | None]:
         """Losses (P,) and gradients (P, B, C): what the targets contribute, through the Gram matrices."""
-        if self.gram_PBB is None:
-            return self.loss_P.mul_(math.log(2)), self.grad_PBC
-        affinity_PBB = self.targets.of_classes(self.logits_PBC)
-        self.loss_P -= (self.gram_PBB * affinity_PBB).sum((1, 2))
-        if self.grad_PBC is not None:
-            self.targets.subtract_classes(self.grad_PBC, self.gram_PBB)
-        return self.loss_P.mul_(math.log(2)), self.grad_PBC
+        if self.gram_PBB is not None:
+            affinity_PBB = self.targets.of_classes(self.logits_PBC)
+            self.loss_P -= (self.gram_PBB * affinity_PBB).sum((1, 2))
+            if self.grad_PBC is not None:
+                self.targets.subtract_classes(self.grad_PBC, self.gram_PBB)
+        return self.loss_P * math.log(2), self.grad_PBC
 
 
 class Details(NamedTuple):

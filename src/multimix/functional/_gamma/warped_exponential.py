@@ -79,13 +79,18 @@ def _fill_(out: Tensor, warp: Warp, looked_at: Tensor, scratch: Scratch, generat
         x, y = (memory[: part.numel()].view_as(part) for memory in (scratch.first, scratch.second))
         _minus_exponential_below_cut_(x, scratch, generator).mul_(minus_inverse_s[rows])
         chosen.append(x.view(-1).index_select(0, places - rows.start * m))
-        _t_(part, x, torch.rsqrt(x, out=y), c1[rows], c2[rows], power[rows])
+        _t_(_p_less_1_(part, torch.rsqrt(x, out=y), c1[rows], c2[rows]), x, power[rows])
     return torch.cat(chosen)
 
 
-def _t_(out: Tensor, x: Tensor, y: Tensor, c1: Tensor, c2: Tensor, power: Tensor) -> Tensor:
-    """Fill `out` with T / C."""
-    return torch.add(y, c2, out=out).mul_(y).add_(c1).mul_(y).log1p_().mul_(power).exp2_().mul_(x)
+def _p_less_1_(out: Tensor, y: Tensor, c1: Tensor, c2: Tensor) -> Tensor:
+    """Fill `out` with P(y) - 1."""
+    return torch.add(y, c2, out=out).mul_(y).add_(c1).mul_(y)
+
+
+def _t_(p_less_1: Tensor, x: Tensor, power: Tensor) -> Tensor:
+    """Replace P - 1 by T / C."""
+    return p_less_1.log1p_().mul_(power).exp2_().mul_(x)
 
 
 class Warp(NamedTuple):
@@ -117,12 +122,13 @@ class Warp(NamedTuple):
     def t_and_ratio(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """T / C and R / HIGH at E = x s."""
         y = x.rsqrt()
-        t = _t_(torch.empty_like(y), x, y, self.c1, self.c2, self.power)
+        p_less_1 = _p_less_1_(torch.empty_like(y), y, self.c1, self.c2)
+        t = _t_(p_less_1.clone(), x, self.power)
         log_r = (t.log() * self.shape).addcmul_(t, self.c, value=-1).addcmul_(x, self.s)
         ratio = log_r.sub_(x.log()).add_(self.log_constant).exp_()
-        p = (y + self.c2).mul_(y).add_(self.c1).mul_(y).add_(1)
-        slope = (y + self.c2 * (2 / 3)).mul_(y).add_(self.c1 / 3).mul_(y).div_(p)  # y P' / (3 P)
-        return t, ratio.mul_(slope.mul_(1 / self.shape - 1).add_(1))
+        third_of_slope = _p_less_1_(torch.empty_like(y), y, self.c1 / 3, self.c2 * (2 / 3))  # y P' / 3
+        slope = third_of_slope.div_(p_less_1.add_(1)).mul_(1 / self.shape - 1).add_(1)
+        return t, ratio.mul_(slope)
 
 
 def _minus_exponential_below_cut_(out: Tensor, scratch: Scratch, generator: torch.Generator) -> Tensor:
