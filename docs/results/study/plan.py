@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 from variants import Annealed, AtEveryBatchSize, Both, Scaled, Terms, WithClean
@@ -80,6 +81,15 @@ def _m() -> dict[str, Setting]:
             for rescale in ("", ", rescale=True"):
                 names.append(f"multimix(m={m}, alpha={alpha}{rescale}, share=1)")
         names.append(f"multimix(m={m}, alpha=1, share=0.5)")
+    return _named(names)
+
+
+def _grid() -> dict[str, Setting]:
+    """All five factors at once, so that what one does can be seen at every level of the others."""
+    names = []
+    for alpha, m, n, share in product((0.02, 0.1, 0.5), (4, 16, None), (100, 1000), (0.5, 1)):
+        for rescale in ("", ", rescale=True"):
+            names.append(f"multimix(alpha={alpha}, m={m}, n={n}{rescale}, share={share})")
     return _named(names)
 
 
@@ -160,6 +170,6 @@ def _regime(**options: Any) -> Method:
 
 
 PARTS = {
-    "map": _map, "n": _n, "m": _m, "optimiser": _optimiser, "variants": _variants, "terms": _terms, "dense": _dense,
-    "long": _long, "x10": _longer, "x30": _longer, "final": _final,
+    "map": _map, "n": _n, "m": _m, "grid": _grid, "optimiser": _optimiser, "variants": _variants, "terms": _terms,
+    "dense": _dense, "long": _long, "x10": _longer, "x30": _longer, "final": _final,
 }  # fmt: skip

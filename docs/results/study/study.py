@@ -15,6 +15,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from plan import BASES, settings
@@ -50,9 +51,14 @@ def main() -> None:
         config = replace(BASES[options.base], seed=seed, subset_seed=seed, data_root=options.data_root, **changes)
         row = {"setting": name, "seed": seed} | run(config, method(), test=options.part == "final")
         with file.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+            stream.write(json.dumps(finite(row), allow_nan=False) + "\n")
         left = (time.monotonic() - start) / k * (len(wanted) - k) / 60
         print(f"{k}/{len(wanted)} {name} seed {seed}: {row['accuracy']:.4f}; {left:.0f} min left", flush=True)
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """With null for what is not a number, since JSON has neither NaN nor infinity: the run diverged."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def run(config: Config, method: methods.Method, *, test: bool) -> dict[str, float | None]:

@@ -32,6 +32,14 @@ Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
 def main() -> None:
+    (HERE / "tables.md").write_text(every_setting())
+    bases = ("digits", "cifar20")
+    (HERE / "map.svg").write_text(draw_map({base: read(HERE / f"{base}-map.jsonl") for base in bases}))
+    (HERE / "schedule.svg").write_text(draw_schedules({base: schedules(base) for base in bases}))
+
+
+def every_setting() -> str:
+    """The document of all runs, a table for each file."""
     lines = [
         "# Every setting of [the study](../../study.md)",
         "",
@@ -49,10 +57,7 @@ def main() -> None:
             "",
         ]
         lines += [table(runs, whole["erm"], whole[next(name for name in PAPER if name in whole)]), ""]
-    (HERE / "tables.md").write_text("\n".join(lines))
-    bases = ("digits", "cifar20")
-    (HERE / "map.svg").write_text(draw_map({base: read(HERE / f"{base}-map.jsonl") for base in bases}))
-    (HERE / "schedule.svg").write_text(draw_schedules({base: schedules(base) for base in bases}))
+    return "\n".join(lines)
 
 
 def schedules(base: str) -> dict[int, Runs]:
@@ -65,7 +70,7 @@ def read(file: Path) -> Runs:
     runs: defaultdict[str, dict[int, dict[str, float]]] = defaultdict(dict)
     for line in file.read_text().splitlines():
         row = json.loads(line)
-        runs[row["setting"]][row["seed"]] = row
+        runs[row["setting"]][row["seed"]] = {k: math.nan if v is None else v for k, v in row.items()}
     return runs
 
 
