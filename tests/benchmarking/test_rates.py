@@ -11,10 +11,10 @@ def test_rates_are_those_of_a_computer() -> None:
     rates = cpu_rates(rounds=2, turn=0.0)
     assert rates.one_unit
     # Between a slow phone and a large server, whatever else it is doing.
-    assert 1e7 < rates.bytes < 1e13
-    assert 1e8 < rates.products < 1e14
-    assert 1e6 < rates.exponentials < 1e13
-    assert 1e4 < rates.gammas < rates.exponentials
+    assert 1e6 < rates.bytes < 1e13
+    assert 1e7 < rates.products < 1e14
+    assert 1e5 < rates.exponentials < 1e13
+    assert 1e4 < rates.gammas < 1e12
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -133,10 +133,10 @@ def test_what_is_looked_at_is_what_was_drawn_there() -> None:
 @pytest.mark.parametrize("shape", [0.5, 0.75, 1.3, 2.0])
 def test_rejection_makes_up_for_a_bad_fit(shape, monkeypatch) -> None:
     # With the good one so few are rejected that it would hardly be seen if none were.
-    constants = [row[0] for row in warped_exponential._FIT]
+    constants = [row[0] for row in warped_exponential.FIT]
     bad = (constants[0], constants[1] + 0.05, constants[2] + 0.5, constants[3])
-    fit = [(constant, *row[1:]) for constant, row in zip(bad, warped_exponential._FIT, strict=True)]
-    monkeypatch.setattr(warped_exponential, "_FIT", fit)
+    fit = [(constant, *row[1:]) for constant, row in zip(bad, warped_exponential.FIT, strict=True)]
+    monkeypatch.setattr(warped_exponential, "FIT", fit)
     shapes = torch.full((9999, 1), shape, dtype=torch.float64)
     warp = warped_exponential.Warp.of(shapes[:1, 0])
     e = torch.from_numpy(np.geomspace(1e-8, warped_exponential.CUT + warped_exponential.LONGEST, 4001))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.torch_version import TorchVersion
 
 from multimix.kernels.triton_launch import choose, tile
 
@@ -73,7 +72,8 @@ def test_the_kernels_compile(capability, soft, subset, precision) -> None:
         (
             _accumulate,
             {"deviations_ptr": half},
-            flags | {"SUBSET": subset, "PRECISION": precision, "BN": 16, "ROWS": 8},
+            flags
+            | {"SUBSET": subset, "WARPED": not soft, "BOOSTED": soft, "PRECISION": precision, "BN": 16, "ROWS": 8},
         ),
         (_finish, {"deviations_ptr": half, "targets_ptr": "*fp32" if soft else "*i64"}, flags | {"BK": 16}),
     ):
@@ -90,14 +90,14 @@ def test_registers_hold_the_full_size(precision, tmp_path) -> None:
     from multimix.kernels.triton_loss import _accumulate
 
     launch = choose(positions=49, n=1000, b=128, c=1000, precision=precision, processors=132)
-    constants = {"SOFT": False, "SUBSET": False, "GRADIENT": True, "PRECISION": precision}
-    constants |= {"BN": launch.BN, "BB": launch.BB, "BC": launch.BC, "ROWS": launch.rows}
+    constants = {"SOFT": False, "SUBSET": False, "WARPED": True, "BOOSTED": False, "GRADIENT": True}
+    constants |= {"BN": launch.BN, "BB": launch.BB, "BC": launch.BC, "ROWS": launch.rows, "PRECISION": precision}
     half = "*bf16" if precision == "bf16" else "*fp32"
     compiled = compiled_for(
         _accumulate, 90, {"deviations_ptr": half}, constants, num_warps=launch.warps, num_stages=launch.stages
     )
-    spills = precision == "bf16" and TorchVersion(triton.__version__) < "3.9"  # with 3.6
-    assert registers_and_stack(compiled, tmp_path)[1] <= (64 if spills else 0)
+    # A few of some hundred instructions for a weight: 40 bytes with Triton 3.9.
+    assert registers_and_stack(compiled, tmp_path)[1] <= (64 if precision == "bf16" else 0)
     assert compiled.metadata.shared <= 227 * 1024
 
 

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+import triton
+import triton.language as tl
 from tests.functional.oracles import make_targets, normal, rng
 from torch import Tensor
 
 import multimix as mm
 from multimix.functional import attend, mixed_cross_entropy
+from multimix.functional._gamma.warped_exponential import FIT, HIGH
 from multimix.functional.loss import reference
 from multimix.kernels import triton_draw, triton_loss
 from multimix.kernels.ops import _sampled, sampled_cross_entropy
@@ -40,6 +43,100 @@ def test_marginals_are_beta(alpha, b) -> None:
     covariance = (torch.eye(b, dtype=torch.float64) - 1 / b) / (b * (b * alpha + 1))
     fourth = ((lam - 1 / b) ** 2).var(0).max().sqrt()
     assert (torch.cov(lam.T) - covariance).abs().max() < 5 * fourth / 4096**0.5
+
+
+def philox(c0: int, c1: int, c2: int, c3: int, seed: int = SEED) -> list[int]:
+    """Philox4x32-7 as Salmon et al. (2011) print it, in Python's integers."""
+    mask = 2**32 - 1
+    k0, k1 = seed & mask, seed >> 32
+    for _ in range(7):
+        first, second = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (second >> 32) ^ c1 ^ k0, second & mask, (first >> 32) ^ c3 ^ k1, first & mask
+        k0, k1 = (k0 + 0x9E3779B9) & mask, (k1 + 0xBB67AE85) & mask
+    return [c0, c1, c2, c3]
+
+
+def warped(shape: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """T(E), and the ratio of the densities of Gamma(shape) and of T(E), in float64 and by numerical differentiation."""
+
+    def t(e: np.ndarray) -> np.ndarray:
+        log_s, log_c_over_s, c1, c2 = (c[0] + c[1] * np.log(shape) + c[2] * np.log(shape) ** 2 for c in FIT)
+        y = (e / np.exp(log_s)) ** -0.5
+        return np.exp(log_c_over_s) * e * (1 + c1 * y + c2 * y**2 + y**3) ** (-2 / 3 * (1 / shape - 1))
+
+    slope = (t(e * (1 + 1e-5)) - t(e * (1 - 1e-5))) / (2e-5 * e)
+    return t(e), np.exp(scipy.stats.gamma(shape).logpdf(t(e)) + e) * slope
+
+
+def one_weight(alpha: float, example: int, mixture: int, b: int) -> float:
+    """A Gamma(alpha) variate from the words that belong to it, attempt by attempt."""
+    half = max(16, triton.next_power_of_2(b)) // 8
+    k, g = divmod(example, half)
+    boosted, above_2 = alpha < (1 if alpha > 2 else 0.5), alpha > 2
+    for attempt in range(50):
+        pair = attempt == 0 and not boosted and not above_2
+        words = philox(mixture, k // 2 * half + g if pair else example, 0, attempt)
+        u = [float(np.float32(word * 2.0**-32 + 2.0**-33)) for word in words]
+        if attempt == 0:
+            power = u[3] ** (1 / alpha) if boosted else 1.0
+        shape = alpha + boosted
+        if above_2:
+            d = shape - 1 / 3
+            x = np.sqrt(-2 * np.log(u[0])) * np.cos(np.pi * (words[1] - 2**32 * (words[1] >= 2**31)) / 2**31)
+            v = max(1 + x / np.sqrt(9 * d), 1e-9) ** 3
+            found, accepted = d * v, np.log(u[2]) < 0.5 * x**2 + d - d * v + d * np.log(v)
+        else:
+            a, b_ = (u[2], u[3]) if pair and k % 2 else (u[0], u[1])
+            t, ratio = warped(np.array(shape), np.array(-np.log(a)))
+            found, accepted = float(t), b_ < ratio / HIGH
+        if accepted:
+            return found * power
+    raise AssertionError("no attempt was accepted")
+
+
+@pytest.mark.parametrize("alpha", [0.02, 0.3, 0.5, 0.8, 1.7, 2.0, 7.0])
+def test_weights_are_those_of_the_words_that_belong_to_them(alpha) -> None:
+    n, b = 48, 20
+    lam = weights(n, b, alpha=(alpha, alpha))[0].double().numpy()
+    wanted = np.array([[one_weight(alpha, example, mixture, b) for example in range(b)] for mixture in range(n)])
+    wanted /= wanted.sum(1, keepdims=True)
+    # A chance that decides within rounding errors may fall otherwise, once in a hundred thousand.
+    assert np.allclose(lam, wanted, rtol=2e-4, atol=1e-7)
+
+
+@triton.jit
+def _attempts(shape_ptr, words_a_ptr, words_b_ptr, t_ptr, accepted_ptr, N: tl.constexpr):
+    i_N = tl.arange(0, N)
+    words_a, words_b = tl.load(words_a_ptr + i_N), tl.load(words_b_ptr + i_N)
+    log_t, accepted = triton_draw._warped_exponential(
+        tl.load(shape_ptr + i_N), words_a.to(tl.uint32, bitcast=True), words_b.to(tl.uint32, bitcast=True)
+    )
+    tl.store(t_ptr + i_N, log_t)
+    tl.store(accepted_ptr + i_N, accepted.to(tl.int32))
+
+
+def test_attempts_are_accepted_with_the_ratio_of_the_densities() -> None:
+    size = 4096
+    numbers = np.random.default_rng(0)
+    shape = 2 ** numbers.uniform(-1, 1, size).astype(np.float32)
+    words = numbers.integers(1, 2**32, size)
+    words[:1024] = 2**32 // numbers.integers(2, 10**9, 1024)  # the far tail
+    words[1024:2048] = 2**32 - numbers.integers(2**12, 2**24, 1024)  # near zero
+    t, ratio = warped(shape.astype(np.float64), -np.log((words.astype(np.float32).astype(np.float64) + 0.5) / 2**32))
+    assert ratio.max() < HIGH
+    for side, outcome in ((1 - 3e-4, 1), (1 + 3e-4, 0)):
+        bar = np.minimum(ratio / HIGH * side * 2**32, 2**32 - 1)
+        given = [
+            torch.from_numpy(shape), *(torch.from_numpy(w.astype(np.uint32).view(np.int32)) for w in (words, bar)),
+            torch.empty(size), torch.empty(size, dtype=torch.int32),
+        ]  # fmt: skip
+        on_device = [tensor.to(DEVICE) for tensor in given]
+        _attempts[(1,)](*on_device, N=size)
+        certain = bar < 2**32 - 1
+        assert (on_device[4].cpu().numpy() == outcome)[certain].all()
+        found = on_device[3].cpu().double().exp2().numpy()
+    log_s, log_c_over_s = (c[0] + c[1] * np.log(shape) + c[2] * np.log(shape) ** 2 for c in FIT[:2])
+    assert np.allclose(found * np.exp(log_s + log_c_over_s), t, rtol=1e-3)
 
 
 def test_alpha_is_uniform_over_its_range_for_every_row() -> None:

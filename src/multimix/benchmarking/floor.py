@@ -91,9 +91,9 @@ _GPUS = {
 }
 # Special functions (exp2, log2, sqrt) of a processor in a cycle.
 _SPECIAL = 16
-# Of a gamma variate by Philox4x32-7 and one attempt by Marsaglia and Tsang, counted in the source of the kernel: seven
-# rounds of six operations, then about forty.
-_OPERATIONS_OF_A_GAMMA = 82
+# Of a gamma variate, alpha in [1/2, 2], counted in the source of the kernel: half of a block of Philox4x32-7, which is
+# seven rounds of six operations, and one attempt by a warped exponential variate, about thirty.
+_OPERATIONS_OF_A_GAMMA = 51
 
 
 def gpu_rates(name: str, precision: str) -> Rates | None:

@@ -90,7 +90,8 @@ def _centre(
 def _accumulate(
     deviations_ptr, base_ptr, mass_ptr, affinity_ptr, attention_ptr, loss_ptr, total_ptr, gram_ptr, grad_ptr,
     seed_low, seed_high, n, b, width, m, low, high, positions, splits,
-    SOFT: tl.constexpr, SUBSET: tl.constexpr, GRADIENT: tl.constexpr, PRECISION: tl.constexpr,
+    SOFT: tl.constexpr, SUBSET: tl.constexpr, WARPED: tl.constexpr, BOOSTED: tl.constexpr,
+    GRADIENT: tl.constexpr, PRECISION: tl.constexpr,
     BN: tl.constexpr, BB: tl.constexpr, BC: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     PARTS: tl.constexpr = BN // ROWS
@@ -112,23 +113,24 @@ def _accumulate(
     total_N = tl.zeros((ROWS,), tl.float32)
 
     for start in range(split * BN, n, splits * BN):
-        lam_QNB = _operand(tl.zeros((PARTS, ROWS, BB), tl.float32), PRECISION)
+        lam_BQN = _operand(tl.zeros((BB, PARTS, ROWS), tl.float32), PRECISION)
         s_QN = tl.zeros((PARTS, ROWS), tl.float32)
         w_QN = tl.zeros((PARTS, ROWS), tl.float32)
         for part in range(PARTS):
             rows_N = start + part * ROWS + tl.arange(0, ROWS)
-            lam_NB, s_N = triton_draw.draw(
-                rows_N, columns_B, position, attention_B, seed_low, seed_high, b, m, low, high, SUBSET
+            lam_BN, s_N = triton_draw.draw(
+                rows_N, position, attention_B, seed_low, seed_high, b, m, low, high, SUBSET, WARPED, BOOSTED, BB, ROWS
             )
             s_N = tl.where(rows_N < n, s_N, 0.0)
             total_N += s_N
-            fit_N += s_N * tl.sum(lam_NB * affinity_B[None, :], 1)
+            fit_N += s_N * tl.sum(lam_BN * affinity_B[:, None], 0)
             here_Q1 = (parts_Q == part)[:, None]
             s_QN = tl.where(here_Q1, s_N[None, :], s_QN)
             if SOFT:
-                w_QN = tl.where(here_Q1, (s_N * tl.sum(lam_NB * mass_B[None, :], 1))[None, :], w_QN)
-            lam_QNB = tl.where(here_Q1[:, :, None], _operand(lam_NB, PRECISION)[None, :, :], lam_QNB)
-        lam_NB = tl.reshape(lam_QNB, (BN, BB))
+                w_QN = tl.where(here_Q1, (s_N * tl.sum(lam_BN * mass_B[:, None], 0))[None, :], w_QN)
+            lam_BQN = tl.where(here_Q1[None, :, :], _operand(lam_BN, PRECISION)[:, None, :], lam_BQN)
+        lam_BN = tl.reshape(lam_BQN, (BB, BN))
+        lam_NB = tl.trans(lam_BN)
         s_N = tl.reshape(s_QN, (BN,))
         w_N = tl.reshape(w_QN, (BN,)) if SOFT else s_N
 
@@ -139,7 +141,7 @@ def _accumulate(
             one_hot_BJ = tl.where(columns_B[:, None] == (first + tile_J)[None, :], 1.0, 0.0)
             lam_NJ = _product(lam_NB, _operand(one_hot_BJ, PRECISION), None, PRECISION)
             scaled_NJ = _operand(lam_NJ * s_N[:, None], PRECISION)
-            tl.store(gram_BJ + first, _product(tl.trans(lam_NB), scaled_NJ, so_far_BJ, PRECISION))
+            tl.store(gram_BJ + first, _product(lam_BN, scaled_NJ, so_far_BJ, PRECISION))
 
         top_N = tl.full((BN,), -float("inf"), tl.float32)
         sum_N = tl.zeros((BN,), tl.float32)
@@ -161,7 +163,7 @@ def _accumulate(
                     tile_BC = tile_BC.to(tl.float32)
                 z_NC = _product(lam_NB, tile_BC, None, PRECISION) * _LOG2_E + tl.load(base_C + first)[None, :]
                 p_NC = _operand(w_N[:, None] * tl.exp2(z_NC - lse_N[:, None]), PRECISION)
-                tl.store(grad_BC + first, _product(tl.trans(lam_NB), p_NC, so_far_BC, PRECISION))
+                tl.store(grad_BC + first, _product(lam_BN, p_NC, so_far_BC, PRECISION))
         # Other threads of this program read next what these have written.
         tl.debug_barrier()
 
@@ -231,7 +233,6 @@ def sums(
     grad_PBC = empty((P, B, C) if gradient else (1,))
     if triton_draw.INTERPRETED and precision == "bf16":
         precision = "bf16 interpreted"
-    low, high = max(low, triton_draw.ALPHA_LEAST), max(high, triton_draw.ALPHA_LEAST)
     with torch.cuda.device_of(logits_PBC):
         _centre[(P, T)](
             logits_PBC, attention_PB, deviations_PBC, mean_PC, B, C, width, logits_PBC.stride(0), logits_PBC.stride(1),
@@ -245,7 +246,7 @@ def sums(
         _accumulate[(P, S)](
             deviations_PBC, base_PC * math.log2(math.e), mass_B, affinity_PB, attention_PB,
             loss_SP, total_SP, gram_SPBB, grad_SPBC,
-            *triton_draw.halves(seed), n, B, width, m, low, high, P, S,
+            *triton_draw.halves(seed), n, B, width, m, positions=P, splits=S, **triton_draw.concentration(low, high),
             SOFT=soft, SUBSET=m < B, GRADIENT=gradient, PRECISION=precision, BN=BN, BB=BB, BC=BC, ROWS=launch.rows,
             num_warps=launch.warps, num_stages=launch.stages,
         )  # fmt: skip

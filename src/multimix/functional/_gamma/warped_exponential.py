@@ -31,7 +31,7 @@ MOST_SHAPE = 2.0
 """The fit is for shapes from 1/2 to this."""
 
 # log s, log (C / s), c1 and c2 as polynomials in log a, from the constant on: what leaves least to look at.
-_FIT = ((0.5172, 0.3024, 0.0804), (0.0007, -0.1117, 0.0811), (1.5169, 0.1907, -0.3199), (0.9849, 1.3414, 0.5352))
+FIT = ((0.5172, 0.3024, 0.0804), (0.0007, -0.1117, 0.0811), (1.5169, 0.1907, -0.3199), (0.9849, 1.3414, 0.5352))
 
 HIGH = 1.0068
 
@@ -109,7 +109,7 @@ class Warp(NamedTuple):
     @classmethod
     def of(cls, shape: Tensor) -> Warp:
         log_a = shape.log()
-        constants, slopes, squares = shape.new_tensor(_FIT).T[:, :, None]
+        constants, slopes, squares = shape.new_tensor(FIT).T[:, :, None]
         fitted = torch.addcmul(constants, torch.addcmul(slopes, squares, log_a), log_a)
         log_s, c1, c2 = fitted[0], fitted[2], fitted[3]
         log_c = fitted[1] + log_s
