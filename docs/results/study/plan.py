@@ -28,6 +28,7 @@ BASES = {
 TIMES = {"long": 3, "x10": 10, "x30": 30}  # as many epochs
 LEFT_OUT = {
     "map": ("alpha=0.5",),
+    "grid": ("alpha=0.5",),
     "final": ("rescale", "manifold"),
     "optimiser": ("adamw", "lr=0.01", "multimix(share=1)"),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from importlib.util import find_spec
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -115,7 +115,8 @@ def why_not(
     major, minor = torch.cuda.get_device_capability(logits_PBC.device)
     if major < 8:
         return f"compute capability {major}.{minor}: the kernel needs 8.0 or higher"
-    shared = torch.cuda.get_device_properties(logits_PBC.device).shared_memory_per_block_optin
+    found: Any = torch.cuda.get_device_properties(logits_PBC.device)  # of a type that not all versions describe whole
+    shared = found.shared_memory_per_block_optin
     if shared < shared_memory:
         return f"{shared // 1024} KiB of shared memory: the kernel needs {shared_memory // 1024}"
     return None
