@@ -39,6 +39,7 @@ def test_the_operations_are_those_of_torchvision() -> None:
 @pytest.mark.parametrize("shape", [(3, 3, 16, 27), (2, 1, 54, 9)])
 def test_every_operation_is_torchvision_s(name: str, shape: tuple[int, ...]) -> None:
     images = torch.randint(256, shape, generator=seeded(0), dtype=torch.uint8)
+    images[-1] = 7  # of one colour
     for level in range(10):
         for sign in (1, -1):
             # One image at a time there, all at once here.

@@ -4,11 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-import torchvision
 from tests.methods.accelerator import DEVICE, Remote, move
 from tests.methods.conftest import seeded
 from tests.methods.every_method import NAMES, loss_of, make
-from torch.torch_version import TorchVersion
 
 from multimix.criteria import Contrastive, Metrix, MMix, MultiSimilarity, ProxyAnchor
 from multimix.methods import DenseLoss, TransMix
@@ -16,8 +14,6 @@ from multimix.models import build
 
 # What the host must know to go on: saliency that is computed there, and how many mixtures are still to be optimised.
 WAITS = {"saliency": "saliencymix.py", "puzzle": "puzzlemix.py", "comixup": "comixup.py", "supermix": "masks.py"}
-if TorchVersion(torchvision.__version__) < "0.29":  # 0.26 asks which images have one colour only
-    WAITS["augmix"] = "augmentations.py"
 
 
 def test_the_pretended_accelerator_finds_mistakes(accelerator) -> None:

@@ -81,7 +81,7 @@ def apply(images: Tensor, name: str, level: int, sign: int) -> Tensor:
         case "Solarize":
             result = f.solarize(images, 255 * float(torch.linspace(1, 0, BINS, device="cpu")[level]))
         case "AutoContrast":
-            result = f.autocontrast(images)
+            result = _autocontrast(images)
         case "Equalize":
             result = f.equalize(images)
         case "Brightness":
@@ -95,3 +95,12 @@ def apply(images: Tensor, name: str, level: int, sign: int) -> Tensor:
         case _:
             raise ValueError(f"unknown operation {name!r}: expected one of {', '.join(GEOMETRIC + TONAL + COLOUR)}")
     return result
+
+
+def _autocontrast(images: Tensor) -> Tensor:
+    """As torchvision's, some versions of which ask the device which images are of one colour."""
+    low, high = (end.float() for end in torch.aminmax(images.flatten(-2), dim=-1, keepdim=True))
+    flat = high == low
+    scale = ((high - low) * (1 / 255)).masked_fill(flat, 1)
+    stretched = images.float() - low.masked_fill(flat, 0)[..., None]
+    return stretched.div_(scale[..., None]).clamp_(0, 255).to(torch.uint8)
