@@ -116,7 +116,7 @@ def effective(row: dict) -> float:
 
 def draw(rows: list[dict]) -> str:
     """Error over the effective number of examples, a panel for each attention."""
-    with figure(9, 3, ncols=len(VARIATIONS), sharey=True) as (drawn, panels):
+    with figure(9, 3.6, ncols=len(VARIATIONS), sharey=True) as (drawn, panels):
         for axes, variation in zip(panels, VARIATIONS, strict=True):
             for color, logits in zip(COLORS, [*map(str, SCALES), "digits"], strict=False):
                 chosen = sorted(
@@ -131,8 +131,11 @@ def draw(rows: list[dict]) -> str:
             axes.set(
                 xscale="log", yscale="log", xlabel="effective examples", title=f"attention varies by {variation:g}"
             )
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter("{x:g}")
         panels[0].set_ylabel("relative error, centred")
-        panels[0].legend(frameon=False, fontsize=7)
+        panels[0].plot([], [], color="#6b6b6b", linestyle=":", linewidth=1, label="a draw of 1000")
+        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
         described = "error of the closed form over the effective number of examples, beside a draw of 1000 (dotted)"
         return standalone(to_svg(drawn, described))
 

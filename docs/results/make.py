@@ -1,48 +1,85 @@
-"""Draw the learning curves of the results document from the metrics kept here: `python docs/results/make.py`."""
+"""Draw the figures of the results document from the metrics kept here: `python docs/results/make.py`.
+
+Learning curves; of more methods than lines stay apart, the accuracy in the end.
+"""
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from multimix.reports.style import figure, line, method_colors, standalone, to_svg
+from multimix.reports.style import BASELINE_COLOR, figure, line, method_colors, standalone, to_svg
 
 HERE = Path(__file__).parent
+MOST_CURVES = 10
 
-names = {
-    folder: {file.name.rpartition("-seed")[0] for file in folder.glob("*-seed*.jsonl")}
-    for folder in sorted({file.parent for file in HERE.glob("*/*-seed*.jsonl")})
-}
-# A method has one colour in all figures; those that most figures have come first, where colours differ most.
-often = Counter(name for found in names.values() for name in found)
-colors = method_colors(sorted(often, key=lambda name: (-often[name], name)), "erm")
+Runs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 
-for folder, found in names.items():
-    methods = sorted(found, key=lambda name: (name != "erm", name))
+
+def main() -> None:
+    folders = {folder.name: read(folder) for folder in sorted({file.parent for file in HERE.glob("*/*-seed*.jsonl")})}
+    # A method has one colour in all figures; those that most figures have come first, where colours differ most.
+    often = Counter(name for runs in folders.values() for name in runs)
+    colors = method_colors(sorted(often, key=lambda name: (-often[name], name)), "erm")
+    for name, runs in folders.items():
+        svg = dots(name, runs, colors) if len(runs) > MOST_CURVES else curves(name, runs, colors)
+        (HERE / f"{name}.svg").write_text(standalone(svg))
+
+
+def read(folder: Path) -> Runs:
+    """The epochs of every run by method, ERM first."""
+    runs: dict[str, list[list[dict[str, Any]]]] = {}
+    files = sorted(folder.glob("*-seed*.jsonl"), key=lambda file: (not file.name.startswith("erm-"), file.name))
+    for file in files:
+        epochs = [json.loads(line) for line in file.read_text().splitlines()]
+        runs.setdefault(file.name.rpartition("-seed")[0], []).append(epochs)
+    return runs
+
+
+def curves(folder: str, runs: Runs, colors: Mapping[str, str]) -> str:
     with figure(9, 3.2, ncols=2) as (drawn, (accuracy, loss)):
-        for method in methods:
-            runs = [
-                [json.loads(line) for line in file.read_text().splitlines()]
-                for file in sorted(folder.glob(f"{method}-seed*.jsonl"))
-            ]
+        for method, seeds in runs.items():
             for axes, key, scale in ((accuracy, "test_accuracy", 100), (loss, "train_loss", 1)):
-                epochs = [epoch["epoch"] for epoch in runs[0] if key in epoch]
-                curves = scale * np.array([[epoch[key] for epoch in run if key in epoch] for run in runs])
-                mean = curves.mean(0)
+                epochs = [epoch["epoch"] for epoch in seeds[0] if key in epoch]
+                found = scale * np.array([[epoch[key] for epoch in run if key in epoch] for run in seeds])
+                mean = found.mean(0)
                 axes.plot(epochs, mean, label=method, **line(colors[method]) | {"marker": ""})
-                if len(curves) > 1:
-                    std = curves.std(0, ddof=1)
+                if len(found) > 1:
+                    std = found.std(0, ddof=1)
                     axes.fill_between(epochs, mean - std, mean + std, color=colors[method], alpha=0.15, linewidth=0)
-        accuracy.set(xlabel="epoch", title="test accuracy, %", ylim=(93, 100) if folder.name == "digits" else None)
+        accuracy.set(xlabel="epoch", title="test accuracy, %", ylim=(93, 100) if folder == "digits" else None)
         loss.set(xlabel="epoch", title="training loss, each method its own", ylim=(0, None))
+        for axes in (accuracy, loss):
+            axes.xaxis.get_major_locator().set_params(integer=True)
         # What diverged is far above; the figure is about the others.
         starts = [line.get_ydata()[0] for line in loss.lines]
         loss.set_ylim(0, min(loss.get_ylim()[1], 2.5 * float(np.median(starts))))
-        if len(methods) > 6:
+        if len(runs) > 6:
             drawn.set_figheight(4.4)
             drawn.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         else:
             accuracy.legend(frameon=False)
-        svg = to_svg(drawn, f"learning curves on {folder.name}: mean over seeds, band of one standard deviation")
-    (HERE / f"{folder.name}.svg").write_text(standalone(svg))
+        return to_svg(drawn, f"learning curves on {folder}: mean over seeds, band of one standard deviation")
+
+
+def dots(folder: str, runs: Runs, colors: Mapping[str, str]) -> str:
+    final = {method: [100 * seed[-1]["test_accuracy"] for seed in seeds] for method, seeds in runs.items()}
+    order = sorted(final, key=lambda method: np.mean(final[method]))
+    with figure(9, 0.9 + 0.22 * len(order)) as (drawn, axes):
+        axes.axvline(np.mean(final["erm"]), color=BASELINE_COLOR, linewidth=1, linestyle=(0, (4, 3)))
+        for y, method in enumerate(order):
+            axes.plot(np.mean(final[method]), y, "|", color=colors[method], markersize=11, markeredgewidth=1.6)
+            axes.scatter(final[method], [y] * len(final[method]), s=18, color=colors[method], alpha=0.7, linewidths=0)
+        axes.set_yticks(range(len(order)), order)
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlabel="test accuracy after the last epoch, %", ylim=(-0.7, len(order) - 0.3))
+        return to_svg(
+            drawn, f"test accuracy on {folder} after the last epoch: a dot for each seed, a line at their mean"
+        )
+
+
+if __name__ == "__main__":
+    main()

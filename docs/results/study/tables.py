@@ -8,11 +8,13 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from plan import TIMES
+from plan import BASES, TIMES
 
+from multimix.functional import rescaling_factor
 from multimix.reports.statistics import estimate, paired_difference
 from multimix.reports.style import COLORS, figure, standalone, to_svg
 
@@ -23,12 +25,45 @@ SCHEDULED = {
     "ERM": ("erm",),
     "input mixup": ("input-mixup",),
     "MultiMix, paper's regime": PAPER,
-    "MultiMix, paper's alpha, alone": ("multimix(share=1)", "multimix(alpha=(0.5, 2), share=1)"),
     "MultiMix, alpha = 0.02": ("multimix(alpha=0.02)", "multimix(alpha=0.02, share=0.5)"),
 }
 TICKS = {0.01: "0.01", 0.02: "0.02", 0.05: "0.05", 0.1: "0.1", 0.2: "0.2", 0.5: "0.5", 1.1: "[0.5, 2]"}
 """Where the map has which alpha."""
+BELOW = {"digits": 6, "cifar20": 14}
+"""Points of accuracy below ERM that the map shows."""
 Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
+MIXINGS = ((0.5, False), (1.0, False), (0.5, True), (1.0, True))  # share, rescaled
+VARIED = {
+    "map": ("alpha varied, m = b", "o"),
+    "m": ("m varied, alpha 1 or [0.5, 2]", "s"),
+    "grid": ("both varied", "^"),
+}
+"""Of the figure of the factor: which parts it shows, and how."""
+
+
+class Mixing(NamedTuple):
+    """What a setting of MultiMix says, with the defaults of the study's command."""
+
+    alpha: float | tuple[float, float]
+    m: int | None
+    n: float
+    share: float
+    rescaled: bool
+
+    @classmethod
+    def of(cls, setting: str) -> Mixing | None:
+        """None for another method, or what says nothing of alpha or the share."""
+        found = re.fullmatch(r"multimix\((.*)\)", setting)
+        if found is None:
+            return None
+        # A range has a comma of its own.
+        given = dict(part.split("=") for part in re.split(r", (?=[a-z])", found[1]))
+        if not {"alpha", "share"} <= set(given):
+            return None
+        return cls(
+            ast.literal_eval(given["alpha"]), ast.literal_eval(given.get("m", "None")), float(given.get("n", 1000)),
+            float(given["share"]), given.get("rescale") == "True",
+        )  # fmt: skip
 
 
 def main() -> None:
@@ -36,6 +71,7 @@ def main() -> None:
     bases = ("digits", "cifar20")
     (HERE / "map.svg").write_text(draw_map({base: read(HERE / f"{base}-map.jsonl") for base in bases}))
     (HERE / "schedule.svg").write_text(draw_schedules({base: schedules(base) for base in bases}))
+    (HERE / "factor.svg").write_text(draw_factor(bases))
 
 
 def every_setting() -> str:
@@ -132,30 +168,68 @@ def draw_map(maps: Mapping[str, Runs]) -> str:
                     mean(runs["input-mixup"], key) * scale, color="#8a8a8a", linewidth=1, linestyle=":",
                     label="input mixup",
                 )  # fmt: skip
-                for color, (share, rescale) in zip(
-                    COLORS, ((0.5, False), (1, False), (0.5, True), (1, True)), strict=False
-                ):
+                for color, mixing in zip(COLORS, MIXINGS, strict=False):
                     points = []
                     for setting, seeds in runs.items():
-                        found = re.fullmatch(r"multimix\(alpha=(.+?)(, rescale=True)?, share=([\d.]+)\)", setting)
-                        if found and float(found[3]) == share and bool(found[2]) == rescale:
-                            alpha = ast.literal_eval(found[1])
+                        found = Mixing.of(setting)
+                        if found and (found.share, found.rescaled) == mixing:
                             values = estimate([item[key] * scale for item in seeds.values()])
-                            points.append((1.1 if isinstance(alpha, tuple) else alpha, values.mean, values.std))
+                            alpha = 1.1 if isinstance(found.alpha, tuple) else found.alpha
+                            points.append((alpha, values.mean, values.std))
                     x, y, std = zip(*_gaps_shown(sorted(points)), strict=True)
-                    label = f"share {share:g}" + (", rescaled" if rescale else "")
-                    panel.errorbar(x, y, std, color=color, marker="o", markersize=3, capsize=2, label=label)
+                    # Side by side, so that bars do not cover each other; those of what failed say nothing.
+                    x = [alpha * 1.06 ** (MIXINGS.index(mixing) - 1.5) for alpha in x]
+                    std = [0 if height > 6 and key == "accuracy" else height for height in std]
+                    panel.errorbar(x, y, std, color=color, marker="o", markersize=3, capsize=2, label=_label(*mixing))
                 panel.set(xscale="log", title=f"{base}: {title}")
                 panel.set_xticks(list(TICKS), list(TICKS.values()))
                 panel.minorticks_off()
-                if key == "accuracy":  # what diverged is far below
-                    panel.set_ylim(erm - 14, erm + 5)
-                if row == 1:
+                # What failed is far outside.
+                if key == "accuracy":
+                    panel.set_ylim(erm - BELOW[base], erm + 4)
+                else:
                     panel.set_xlabel("alpha ([0.5, 2]: the paper's)")
-                    panel.set_ylim(0, min(panel.get_ylim()[1], 3 * erm))
+                    panel.set_ylim(0.7 * erm, min(panel.get_ylim()[1], 2 * erm))
         handles = axes[0][0].get_legend_handles_labels()
         drawn.legend(*handles, loc="outside lower center", ncols=6, frameon=False)
         return standalone(to_svg(drawn, "accuracy and likelihood over alpha"))
+
+
+def _label(share: float, rescaled: bool) -> str:
+    return f"share {share:g}" + (", rescaled" if rescaled else "")
+
+
+def draw_factor(bases: Iterable[str]) -> str:
+    """Accuracy over the factor by which mixing weakens the gradient, whichever of alpha and m makes it so."""
+    bases = tuple(bases)
+    with figure(9, 4.2, ncols=len(bases), squeeze=False) as (drawn, axes):
+        for panel, base in zip(axes[0], bases, strict=True):
+            erm = mean(read(HERE / f"{base}-map.jsonl")["erm"], "accuracy") * 100
+            panel.axhline(erm, color="#8a8a8a", linewidth=1, label="ERM")
+            for part, (_, marker) in VARIED.items():
+                for setting, seeds in read(HERE / f"{base}-{part}.jsonl").items():
+                    found = Mixing.of(setting)
+                    if found is None:
+                        continue
+                    factor = rescaling_factor(BASES[base].batch_size, found.m, found.alpha)
+                    color = COLORS[MIXINGS.index((found.share, found.rescaled))]
+                    panel.scatter(
+                        factor, 100 * mean(seeds, "accuracy"), s=22, marker=marker, edgecolors=color, linewidths=1.2,
+                        facecolors="none" if found.n < 1000 else color, alpha=0.8,
+                    )  # fmt: skip
+            panel.set(xscale="log", title=f"{base}: accuracy, %", xlabel="factor")
+            panel.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
+            panel.minorticks_off()
+        first = axes[0][0]
+        for color, mixing in zip(COLORS, MIXINGS, strict=False):
+            first.plot([], [], color=color, linewidth=5, label=_label(*mixing))
+        for label, marker in VARIED.values():
+            first.plot([], [], color="#6b6b6b", marker=marker, linestyle="none", markersize=5, label=label)
+        first.plot(
+            [], [], color="#6b6b6b", marker="^", fillstyle="none", linestyle="none", markersize=5, label="n = 100"
+        )
+        drawn.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+        return standalone(to_svg(drawn, "accuracy over the factor by which the gradient is weakened"))
 
 
 def _gaps_shown(points: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
@@ -165,7 +239,7 @@ def _gaps_shown(points: list[tuple[float, float, float]]) -> list[tuple[float, f
 
 
 def draw_schedules(found: Mapping[str, Mapping[int, Runs]]) -> str:
-    """The error over the length of the schedule, a line for each method, of the seeds that all lengths have."""
+    """Accuracy over the length of the schedule, a line for each method, of the seeds that all lengths have."""
     with figure(9, 3.6, ncols=len(found), squeeze=False) as (drawn, axes):
         for panel, (base, by_times) in zip(axes[0], found.items(), strict=True):
             seeds = set.intersection(*(set(runs["erm"]) for runs in by_times.values()))
@@ -173,19 +247,18 @@ def draw_schedules(found: Mapping[str, Mapping[int, Runs]]) -> str:
                 points = []
                 for times, runs in by_times.items():
                     if name := next((name for name in names if name in runs), None):
-                        values = estimate([100 - 100 * row["accuracy"] for k, row in runs[name].items() if k in seeds])
-                        points.append((times, values.mean, 0 if values.n == 1 else values.std))
+                        values = estimate([100 * row["accuracy"] for k, row in runs[name].items() if k in seeds])
+                        # Side by side, so that bars do not cover each other.
+                        place = times * 1.04 ** (list(SCHEDULED).index(label) - 1.5)
+                        points.append((place, values.mean, 0 if values.n == 1 else values.std))
                 panel.errorbar(
                     *zip(*points, strict=True), color=color, marker="o", markersize=3, capsize=2, label=label
                 )
-            panel.set(xscale="log", yscale="log", title=f"{base}: validation error, %", xlabel="length of the schedule")
+            panel.set(xscale="log", title=f"{base}: validation accuracy, %", xlabel="length of the schedule")
             panel.set_xticks(list(by_times), [f"{times} x" for times in by_times])
-            low, high = panel.get_ylim()
-            ticks = [tick for tick in (5, 10, 20, 40, 50, 60, 80) if low <= tick <= high]
-            panel.set_yticks(ticks, map(str, ticks))
             panel.minorticks_off()
-        drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-        return standalone(to_svg(drawn, "validation error over the length of the schedule"))
+        drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        return standalone(to_svg(drawn, "validation accuracy over the length of the schedule"))
 
 
 if __name__ == "__main__":
