@@ -2,10 +2,12 @@
 
 import itertools
 import random
+import time
 
 import pytest
 import torch
 
+from multimix.benchmarking import measure
 from multimix.benchmarking.measure import interleaved, median_ratio, peak_memory, ratio
 
 
@@ -29,6 +31,19 @@ def test_short_calls_are_repeated_to_fill_a_turn() -> None:
         sum(range(1000))
 
     interleaved({"a": call}, rounds=2, device="cpu", turn=0.01)
+    assert calls > 50
+
+
+def test_a_first_call_that_compiles_does_not_count_on_a_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(measure, "synchronize", lambda device: None)
+    calls = 0
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+        time.sleep(0.05 if calls == 1 else 0)
+
+    interleaved({"a": call}, rounds=2, device="cuda", turn=0.01)
     assert calls > 50
 
 

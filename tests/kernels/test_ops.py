@@ -11,7 +11,9 @@ from torch import Tensor
 
 from multimix.functional import attend, mixed_cross_entropy, sample_weights, sampling
 from multimix.kernels import logits_space
-from multimix.kernels.ops import _mixed, _sampled, _sampled_forward, sampled_cross_entropy
+from multimix.kernels.closed_form import _expected
+from multimix.kernels.ops import _mixed, _sampled, _sampled_forward, refuse_capture, sampled_cross_entropy
+from multimix.kernels.targets import Targets
 
 KINDS = ["index", "soft", "any sum"]
 
@@ -44,6 +46,23 @@ def test_mixed_is_a_valid_operator(kind, dtype, gradient, details) -> None:
     lam = simplex(r, n, b, seed=1).to(compute).requires_grad_(details)
     w = simplex(r, n, seed=2).to(compute).requires_grad_(details)
     torch.library.opcheck(_mixed, (logits, make_targets(kind, b, c), lam, w, gradient, details))
+
+
+def test_a_cuda_graph_would_repeat_what_comes_from_the_host(monkeypatch) -> None:
+    # torch.compile leaves operators of this tag out of the graphs of "reduce-overhead".
+    for operator in (_sampled, _expected):
+        assert torch.Tag.cudagraph_unsafe in operator.tags
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    refuse_capture(torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="compute the loss outside"):
+        refuse_capture(torch.device("cuda"))
+
+
+def test_negative_classes_do_not_count_from_the_end() -> None:
+    targets, values = Targets(torch.tensor([0, -1]), 3, torch.float64), normal(2, 2, 3, seed=0)
+    for look_up in (targets.of, targets.of_classes):
+        with pytest.raises((IndexError, RuntimeError)):
+            look_up(values)
 
 
 @pytest.mark.parametrize(("kind", "dtype", "attended", "pooled", "m"), [

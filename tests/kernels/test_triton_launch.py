@@ -40,6 +40,11 @@ def test_sizes_fit(positions, processors, precision) -> None:
         assert launch.splits * whole <= max(2**26, 2 * whole)
 
 
+def test_a_grid_has_no_more_programs_than_cuda_allows() -> None:
+    launch = choose(positions=1, n=10**8, b=2, c=2, precision="bf16", processors=132)
+    assert 132 <= launch.splits < 2**16
+
+
 def test_the_device_is_full_at_the_paper_s_sizes() -> None:
     for positions, c in itertools.product([49, 196], [100, 1000]):
         launch = choose(positions=positions, n=10_000, b=128, c=c, precision="bf16", processors=132)

@@ -136,7 +136,10 @@ def test_attempts_are_accepted_with_the_ratio_of_the_densities() -> None:
         assert (on_device[4].cpu().numpy() == outcome)[certain].all()
         found = on_device[3].cpu().double().exp2().numpy()
     log_s, log_c_over_s = (c[0] + c[1] * np.log(shape) + c[2] * np.log(shape) ** 2 for c in FIT[:2])
-    assert np.allclose(found * np.exp(log_s + log_c_over_s), t, rtol=1e-3)
+    # A device's logarithm to base 2 may be off by 2^-22, which is much of an exponential variate near zero.
+    e = -np.log((words.astype(np.float32).astype(np.float64) + 0.5) / 2**32)
+    moved = np.abs(warped(shape.astype(np.float64), e + 2**-22 * np.log(2))[0] - t)
+    assert (np.abs(found * np.exp(log_s + log_c_over_s) - t) <= 1e-3 * t + moved).all()
 
 
 def test_alpha_is_uniform_over_its_range_for_every_row() -> None:
@@ -181,7 +184,7 @@ def test_m_of_b_examples_uniformly(b, m) -> None:
         assert (counts - rows * share).abs().max() <= 5 * deviation
 
 
-@pytest.mark.parametrize("alpha", [1e-30, 1e-3, 1e4])
+@pytest.mark.parametrize("alpha", [1e-40, 1e-30, 1e-3, 1e4, 1e30, 1e300])
 def test_extreme_concentrations_stay_on_the_simplex(alpha) -> None:
     lam = weights(64, 9, alpha=(alpha, alpha))[0]
     assert torch.allclose(lam.sum(1), torch.ones(64), atol=1e-6)

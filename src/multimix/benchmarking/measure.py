@@ -69,7 +69,8 @@ def interleaved(
     calls = dict.fromkeys(variants, 1)
     for name, call in variants.items():
         once = 0.0 if warm else _timed(call, device, 1, now)
-        if once < turn:
+        # On a GPU the first call may have compiled a kernel, and says nothing of the next.
+        if once < turn or torch.device(device).type == "cuda":
             calls[name] = max(1, round(turn / _timed(call, device, 1, now)))
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for k in range(rounds):

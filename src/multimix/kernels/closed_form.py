@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ..functional._checks import mixing_dtype
 from ..functional.closed_form import Weights, nearly_nothing, reference, relative_attention, shares
-from .ops import define_operator
+from .ops import define_operator, refuse_capture
 from .targets import Targets
 
 # Logits held at a time: on the CPU a block stays in the cache, elsewhere few launches matter more.
@@ -51,6 +51,7 @@ def _forward(
     logits: Tensor, targets: Tensor, attention: Tensor | None, low: float, high: float, m: int, pooled: bool,
     spread_weight: float, gradient: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    refuse_capture(logits.device)
     r, b, c = logits.shape
     dtype, uniform = mixing_dtype(logits.dtype), attention is None
     with torch.autocast(logits.device.type, enabled=False):
@@ -282,4 +283,4 @@ def _backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Te
     return (grad_loss * grad).to(logits.dtype), *(None,) * 8
 
 
-_expected = define_operator("expected_mixed_cross_entropy", _forward, _fake, _backward, _setup_context)
+_expected = define_operator("expected_mixed_cross_entropy", _forward, _fake, _backward, _setup_context, from_host=True)

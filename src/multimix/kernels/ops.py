@@ -66,16 +66,33 @@ def define_operator(
     fake: _Function,
     backward: _Function | None = None,
     setup_context: _Function | None = None,
+    *,
+    from_host: bool = False,
 ) -> Any:
     """Register an operator. `torch.library.custom_op` would do, but its first call imports the compiler, which takes
-    seconds, also in programs that never compile."""
-    _library.define(name + torch.library.infer_schema(forward, mutates_args=()))
+    seconds, also in programs that never compile.
+
+    Args:
+        from_host: it takes numbers from the host, as a seed, so that `torch.compile` must leave it out of CUDA graphs
+            (mode "reduce-overhead"), whose replays would have the same numbers for ever.
+    """
+    tags = (torch.Tag.cudagraph_unsafe,) if from_host else ()
+    _library.define(name + torch.library.infer_schema(forward, mutates_args=()), tags=tags)
     _library.impl(name, forward, "CompositeExplicitAutograd")
     torch.library.register_fake(f"multimix::{name}", fake, lib=_library)
     if backward is not None:
         torch.library.register_autograd(f"multimix::{name}", backward, setup_context=setup_context, lib=_library)
     vars(torch.ops.multimix).pop(name, None)  # what torch 2.11 keeps of a module that was loaded before
     return getattr(torch.ops.multimix, name).default
+
+
+def refuse_capture(device: torch.device) -> None:
+    """Raise where a CUDA graph is being captured: see `from_host` of `define_operator`."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "this loss cannot be captured in a CUDA graph: it takes a seed or other numbers from the host, which every "
+            "replay would repeat. Capture the network, and compute the loss outside"
+        )
 
 
 def _mixed_forward(
@@ -138,6 +155,7 @@ def _sampled_forward(
     gradient: bool,
     implementation: str = "auto",
 ) -> tuple[Tensor, Tensor]:
+    refuse_capture(logits.device)
     draws = int(seed), n, m, low, high
     with torch.autocast(logits.device.type, enabled=False):
         losses, total_P, grad = sampled.sums(
@@ -187,7 +205,7 @@ def _sampled_backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> 
 
 
 _sampled = define_operator(
-    "sampled_cross_entropy", _sampled_forward, _sampled_fake, _sampled_backward, _sampled_context
+    "sampled_cross_entropy", _sampled_forward, _sampled_fake, _sampled_backward, _sampled_context, from_host=True
 )
 
 

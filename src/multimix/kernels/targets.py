@@ -12,7 +12,11 @@ from torch import Tensor
 
 
 class Targets:
-    """Class indices (b,) or probabilities (b, c), in the dtype of what they are multiplied with."""
+    """Class indices (b,) or probabilities (b, c), in the dtype of what they are multiplied with.
+
+    On a device indices cannot be checked without waiting for it, so they are looked up by operations that do not take
+    negative ones to count from the end.
+    """
 
     def __init__(self, targets: Tensor, c: int, dtype: torch.dtype) -> None:
         self.c, self.dtype = c, dtype
@@ -41,11 +45,12 @@ class Targets:
         """y_i . values_i, (P, B)."""
         if self.soft:
             return torch.einsum("bc,pbc->pb", self.y_BC, values_PBC)
-        return values_PBC[:, self.row_B, self.given]
+        given_PB1 = self.given[None, :, None].expand(len(values_PBC), -1, 1)
+        return values_PBC.gather(2, given_PB1).squeeze(2)
 
     def of_classes(self, values: Tensor) -> Tensor:
         """y_i . values, (..., C) -> (..., B)."""
-        return values @ self.y_BC.T if self.soft else values[..., self.given]
+        return values @ self.y_BC.T if self.soft else values.index_select(-1, self.given)
 
     def to_classes(self, weight: Tensor) -> Tensor:
         """sum_i weight_i y_i, (..., B) -> (..., C)."""

@@ -34,8 +34,8 @@ _C0, _C1, _C2 = map(tl.constexpr, FIT[1])
 _P0, _P1, _P2 = map(tl.constexpr, FIT[2])
 _Q0, _Q1, _Q2 = map(tl.constexpr, FIT[3])
 
-ALPHA_LEAST = 1e-30
-"""With this alpha a row is one-hot to any precision; with one much smaller, log(u) / alpha would overflow."""
+ALPHA_LEAST, ALPHA_MOST = 1e-30, 1e30
+"""With these a row is one-hot, or uniform, to any precision; beyond, float32 would overflow."""
 
 
 @triton.jit
@@ -253,7 +253,7 @@ def weights(seed: int, n: int, b: int, m: int, low: float, high: float, position
 
 def concentration(low: float, high: float) -> dict[str, float | bool]:
     """The range of alpha and how to draw from it, as arguments of the kernels."""
-    low, high = max(low, ALPHA_LEAST), max(high, ALPHA_LEAST)
+    low, high = (min(max(end, ALPHA_LEAST), ALPHA_MOST) for end in (low, high))
     warped = high <= MOST_SHAPE
     return {"low": low, "high": high, "WARPED": warped, "BOOSTED": low < (0.5 if warped else 1.0)}
 

@@ -6,6 +6,7 @@ and 9.0, sums that the programs keep apart, and full use of the device. They hav
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from importlib.util import find_spec
@@ -27,6 +28,7 @@ _INSTALLED = find_spec("triton") is not None  # looked up here, since some versi
 _SHARED_MEMORY_CLOSED_FORM = 16 * 2**10  # 8 KiB, as the compiler reports it
 _SHARED_MEMORY = 96 * 2**10  # what the largest blocks take, as the compiler reports it: 81 KiB
 _ELEMENTS_PER_THREAD = 8  # of weights drawn at once: with more, the compiler runs out of registers
+_MOST_SPLITS = 2**16 - 1  # programs along the second axis of a grid
 _PARTIAL_SUMS = 2**26  # bytes of gradients kept apart, unless one copy for each position is more
 
 
@@ -43,6 +45,7 @@ class Launch(NamedTuple):
     splits: int
 
 
+@functools.lru_cache(maxsize=256)  # the search below takes up to a tenth of a millisecond
 def choose(
     *, positions: int, n: int, b: int, c: int, precision: str, processors: int, capability: tuple[int, int] = (9, 0)
 ) -> Launch:
@@ -64,7 +67,7 @@ def choose(
     rows = min(BN, max(1, _ELEMENTS_PER_THREAD * 32 * warps // BB))
     blocks = math.ceil(n / BN)
     resident = processors * (8 // warps)
-    most = max(1, min(blocks, max(_PARTIAL_SUMS // (4 * positions * BB * math.ceil(c / BC) * BC), 2)))
+    most = max(1, min(blocks, _MOST_SPLITS, max(_PARTIAL_SUMS // (4 * positions * BB * math.ceil(c / BC) * BC), 2)))
     # Rounds of programs times blocks of each: the time, if all blocks take equally long.
     splits = min(range(1, most + 1), key=lambda S: (math.ceil(positions * S / resident) * math.ceil(blocks / S), S))
     return Launch(BN, BB, BC, rows, warps, 3 if precision == "bf16" else 2, splits)

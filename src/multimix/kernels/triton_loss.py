@@ -242,7 +242,7 @@ def sums(
         if soft:
             mass_B, affinity_PB = targets.sum(1), base_PC[:, :C] @ targets.T
         else:
-            mass_B, affinity_PB = attention_PB, base_PC[:, targets.long()].contiguous()
+            mass_B, affinity_PB = attention_PB, base_PC.index_select(1, targets.long())
         _accumulate[(P, S)](
             deviations_PBC, base_PC * math.log2(math.e), mass_B, affinity_PB, attention_PB,
             loss_SP, total_SP, gram_SPBB, grad_SPBC,
@@ -250,6 +250,8 @@ def sums(
             SOFT=soft, SUBSET=m < B, GRADIENT=gradient, PRECISION=precision, BN=BN, BB=BB, BC=BC, ROWS=launch.rows,
             num_warps=launch.warps, num_stages=launch.stages,
         )  # fmt: skip
+        if S > 2:  # positions are few, and with them the programs of `_finish`
+            grad_SPBC, S = grad_SPBC.sum(0, keepdim=True), 1
         _finish[(P, T)](
             deviations_PBC, targets, gram_SPBB.sum(0), grad_SPBC, fit_PT, grad_PBC, B, C, width, P, S,
             SOFT=soft, GRADIENT=gradient, BB=BB, BC=BC, BK=min(BB, 32),
