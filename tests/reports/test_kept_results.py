@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import re
 import sys
@@ -53,11 +54,37 @@ def test_the_tables_of_the_study_are_those_of_its_runs() -> None:
     kept = (DOCS / "results" / "study" / "tables.md").read_text()
     with script(DOCS / "results" / "study" / "tables.py") as tables:
         assert tables.every_setting() == kept, "run `python docs/results/study/tables.py`"
-    section = re.search(r"^## On the test set\n(.*?)^## ", (DOCS / "study.md").read_text(), re.M | re.S)
-    assert section is not None
-    rows = [line for line in section[1].splitlines() if re.match(r"\| (?!setting|---)", line)]
-    assert len(rows) == 13
-    assert set(rows) <= set(kept.splitlines())
+    for title, count in (("On the test set", 13), ("All five factors at once", 16)):
+        section = re.search(rf"^## {title}\n(.*?)^## ", (DOCS / "study.md").read_text(), re.M | re.S)
+        assert section is not None
+        rows = [line for line in section[1].splitlines() if re.match(r"\| (?!setting|alpha \||change|---)", line)]
+        assert len(rows) == count
+        assert set(rows) <= set(kept.splitlines())
+
+
+def test_effects_of_the_grid_by_hand() -> None:
+    runs = {}
+    for alpha, m, n, share, rescaled in itertools.product(
+        (0.02, 0.1), (4, 16, None), (100, 1000), (0.5, 1), (False, True)
+    ):
+        name = f"multimix(alpha={alpha}, m={m}, n={n}{', rescale=True' if rescaled else ''}, share={share})"
+        change = 0.1 * (n == 1000) + 0.02 * rescaled * (share == 1) - 0.05 * (m is None)
+        runs[name] = {
+            seed: {"accuracy": 0.5 + 0.3 * seed + change + 0.01 * seed * (n == 1000), "nll": 1.0, "ece": alpha}
+            for seed in (0, 1)
+        }
+    with script(DOCS / "results" / "study" / "grid.py") as grid:
+        rows = [line.split(" | ")[1:] for line in grid.effects(runs, 64).splitlines()[2:]]
+        range_of_alpha = grid.Mixing.of("multimix(alpha=(0.5, 2), rescale=True, share=1)")
+        assert range_of_alpha == ((0.5, 2), None, 1000.0, 1.0, True)
+        assert grid.Mixing.of("multimix(n=10)") is None
+    # t is 12.706 at one degree of freedom; the two seeds differ in what n does only.
+    assert [row[1] for row in rows] == [
+        "+10.50 ± 6.35", "−1.00 ± 0.00", "+2.00 ± 0.00", "+0.00 ± 0.00", "+0.00 ± 0.00", "+0.00 ± 0.00",
+        "−5.00 ± 0.00",
+    ]  # fmt: skip
+    assert [row[0] for row in rows] == ["24", "24", "12", "12", "24", "16", "16"]
+    assert rows[4][3] == "+8.0 ± 0.0 |"
 
 
 def write_run(folder: Path, name: str, seed: int, accuracies: list[float]) -> None:

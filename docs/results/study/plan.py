@@ -128,6 +128,15 @@ def _variants() -> dict[str, Setting]:
     return {name: (method, {}) for name, method in found.items()}
 
 
+def _half() -> dict[str, Setting]:
+    """What `variants` tries with MultiMix alone, half and half with input mixup."""
+    alone = {name: make for name, (make, _) in _variants().items() if "anneal" in name or "clean" in name}
+    return {
+        f"half and half: {name}": (lambda make=make: Either(make(), InputMixup(), p=0.5), {})
+        for name, make in alone.items()
+    }
+
+
 def _terms() -> dict[str, Setting]:
     return {
         f"n=inf, alpha={alpha}, terms x{mean:g}, x{spread:g}": (partial(Terms, mean, spread, alpha), {})
@@ -171,6 +180,6 @@ def _regime(**options: Any) -> Method:
 
 
 PARTS = {
-    "map": _map, "n": _n, "m": _m, "grid": _grid, "optimiser": _optimiser, "variants": _variants, "terms": _terms,
-    "dense": _dense, "long": _long, "x10": _longer, "x30": _longer, "final": _final,
+    "map": _map, "n": _n, "m": _m, "grid": _grid, "optimiser": _optimiser, "variants": _variants, "half": _half,
+    "terms": _terms, "dense": _dense, "long": _long, "x10": _longer, "x30": _longer, "final": _final,
 }  # fmt: skip

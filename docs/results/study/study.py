@@ -84,7 +84,8 @@ def run(config: Config, method: methods.Method, *, test: bool) -> dict[str, floa
         for images, targets, _ in train.batches(epoch):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step, len(train))
-            method.progress = step / steps
+            for part in method.modules():
+                part.progress = step / steps
             out = method(model, images, targets, make_generator(config.seed, step, "mix"))
             optimizer.zero_grad()
             out.loss.backward()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import math
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
+from grid import MIXINGS, Mixing, Runs, cells, effects
 from plan import BASES, TIMES
 
 from multimix.functional import rescaling_factor
@@ -31,39 +29,12 @@ TICKS = {0.01: "0.01", 0.02: "0.02", 0.05: "0.05", 0.1: "0.1", 0.2: "0.2", 0.5: 
 """Where the map has which alpha."""
 BELOW = {"digits": 6, "cifar20": 14}
 """Points of accuracy below ERM that the map shows."""
-Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
-MIXINGS = ((0.5, False), (1.0, False), (0.5, True), (1.0, True))  # share, rescaled
 VARIED = {
     "map": ("alpha varied, m = b", "o"),
     "m": ("m varied, alpha 1 or [0.5, 2]", "s"),
     "grid": ("both varied", "^"),
 }
 """Of the figure of the factor: which parts it shows, and how."""
-
-
-class Mixing(NamedTuple):
-    """What a setting of MultiMix says, with the defaults of the study's command."""
-
-    alpha: float | tuple[float, float]
-    m: int | None
-    n: float
-    share: float
-    rescaled: bool
-
-    @classmethod
-    def of(cls, setting: str) -> Mixing | None:
-        """None for another method, or what says nothing of alpha or the share."""
-        found = re.fullmatch(r"multimix\((.*)\)", setting)
-        if found is None:
-            return None
-        # A range has a comma of its own.
-        given = dict(part.split("=") for part in re.split(r", (?=[a-z])", found[1]))
-        if not {"alpha", "share"} <= set(given):
-            return None
-        return cls(
-            ast.literal_eval(given["alpha"]), ast.literal_eval(given.get("m", "None")), float(given.get("n", 1000)),
-            float(given["share"]), given.get("rescale") == "True",
-        )  # fmt: skip
 
 
 def main() -> None:
@@ -93,6 +64,10 @@ def every_setting() -> str:
             "",
         ]
         lines += [table(runs, whole["erm"], whole[next(name for name in PAPER if name in whole)]), ""]
+        base, _, part = file.stem.partition("-")
+        if part == "grid":
+            b = BASES[base].batch_size
+            lines += ["Accuracy, %, n = 100 / 1000:", "", cells(runs, b), "", "Changes:", "", effects(runs, b), ""]
     return "\n".join(lines)
 
 
