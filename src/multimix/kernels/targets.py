@@ -50,20 +50,22 @@ class Targets:
 
     def of_classes(self, values: Tensor) -> Tensor:
         """y_i . values, (..., C) -> (..., B)."""
-        return values @ self.y_BC.T if self.soft else values.index_select(-1, self.given)
+        if self.soft:
+            return values @ self.y_BC.T
+        return values.gather(-1, self.given.expand(*values.shape[:-1], -1))
 
     def to_classes(self, weight: Tensor) -> Tensor:
         """sum_i weight_i y_i, (..., B) -> (..., C)."""
         if self._by_matrix(weight):
             return weight @ self.y_BC
-        return weight.new_zeros(*weight.shape[:-1], self.c).index_add_(-1, self.given, weight)
+        return weight.new_zeros(*weight.shape[:-1], self.c).scatter_add_(-1, self.given.expand_as(weight), weight)
 
     def subtract_classes(self, from_: Tensor, weight: Tensor) -> None:
         """`to_classes(weight)`, in place."""
         if self._by_matrix(weight):
             from_.sub_(weight @ self.y_BC)
         else:
-            from_.index_add_(-1, self.given, weight, alpha=-1)
+            from_.scatter_add_(-1, self.given.expand_as(weight), -weight)
 
     def subtract(self, from_PBC: Tensor, weight_PB: Tensor) -> None:
         """weight_i y_i of every example, in place."""
@@ -73,5 +75,5 @@ class Targets:
             from_PBC[:, self.row_B, self.given] -= weight_PB
 
     def _by_matrix(self, weight: Tensor) -> bool:
-        # index_add_ adds examples of one class in any order on a GPU, which rounds differently every time.
+        # scatter_add_ adds examples of one class in any order on a GPU, which rounds differently every time.
         return self.soft or weight.device.type != "cpu"
