@@ -34,6 +34,22 @@ def test_classes_deep_below_the_first_do_not_underflow(depth, dtype) -> None:
     torch.testing.assert_close(gradient, torch.zeros_like(logits), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("b", "c"), [(9, 3), (4, 3), (4, 8), (4, 9)])  # mixed targets, by sums or not; a Gram matrix
+def test_class_indices_are_one_hot_targets_whatever_the_sizes(b, c) -> None:
+    logits, lam, w = normal(2, b, c, seed=0, scale=3), simplex(2, 7, b, seed=1), simplex(2, 7, seed=2)
+    labels = torch.randint(c, (b,), generator=rng(3))
+    found = []
+    for targets in (labels, torch.nn.functional.one_hot(labels, c).double()):
+        sums = logits_space.Accumulator(logits, targets, gradient=True)
+        for part in (slice(0, 3), slice(3, 7)):
+            sums.add(slice(0, 2), lam[:, part], w[:, part])
+        found.append(sums.finish())
+    wanted = [loss_loop(logits[p : p + 1], labels, lam[p : p + 1], w[p : p + 1], "position") for p in range(2)]
+    for loss, gradient in found:
+        torch.testing.assert_close(loss, torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize(("kind", "dtype", "gradient", "details"), [
     ("index", torch.float32, True, False), ("index", torch.float64, True, True), ("soft", torch.float32, True, True),
     ("index", torch.float32, False, False), ("soft", torch.bfloat16, True, False),

@@ -6,10 +6,10 @@ every mixture sum to 1. With logits L (b, c), targets Y (b, c) and weights w_k o
     loss = sum_k w_k [(lam_k Y 1) lse(lam_k L) - (lam_k Y).(lam_k L)]
          = sum_k w_k (lam_k Y 1) lse(lam_k L) - <G, L Y'>,        G = Lambda' diag(w) Lambda  (b x b)
 
-so that neither mixed embeddings (n x d) nor mixed targets (n x c) exist, and with class indices L Y' is a
-gather. The gradient in the logits, Lambda' diag(w lam Y 1) softmax(Lambda L) - G Y, is accumulated in the same
-pass: extra memory is one block, whatever n is. With far fewer classes than examples G would be the largest product, and
-the mixed targets of a block are formed instead.
+so that neither mixed embeddings (n x d) nor mixed targets (n x c) exist. The gradient in the logits,
+Lambda' diag(w lam Y 1) softmax(Lambda L) - G Y, is accumulated in the same pass: extra memory is one block, whatever n
+is. Where that is less work than G, the mixed targets of a block are formed instead: with far fewer classes than
+examples, and on the CPU, where those of class indices are sums of weights and no product, with up to twice as many.
 
 All is linear in logits and lse but for exp, so it is computed in bits: logits over log 2 and powers of 2, which take a
 third of the time of exp on some processors. Only what leaves is multiplied by log 2.
@@ -48,7 +48,8 @@ class Accumulator:
         self.targets = Targets(targets, C, logits_PBC.dtype)
         self.loss_P = logits_PBC.new_zeros(P)
         self.grad_PBC = logits_PBC.new_zeros(P, B, C) if gradient else None
-        self.gram_PBB = None if 2 * C < B else logits_PBC.new_zeros(P, B, B)
+        by_block = 2 * C < B or (self.targets.summed and C <= 2 * B)
+        self.gram_PBB = None if by_block else logits_PBC.new_zeros(P, B, B)
         self.memory: dict[str, Tensor] = {}
 
     def position_blocks(self, n: int) -> list[slice]:
@@ -72,16 +73,17 @@ class Accumulator:
         z_PNC = self._held("z", (*lam_PNB.shape[:2], logits_PBC.shape[2]))
         torch.bmm(lam_PNB, logits_PBC, out=z_PNC)
         clean_z_PNC = z_PNC.clone() if details else None
+        fit_PN: Tensor | float = 0.0
         if self.gram_PBB is None:
-            weighted_y_PNC = torch.matmul(lam_PNB, self.targets.y_BC, out=self._held("y", z_PNC.shape)).mul_(w_PN1)
-            self.loss_P[where] -= torch.mul(weighted_y_PNC, z_PNC, out=self._held("products", z_PNC.shape)).sum((1, 2))
+            weighted_y_PNC = self.targets.mixed(lam_PNB, self._held("y", z_PNC.shape)).mul_(w_PN1)
+            fit_PN = torch.mul(weighted_y_PNC, z_PNC, out=self._held("products", z_PNC.shape)).sum(-1)
         top_PN1 = None if self.shallow else z_PNC.amax(-1, keepdim=True)
         exp_PNC = z_PNC.exp2_() if top_PN1 is None else z_PNC.sub_(top_PN1).exp2_()
         total_PN = exp_PNC.sum(-1)
         lse_PN = total_PN.log2() if top_PN1 is None else total_PN.log2().add_(top_PN1.squeeze(-1))
         mass_PN = (lam_PNB @ self.targets.mass_B) if self.targets.soft else lam_PNB.sum(-1)
         w_mass_PN = w_PN * mass_PN
-        self.loss_P[where] += (w_mass_PN * lse_PN).sum(-1)
+        self.loss_P[where] += (w_mass_PN * lse_PN - fit_PN).sum(-1)
         scale_PN1 = (w_mass_PN / total_PN)[..., None]
         if self.gram_PBB is None:
             if self.grad_PBC is not None:

@@ -37,6 +37,18 @@ class Targets:
     def row_B(self) -> Tensor:
         return torch.arange(len(self.given), device=self.given.device)
 
+    @property
+    def summed(self) -> bool:
+        """Whether mixed targets are sums of weights: of class indices, where examples of one class are added in order,
+        as they are on the CPU alone."""
+        return not self.soft and self.given.device.type == "cpu"
+
+    def mixed(self, lam: Tensor, out: Tensor) -> Tensor:
+        """lam Y, (..., N, B) -> (..., N, C), into `out`."""
+        if self.summed:
+            return out.zero_().scatter_add_(-1, self.given.expand_as(lam), lam)
+        return torch.matmul(lam, self.y_BC, out=out)
+
     def weighted_by_mass(self, weight: Tensor) -> Tensor:
         """(..., B), times what each target sums to."""
         return weight * self.mass_B if self.soft else weight
