@@ -16,7 +16,7 @@ import torch
 
 from multimix import DenseMultiMix
 from multimix.benchmarking import floor
-from multimix.benchmarking.measure import interleaved, median_ratio
+from multimix.benchmarking.measure import interleaved, median_ratio, why
 from multimix.benchmarking.record import Record
 from multimix.functional import expected_mixed_cross_entropy
 from multimix.kernels import crossover
@@ -85,7 +85,7 @@ def in_turns(step: Callable[[str], None], *names: str) -> dict[str, list[float]]
     try:
         return interleaved({name: lambda name=name: step(name) for name in names}, rounds=15, device="cuda", turn=0.05)
     except Exception as error:  # the compiler's and the kernels' own among them
-        print(f"failed: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
+        print(f"failed: {why(error)}")
         return None
 
 

@@ -76,9 +76,22 @@ def test_a_cuda_graph_would_repeat_what_comes_from_the_host(monkeypatch) -> None
 
 def test_negative_classes_do_not_count_from_the_end() -> None:
     targets, values = Targets(torch.tensor([0, -1]), 3, torch.float64), normal(2, 2, 3, seed=0)
-    for look_up in (targets.of, targets.of_classes):
+    for look_up in (targets.of, targets.of_classes, lambda values: targets.subtract(values, values[:, :, 0])):
         with pytest.raises((IndexError, RuntimeError)):
             look_up(values)
+
+
+@pytest.mark.parametrize("c", [3, 8, 10, 30])
+def test_a_masked_class_changes_nothing(c) -> None:
+    logits, lam, w = normal(1, 8, c, seed=0), simplex(1, 5, 8, seed=1), simplex(1, 5, seed=2)
+    labels, found = torch.randint(c, (8,), generator=rng(3)), []
+    for given in (logits, torch.cat([logits, torch.full((1, 8, 1), -math.inf, dtype=torch.float64)], 2)):
+        sums = logits_space.Accumulator(given, labels, gradient=True)
+        sums.add(slice(0, 1), lam, w)
+        found.append(sums.finish())
+    torch.testing.assert_close(found[1][0], found[0][0])
+    torch.testing.assert_close(found[1][1][..., :c], found[0][1])
+    assert not found[1][1][..., c:].any()
 
 
 @pytest.mark.parametrize(("kind", "dtype", "attended", "pooled", "m"), [

@@ -85,8 +85,8 @@ def test_registers_hold_the_full_size(precision) -> None:
     compiled = compile_for(
         _accumulate, 90, {"deviations_ptr": half}, constants, num_warps=launch.warps, num_stages=launch.stages
     )
-    # 40 bytes of a thread's 1 KiB of registers with Triton 3.9, 184 with 3.6.
-    assert resources(compiled).spilled <= (192 if precision == "bf16" else 0)
+    # 16 and 40 bytes of a thread's 1 KiB of registers with Triton 3.8 and 3.9, 184 with 3.6.
+    assert resources(compiled).spilled <= (0 if precision == "tf32" else 64 if version(triton) >= (3, 8) else 192)
     assert resources(compiled).shared <= 227 * 1024
 
 

@@ -74,7 +74,7 @@ def cells(runs: Runs, b: int) -> str:
         row = [str(alpha), str(m or "b"), f"{rescaling_factor(b, m, alpha):.1f}"]
         for share, rescaled in MIXINGS:
             seen = (found.get(Mixing(alpha, m, n, share, rescaled)) for n in (100, 1000))
-            row.append(" / ".join("–" if s is None else f"{100 * _mean(s, 'accuracy'):.1f}" for s in seen))
+            row.append(" / ".join("–" if s is None else f"{100 * mean(s, 'accuracy'):.1f}" for s in seen))
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
@@ -112,5 +112,5 @@ def effects(runs: Runs, b: int) -> str:
     return "\n".join(lines)
 
 
-def _mean(seeds: Mapping[int, Mapping[str, float]], key: str) -> float:
+def mean(seeds: Mapping[int, Mapping[str, float]], key: str) -> float:
     return estimate([row[key] for row in seeds.values()]).mean

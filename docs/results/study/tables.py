@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from grid import MIXINGS, Mixing, Runs, cells, effects
+import grid
+from grid import MIXINGS, Mixing, Runs, mean
 from plan import BASES, TIMES
 
 from multimix.functional import rescaling_factor
@@ -67,7 +68,16 @@ def every_setting() -> str:
         base, _, part = file.stem.partition("-")
         if part == "grid":
             b = BASES[base].batch_size
-            lines += ["Accuracy, %, n = 100 / 1000:", "", cells(runs, b), "", "Changes:", "", effects(runs, b), ""]
+            lines += [
+                "Accuracy, %, n = 100 / 1000:",
+                "",
+                grid.cells(runs, b),
+                "",
+                "Changes:",
+                "",
+                grid.effects(runs, b),
+                "",
+            ]
     return "\n".join(lines)
 
 
@@ -105,10 +115,6 @@ def table(runs: Runs, erm: Mapping[int, Mapping[str, float]], paper: Mapping[int
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def mean(seeds: Mapping[int, Mapping[str, float]], key: str) -> float:
-    return estimate([row[key] for row in seeds.values()]).mean
 
 
 def spread(seeds: Mapping[int, Mapping[str, float]], key: str, scale: float, digits: int) -> str:
@@ -175,12 +181,12 @@ def _label(share: float, rescaled: bool) -> str:
 
 
 def draw_factor(bases: Iterable[str]) -> str:
-    """Accuracy over the factor by which mixing weakens the gradient, whichever of alpha and m makes it so."""
+    """How far accuracy is from ERM's, of the same seeds, over the factor by which mixing weakens the gradient."""
     bases = tuple(bases)
     with figure(9, 4.2, ncols=len(bases), squeeze=False) as (drawn, axes):
         for panel, base in zip(axes[0], bases, strict=True):
-            erm = mean(read(HERE / f"{base}-map.jsonl")["erm"], "accuracy") * 100
-            panel.axhline(erm, color="#8a8a8a", linewidth=1, label="ERM")
+            erm = read(HERE / f"{base}-map.jsonl")["erm"]
+            panel.axhline(0, color="#8a8a8a", linewidth=1, label="ERM")
             for part, (_, marker) in VARIED.items():
                 for setting, seeds in read(HERE / f"{base}-{part}.jsonl").items():
                     found = Mixing.of(setting)
@@ -188,11 +194,12 @@ def draw_factor(bases: Iterable[str]) -> str:
                         continue
                     factor = rescaling_factor(BASES[base].batch_size, found.m, found.alpha)
                     color = COLORS[MIXINGS.index((found.share, found.rescaled))]
+                    over_erm = mean(seeds, "accuracy") - mean({seed: erm[seed] for seed in seeds}, "accuracy")
                     panel.scatter(
-                        factor, 100 * mean(seeds, "accuracy"), s=22, marker=marker, edgecolors=color, linewidths=1.2,
+                        factor, 100 * over_erm, s=22, marker=marker, edgecolors=color, linewidths=1.2,
                         facecolors="none" if found.n < 1000 else color, alpha=0.8,
                     )  # fmt: skip
-            panel.set(xscale="log", title=f"{base}: accuracy, %", xlabel="factor")
+            panel.set(xscale="log", title=f"{base}: accuracy over ERM's, points", xlabel="factor")
             panel.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
             panel.minorticks_off()
         first = axes[0][0]

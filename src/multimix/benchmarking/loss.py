@@ -19,7 +19,7 @@ import multimix as mm
 
 from ..kernels import triton_launch
 from . import floor
-from .measure import Ratio, interleaved, peak_memory, ratio
+from .measure import Ratio, interleaved, peak_memory, ratio, why
 
 SIZES = ((512, 100, 1), (512, 100, 16), (2048, 1000, 1), (2048, 1000, 49))
 """(d, c, r) of the tables: CIFAR-100 with ResNet-18 and ImageNet with ResNet-50, plain and dense."""
@@ -92,7 +92,7 @@ def _measure(
                 call()
             memory[name] = (peak_memory(call, device=device) - gradients) / 2**20
         except Exception as error:  # no compiler, too little memory, or a kernel that the device cannot take
-            failed[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            failed[name] = why(error)
             del variants[name]
     # The largest case takes many seconds a call; a few rounds of it are as telling as many of a small one, and the call
     # that measured its memory has warmed it up.

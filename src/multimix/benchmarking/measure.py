@@ -70,7 +70,7 @@ def interleaved(
     for name, call in variants.items():
         once = 0.0 if warm else _timed(call, device, 1, now)
         # On a GPU the first call may have compiled a kernel, and says nothing of the next.
-        if once < turn or torch.device(device).type == "cuda":
+        if turn and (once < turn or torch.device(device).type == "cuda"):
             calls[name] = max(1, round(turn / _timed(call, device, 1, now)))
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for k in range(rounds):
@@ -149,6 +149,11 @@ def peak_memory(call: Callable[[], object], *, device: str) -> int:
             held += event.nbytes()
             peak = max(peak, held)
     return peak
+
+
+def why(error: Exception) -> str:
+    """What a table says of an alternative that failed: the first line of the message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def synchronize(device: str) -> None:

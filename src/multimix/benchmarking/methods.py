@@ -21,7 +21,7 @@ from ..random import make_generator
 from ..training import Config, TrainingStep
 from ..training.devices import connect
 from ..training.optimizers import make_optimizer
-from .measure import Ratio, interleaved, peak_memory, ratio, synchronize
+from .measure import Ratio, interleaved, peak_memory, ratio, synchronize, why
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -144,7 +144,7 @@ def beside_erm(
             times, _ = expected_times(measured, rounds=rounds, device=device, seconds=seconds)
             peak = max(peak_memory(step, device=device) for _, step in measured[method]) / 2**20
         except Exception as error:  # no weights or package, too little memory, a kernel that the device cannot take
-            yield Row(method, None, None, None, None, str(error).strip() or type(error).__name__)
+            yield Row(method, None, None, None, None, why(error))
             continue
         step = statistics.median(times[method])
         relative = ratio(times[""], times[method])

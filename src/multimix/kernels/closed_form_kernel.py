@@ -18,7 +18,7 @@ from torch import Tensor
 from ..functional._quadrature import concentrations, exponential_over_concentration, unit_interval
 from ..functional.closed_form import LAPLACE_NODES, SHARES, Weights, position_weights, reference
 from . import crossover, triton_launch
-from .ops import define_operator
+from .ops import define_operator, refuse_capture
 
 
 class Nodes(NamedTuple):
@@ -94,6 +94,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     from . import triton_closed_form
 
+    refuse_capture(logits.device)  # `_nodes` would be kept in memory that is the graph's
     r, b, c = logits.shape
     with torch.autocast(logits.device.type, enabled=False):
         a_BR = logits.new_ones((), dtype=torch.float32).expand(b, r) if attention is None else attention.float()
@@ -157,5 +158,7 @@ def _by_rows(logits: Tensor) -> Tensor:
     return logits if logits.stride(2) == 1 else logits.contiguous()
 
 
-_expected = define_operator("expected_mixed_cross_entropy_triton", _forward, _fake, _backward, _setup_context)
+_expected = define_operator(
+    "expected_mixed_cross_entropy_triton", _forward, _fake, _backward, _setup_context, from_host=True
+)
 _gradient = define_operator("expected_mixed_cross_entropy_triton_gradient", _gradient_forward, _gradient_fake)

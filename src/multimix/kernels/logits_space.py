@@ -6,10 +6,10 @@ every mixture sum to 1. With logits L (b, c), targets Y (b, c) and weights w_k o
     loss = sum_k w_k [(lam_k Y 1) lse(lam_k L) - (lam_k Y).(lam_k L)]
          = sum_k w_k (lam_k Y 1) lse(lam_k L) - <G, L Y'>,        G = Lambda' diag(w) Lambda  (b x b)
 
-so that neither mixed embeddings (n x d) nor mixed targets (n x c) exist. The gradient in the logits,
+so that mixed embeddings (n x d) do not exist, and mixed targets (n x c) need not. The gradient in the logits,
 Lambda' diag(w lam Y 1) softmax(Lambda L) - G Y, is accumulated in the same pass: extra memory is one block, whatever n
-is. Where that is less work than G, the mixed targets of a block are formed instead: with far fewer classes than
-examples, and on the CPU, where those of class indices are sums of weights and no product, with up to twice as many.
+is. The mixed targets of a block are formed where that is less work than G: with far fewer classes than examples, or,
+where they are sums of weights and no product, up to twice as many.
 
 All is linear in logits and lse but for exp, so it is computed in bits: logits over log 2 and powers of 2, which take a
 third of the time of exp on some processors. Only what leaves is multiplied by log 2.
@@ -48,8 +48,8 @@ class Accumulator:
         self.targets = Targets(targets, C, logits_PBC.dtype)
         self.loss_P = logits_PBC.new_zeros(P)
         self.grad_PBC = logits_PBC.new_zeros(P, B, C) if gradient else None
-        by_block = 2 * C < B or (self.targets.summed and C <= 2 * B)
-        self.gram_PBB = None if by_block else logits_PBC.new_zeros(P, B, B)
+        few = C <= 2 * B if self.targets.summed else 2 * C < B
+        self.gram_PBB = None if few else logits_PBC.new_zeros(P, B, B)
         self.memory: dict[str, Tensor] = {}
 
     def position_blocks(self, n: int) -> list[slice]:
@@ -75,8 +75,13 @@ class Accumulator:
         clean_z_PNC = z_PNC.clone() if details else None
         fit_PN: Tensor | float = 0.0
         if self.gram_PBB is None:
-            weighted_y_PNC = self.targets.mixed(lam_PNB, self._held("y", z_PNC.shape)).mul_(w_PN1)
-            fit_PN = torch.mul(weighted_y_PNC, z_PNC, out=self._held("products", z_PNC.shape)).sum(-1)
+            weighted_y_PNC = self.targets.to_classes(lam_PNB, self._held("y", z_PNC.shape)).mul_(w_PN1)
+            if self.targets.summed:
+                # Not y . z: of a masked class, whose logit is -inf, that would be 0 * -inf.
+                z_of_PNB = self.targets.of_classes(z_PNC, self._held("looked up", lam_PNB.shape))
+                fit_PN = z_of_PNB.mul_(lam_PNB).sum(-1).mul_(w_PN)
+            else:
+                fit_PN = torch.mul(weighted_y_PNC, z_PNC, out=self._held("products", z_PNC.shape)).sum(-1)
         top_PN1 = None if self.shallow else z_PNC.amax(-1, keepdim=True)
         exp_PNC = z_PNC.exp2_() if top_PN1 is None else z_PNC.sub_(top_PN1).exp2_()
         total_PN = exp_PNC.sum(-1)
@@ -97,9 +102,9 @@ class Accumulator:
         if clean_z_PNC is None:
             return None
         softmax_PNC = (clean_z_PNC - lse_PN[..., None]).exp2_()
-        y_PNC = lam_PNB @ self.targets.y_BC
+        y_PNC = self.targets.to_classes(lam_PNB)
         term_PN = mass_PN * lse_PN - (y_PNC * clean_z_PNC).sum(-1)
-        slope_PNB = (mass_PN[..., None] * softmax_PNC - y_PNC) @ logits_PBC.mT - clean_z_PNC @ self.targets.y_BC.T
+        slope_PNB = (mass_PN[..., None] * softmax_PNC - y_PNC) @ logits_PBC.mT - self.targets.of_classes(clean_z_PNC)
         slope_PNB.addcmul_(lse_PN[..., None], self.targets.mass_B)
         return Details(term_PN * math.log(2), slope_PNB * (w_PN1 * math.log(2)))
 

@@ -73,8 +73,8 @@ def define_operator(
     seconds, also in programs that never compile.
 
     Args:
-        from_host: it takes numbers from the host, as a seed, so that `torch.compile` must leave it out of CUDA graphs
-            (mode "reduce-overhead"), whose replays would have the same numbers for ever.
+        from_host: it takes numbers from the host, so that `torch.compile` must leave it out of CUDA graphs (mode
+            "reduce-overhead"): a replay would repeat a seed, and read memory of the host that is others' by then.
     """
     tags = (torch.Tag.cudagraph_unsafe,) if from_host else ()
     _library.define(name + torch.library.infer_schema(forward, mutates_args=()), tags=tags)
@@ -90,8 +90,8 @@ def refuse_capture(device: torch.device) -> None:
     """Raise where a CUDA graph is being captured: see `from_host` of `define_operator`."""
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            "this loss cannot be captured in a CUDA graph: it takes a seed or other numbers from the host, which every "
-            "replay would repeat. Capture the network, and compute the loss outside"
+            "this loss cannot be captured in a CUDA graph: it takes a seed or other numbers from the host, which a "
+            "replay would repeat or no longer find. Capture the network, and compute the loss outside"
         )
 
 

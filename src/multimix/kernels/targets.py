@@ -33,21 +33,11 @@ class Targets:
         """What each target sums to."""
         return self.given.sum(1) if self.soft else torch.ones_like(self.given, dtype=self.dtype)
 
-    @functools.cached_property
-    def row_B(self) -> Tensor:
-        return torch.arange(len(self.given), device=self.given.device)
-
     @property
     def summed(self) -> bool:
-        """Whether mixed targets are sums of weights: of class indices, where examples of one class are added in order,
-        as they are on the CPU alone."""
+        """Whether products with the targets are sums: of class indices, and on the CPU, since a GPU adds examples of
+        one class in any order, which rounds differently every time."""
         return not self.soft and self.given.device.type == "cpu"
-
-    def mixed(self, lam: Tensor, out: Tensor) -> Tensor:
-        """lam Y, (..., N, B) -> (..., N, C), into `out`."""
-        if self.summed:
-            return out.zero_().scatter_add_(-1, self.given.expand_as(lam), lam)
-        return torch.matmul(lam, self.y_BC, out=out)
 
     def weighted_by_mass(self, weight: Tensor) -> Tensor:
         """(..., B), times what each target sums to."""
@@ -57,35 +47,36 @@ class Targets:
         """y_i . values_i, (P, B)."""
         if self.soft:
             return torch.einsum("bc,pbc->pb", self.y_BC, values_PBC)
-        given_PB1 = self.given[None, :, None].expand(len(values_PBC), -1, 1)
-        return values_PBC.gather(2, given_PB1).squeeze(2)
+        return values_PBC.gather(2, self._given_1B1.expand(len(values_PBC), -1, 1)).squeeze(2)
 
-    def of_classes(self, values: Tensor) -> Tensor:
+    def of_classes(self, values: Tensor, out: Tensor | None = None) -> Tensor:
         """y_i . values, (..., C) -> (..., B)."""
         if self.soft:
-            return values @ self.y_BC.T
-        return values.gather(-1, self.given.expand(*values.shape[:-1], -1))
+            return torch.matmul(values, self.y_BC.T, out=out)
+        return torch.gather(values, -1, self.given.expand(*values.shape[:-1], -1), out=out)
 
-    def to_classes(self, weight: Tensor) -> Tensor:
+    def to_classes(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
         """sum_i weight_i y_i, (..., B) -> (..., C)."""
-        if self._by_matrix(weight):
-            return weight @ self.y_BC
-        return weight.new_zeros(*weight.shape[:-1], self.c).scatter_add_(-1, self.given.expand_as(weight), weight)
+        if not self.summed:
+            return torch.matmul(weight, self.y_BC, out=out)
+        out = weight.new_zeros(*weight.shape[:-1], self.c) if out is None else out.zero_()
+        return out.scatter_add_(-1, self.given.expand_as(weight), weight)
 
     def subtract_classes(self, from_: Tensor, weight: Tensor) -> None:
         """`to_classes(weight)`, in place."""
-        if self._by_matrix(weight):
-            from_.sub_(weight @ self.y_BC)
-        else:
+        if self.summed:
             from_.scatter_add_(-1, self.given.expand_as(weight), -weight)
+        else:
+            from_.sub_(weight @ self.y_BC)
 
     def subtract(self, from_PBC: Tensor, weight_PB: Tensor) -> None:
         """weight_i y_i of every example, in place."""
         if self.soft:
             from_PBC.addcmul_(weight_PB[..., None], self.y_BC, value=-1)
         else:
-            from_PBC[:, self.row_B, self.given] -= weight_PB
+            where = self._given_1B1.expand(len(from_PBC), -1, 1)
+            from_PBC.scatter_add_(2, where, weight_PB[..., None].neg().to(from_PBC.dtype))
 
-    def _by_matrix(self, weight: Tensor) -> bool:
-        # scatter_add_ adds examples of one class in any order on a GPU, which rounds differently every time.
-        return self.soft or weight.device.type != "cpu"
+    @property
+    def _given_1B1(self) -> Tensor:
+        return self.given[None, :, None]

@@ -45,7 +45,7 @@ class Launch(NamedTuple):
     splits: int
 
 
-@functools.lru_cache(maxsize=256)  # the search below takes up to a tenth of a millisecond
+@functools.lru_cache(maxsize=256)  # the search below takes as long as a launch, or longer
 def choose(
     *, positions: int, n: int, b: int, c: int, precision: str, processors: int, capability: tuple[int, int] = (9, 0)
 ) -> Launch:
