@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import triton
+from torch.torch_version import TorchVersion
 
+from multimix.benchmarking import floor
 from multimix.benchmarking.compiled import Instruction, Loop, compile_for, disassemble, resources
 from multimix.benchmarking.record import Record
 from multimix.kernels import triton_draw, triton_loss
@@ -28,8 +30,7 @@ R, N, C = 49, 1000, 1000
 PHASES = ("drawing", "Gram matrix", "first pass", "second pass")
 REJECTED = {True: 1 / 148, False: 1 / 30}
 """Of attempts, by the warped exponential and by Marsaglia and Tsang."""
-DEVICES = {90: (132, 1.83e9), 80: (108, 1.41e9)}
-"""Multiprocessors and clock of an H100 and an A100."""
+DEVICES = {90: floor.GPUS["H100"], 80: floor.GPUS["A100"]}
 SCHEDULERS, PER_THREAD = 4, 8
 
 
@@ -52,9 +53,9 @@ CASES = [
 
 
 def measure(case: Case) -> dict[str, Any]:
-    processors, clock = DEVICES[case.capability]
+    device = DEVICES[case.capability]
     launch = choose(
-        positions=R, n=N, b=case.b, c=C, precision=case.precision, processors=processors,
+        positions=R, n=N, b=case.b, c=C, precision=case.precision, processors=device.processors,
         capability=(case.capability // 10, 0),
     )  # fmt: skip
     concentration = triton_draw.concentration(case.low, case.high)
@@ -67,12 +68,12 @@ def measure(case: Case) -> dict[str, Any]:
     )  # fmt: skip
     used = resources(compiled)
     counts = by_phase(*disassemble(compiled), launch, passes(launch, REJECTED[bool(flags["WARPED"])]))
-    blocks = math.ceil(math.ceil(N / launch.BN) / launch.splits) * math.ceil(R * launch.splits / processors)
+    blocks = math.ceil(math.ceil(N / launch.BN) / launch.splits) * math.ceil(R * launch.splits / device.processors)
     cycles = blocks * sum(counts.values()) * launch.warps / SCHEDULERS
     return {
         **asdict(case), "launch": launch._asdict(), **used._asdict(), "instructions": counts,
         "instructions for a weight": counts["drawing"] * launch.warps * 32 / (launch.BN * launch.BB),
-        "seconds": cycles / clock,
+        "seconds": cycles / device.clock,
     }  # fmt: skip
 
 
@@ -127,8 +128,7 @@ def source_loops() -> dict[str, range]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="file for the results")
-    version = tuple(map(int, triton.__version__.split(".")[:2]))
-    if version < (3, 8):
+    if TorchVersion(triton.__version__) < "3.8":
         parser.error(f"Triton {triton.__version__} does not record where functions are called; 3.8 or newer is needed")
     record = Record(parser.parse_args().json, {"r": R, "n": N, "c": C}, "triton")
     print(f"\n{'':34}  registers  spilled  shared  {'  '.join(f'{phase:>11}' for phase in PHASES)}  a weight  time, ms")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from multimix.benchmarking.compiled import compile_for, resources
 from multimix.kernels.triton_launch import choose, tile
@@ -23,17 +24,13 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def version(package) -> tuple[int, ...]:
-    return tuple(map(int, package.__version__.split(".")[:2]))
-
-
 @pytest.mark.timeout(620)
 @pytest.mark.parametrize("file", ["triton_cases.py", "triton_closed_form_cases.py"])
 @pytest.mark.parametrize("where", ["interpreter", "GPU"])
 def test_cases(where, file) -> None:
     if where == "GPU" and not torch.cuda.is_available():
         pytest.skip("no GPU")
-    if where == "interpreter" and version(triton) < (3, 7) and version(numpy) >= (2, 4):
+    if where == "interpreter" and TorchVersion(triton.__version__) < "3.7" and TorchVersion(numpy.__version__) >= "2.4":
         pytest.skip(f"Triton {triton.__version__}'s interpreter fails with NumPy {numpy.__version__}")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("TRITON_INTERPRET", None)
@@ -86,7 +83,9 @@ def test_registers_hold_the_full_size(precision) -> None:
         _accumulate, 90, {"deviations_ptr": half}, constants, num_warps=launch.warps, num_stages=launch.stages
     )
     # 16 and 40 bytes of a thread's 1 KiB of registers with Triton 3.8 and 3.9, 184 with 3.6.
-    assert resources(compiled).spilled <= (0 if precision == "tf32" else 64 if version(triton) >= (3, 8) else 192)
+    assert resources(compiled).spilled <= (
+        0 if precision == "tf32" else 64 if TorchVersion(triton.__version__) >= "3.8" else 192
+    )
     assert resources(compiled).shared <= 227 * 1024
 
 

@@ -10,7 +10,7 @@ from itertools import product
 from typing import NamedTuple
 
 from multimix.functional import rescaling_factor
-from multimix.reports.statistics import estimate, paired_difference
+from multimix.reports.statistics import Difference, estimate, paired_difference
 
 Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
 """What was measured, by setting and seed."""
@@ -104,12 +104,17 @@ def effects(runs: Runs, b: int) -> str:
             means = [
                 {seed: estimate([scale * side[k][seed][key] for side in pairs]).mean for seed in seeds} for k in (0, 1)
             ]
-            change = paired_difference(*means)
-            assert change is not None
-            half = "" if math.isnan(change.half_width) else f" ± {change.half_width:.{digits}f}"
-            row.append(f"{change.mean:+.{digits}f}{half}".replace("-", "−"))
+            row.append(signed(paired_difference(*means), digits))
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def signed(change: Difference | None, digits: int) -> str:
+    """A difference with its interval, as the tables have it; nothing where no seed is shared."""
+    if change is None:
+        return ""
+    half = "" if math.isnan(change.half_width) else f" ± {change.half_width:.{digits}f}"
+    return f"{change.mean:+.{digits}f}{half}".replace("-", "−")
 
 
 def mean(seeds: Mapping[int, Mapping[str, float]], key: str) -> float:

@@ -56,7 +56,8 @@ def every_setting() -> str:
     ]
     for file in sorted(HERE.glob("*-*.jsonl")):
         runs = read(file)
-        whole = {**read(HERE / f"{file.stem.partition('-')[0]}-map.jsonl"), **runs}
+        base, _, part = file.stem.partition("-")
+        whole = {**read(HERE / f"{base}-map.jsonl"), **runs}
         seconds = sum(row["seconds"] for seeds in runs.values() for row in seeds.values())
         lines += [
             f"## {file.stem}",
@@ -65,7 +66,6 @@ def every_setting() -> str:
             "",
         ]
         lines += [table(runs, whole["erm"], whole[next(name for name in PAPER if name in whole)]), ""]
-        base, _, part = file.stem.partition("-")
         if part == "grid":
             b = BASES[base].batch_size
             lines += [
@@ -126,13 +126,8 @@ def spread(seeds: Mapping[int, Mapping[str, float]], key: str, scale: float, dig
 
 
 def difference(seeds: Mapping[int, Mapping[str, float]], reference: Mapping[int, Mapping[str, float]], key: str) -> str:
-    found = paired_difference(
-        {seed: row[key] for seed, row in seeds.items()}, {seed: row[key] for seed, row in reference.items()}
-    )
-    if found is None:
-        return ""
-    half = "" if found.half_width != found.half_width else f" ± {100 * found.half_width:.2f}"
-    return f"{100 * found.mean:+.2f}{half}".replace("-", "−")
+    values, others = ({seed: 100 * row[key] for seed, row in side.items()} for side in (seeds, reference))
+    return grid.signed(paired_difference(values, others), 2)
 
 
 def draw_map(maps: Mapping[str, Runs]) -> str:

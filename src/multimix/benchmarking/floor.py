@@ -74,7 +74,9 @@ def seconds(work: Work, rates: Rates) -> float:
     return max(work.bytes / rates.bytes, sum(arithmetic) if rates.one_unit else max(arithmetic))
 
 
-class _Gpu(NamedTuple):
+class Gpu(NamedTuple):
+    """What a vendor says of one: streaming multiprocessors, their clock in Hz, and rates in a second."""
+
     processors: int
     clock: float
     lanes: int
@@ -84,10 +86,10 @@ class _Gpu(NamedTuple):
 
 
 # Vendor's figures of the SXM models, without sparsity.
-_GPUS = {
-    "A100": _Gpu(108, 1.41e9, 64, 2.04e12, {"bf16": 312e12, "tf32": 156e12}),
-    "H100": _Gpu(132, 1.83e9, 128, 3.35e12, {"bf16": 989e12, "tf32": 494e12}),
-    "H200": _Gpu(132, 1.83e9, 128, 4.8e12, {"bf16": 989e12, "tf32": 494e12}),
+GPUS = {
+    "A100": Gpu(108, 1.41e9, 64, 2.04e12, {"bf16": 312e12, "tf32": 156e12}),
+    "H100": Gpu(132, 1.83e9, 128, 3.35e12, {"bf16": 989e12, "tf32": 494e12}),
+    "H200": Gpu(132, 1.83e9, 128, 4.8e12, {"bf16": 989e12, "tf32": 494e12}),
 }
 # Special functions (exp2, log2, sqrt) of a processor in a cycle.
 _SPECIAL = 16
@@ -101,7 +103,7 @@ def gpu_rates(name: str, precision: str) -> Rates | None:
 
     `precision` of the products is "bf16", "tf32", or "tf32x3", which is three tf32 products.
     """
-    gpu = next((gpu for part, gpu in _GPUS.items() if part in name), None)
+    gpu = next((gpu for part, gpu in GPUS.items() if part in name), None)
     if gpu is None:
         return None
     products = gpu.products["tf32"] / 3 if precision == "tf32x3" else gpu.products[precision]
