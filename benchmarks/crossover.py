@@ -80,12 +80,15 @@ def on_cpu(record: Record) -> None:
         print(f"r={r} n={n} b={b} c={c}: chunked {1e6 * min(times['auto']):.0f} us, reference / chunked {ratio:.2f}")
 
 
-def in_turns(step: Callable[[str], None], *names: str) -> dict[str, list[float]] | None:
+def in_turns(
+    step: Callable[[str], None], *names: str, record: Record, table: str, size: dict[str, int]
+) -> dict[str, list[float]] | None:
     """The times of the implementations of these names, or None where one fails: that size is lost, not the others."""
     try:
         return interleaved({name: lambda name=name: step(name) for name in names}, rounds=15, device="cuda", turn=0.05)
     except Exception as error:  # the compiler's and the kernels' own among them
-        print(f"failed: {why(error)}")
+        print(f"{', '.join(f'{name}={value}' for name, value in size.items())} failed: {why(error)}")
+        record.add(table, size | {"why_not": why(error)})
         return None
 
 
@@ -100,14 +103,15 @@ def closed_form_on_gpu(record: Record) -> list[tuple[int, bool]]:
         ) -> None:
             torch.autograd.grad(expected_mixed_cross_entropy(logits, labels, a, implementation=how), logits)
 
-        times = in_turns(step, "fused", "triton")
+        size = {"r": r, "c": c}
+        times = in_turns(step, "fused", "triton", record=record, table="closed_form", size=size)
         if times is None:
             faster.append((logits.numel(), False))
             continue
         ratio, kernels = median_ratio(times["fused"], times["triton"]), statistics.median(times["triton"])
         faster.append((logits.numel(), ratio > 1))
         rate = 5 * 2 * logits.numel() / kernels / 1e12
-        record.add("closed_form", {"r": r, "c": c, "triton_ms": 1e3 * kernels, "fused_over_triton": ratio})
+        record.add("closed_form", size | {"triton_ms": 1e3 * kernels, "fused_over_triton": ratio})
         print(f"n=inf r={r} c={c}: triton {1e3 * kernels:.3f} ms, {ratio:.2f}x fused, {rate:.2f} TB/s")
     return faster
 
@@ -130,7 +134,8 @@ def sampled_on_gpu(record: Record) -> list[tuple[int, bool]]:
             options = {"n": n, "m": None, "alpha": (0.5, 2.0), "normalize": "position", "implementation": how}
             torch.autograd.grad(sampled_cross_entropy(logits, labels, a, torch.tensor(1), **options), logits)
 
-        times = in_turns(step, "chunked", "triton")
+        size = {"r": r, "n": n, "c": c}
+        times = in_turns(step, "chunked", "triton", record=record, table="sampled", size=size)
         if times is None:
             faster.append((r * n * B * c, False))
             continue
@@ -140,8 +145,8 @@ def sampled_on_gpu(record: Record) -> list[tuple[int, bool]]:
         least = floor.seconds(work, rates) if rates else float("nan")
         kernel = statistics.median(times["triton"])
         faster.append((r * n * B * c, ratio > 1))
-        row = {"r": r, "n": n, "c": c, "triton_ms": 1e3 * kernel, "chunked_over_triton": ratio}
-        record.add("sampled", row | {"over_floor": kernel / least})
+        row = {"triton_ms": 1e3 * kernel, "chunked_over_triton": ratio, "over_floor": kernel / least}
+        record.add("sampled", size | row)
         print(f"r={r} n={n} c={c}: triton {1e3 * kernel:.3f} ms, {ratio:.2f}x chunked, {kernel / least:.1f}x floor")
     return faster
 

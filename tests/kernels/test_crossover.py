@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from multimix.benchmarking.record import Record
 from multimix.kernels import crossover, triton_launch
 from multimix.kernels.crossover import closed_form_kernel_is_faster, kernel_is_faster
 
@@ -83,3 +84,16 @@ def test_what_was_measured_is_written_where_it_is_read(tmp_path: Path) -> None:
     assert "\nMEASURED: dict[tuple[int, int], float] = {(8, 0): 3000000.0, (9, 0): 45000000.0}\n" in source
     assert "\nMEASURED_CLOSED_FORM: dict[tuple[int, int], float] = {(9, 0): 1000000.0}\n" in source
     assert len(source.splitlines()) == len(Path(crossover.__file__).read_text().splitlines())
+
+
+def test_a_size_that_fails_is_on_record_and_counts_as_lost(tmp_path: Path, monkeypatch) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "crossover.py"))
+    monkeypatch.setattr("multimix.benchmarking.measure.synchronize", lambda device: None)
+
+    def step(how: str) -> None:
+        raise RuntimeError(f"out of memory: {how}\nmore")
+
+    size = {"r": 49, "c": 10}
+    record = Record(tmp_path / "found.json", {})
+    assert script["in_turns"](step, "fused", "triton", record=record, table="closed_form", size=size) is None
+    assert record.found["closed_form"] == [{"r": 49, "c": 10, "why_not": "out of memory: fused"}]

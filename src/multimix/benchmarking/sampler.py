@@ -15,6 +15,8 @@ from .measure import Ratio, interleaved, ratio
 ALPHAS: tuple[Alpha, ...] = (0.02, 0.5, 0.7, 1.0, 2.0, (0.5, 2.0))
 """Concentrations of the table: fixed ones, our preset and those with a shortcut (half an integer) among them, and the
 paper's range."""
+POSITIONS = 4
+"""Of the batch whose weights are drawn."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def run(
     *,
     n: int = 1000,
     b: int = 128,
-    r: int = 4,
+    r: int = POSITIONS,
     alphas: tuple[Alpha, ...] = ALPHAS,
     rounds: int = 15,
     device: str = "cpu",

@@ -153,7 +153,7 @@ def _steps(options: Options, device: Device, rates: Mapping[loss.Precision, floo
 
 
 def _sampler(options: Options, device: Device, record: Record) -> None:
-    print(f"\nThe sampler on {device}: weights (16, {options.n}, {options.b}), nanoseconds each")
+    print(f"\nThe sampler on {device}: weights ({sampler.POSITIONS}, {options.n}, {options.b}), nanoseconds each")
     print(f"{'alpha':>10} {'PyTorch':>9} {'ours':>9} {'PyTorch / ours':>22}")
     for row in sampler.run(n=options.n, b=options.b, rounds=options.rounds, device=device):
         record.add("sampler", row)
