@@ -128,6 +128,17 @@ def test_logits_are_left_as_they_are_and_need_no_gradient() -> None:
     assert torch.allclose(expected(logits, labels, implementation="reference"), loss, rtol=1e-13)
 
 
+def test_what_is_kept_from_a_call_in_inference_mode_serves_training() -> None:
+    logits, labels = normal(2, 5, 4, seed=0).requires_grad_(), make_targets("index", 5, 4)
+    before = torch.autograd.grad(expected(logits, labels), logits)[0]
+    closed_form._uniform.cache_clear()
+    with torch.inference_mode():
+        expected(logits.detach(), labels)
+    assert closed_form._uniform.cache_info().misses == 1
+    assert torch.equal(torch.autograd.grad(expected(logits, labels), logits)[0], before)
+    assert closed_form._uniform.cache_info().misses == 1
+
+
 @pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile on the CPU needs a C++ compiler"
 )

@@ -57,10 +57,8 @@ def _forward(
     with torch.autocast(logits.device.type, enabled=False):
         weights = low, high, m, b
         if attention is None:
-            numbers = torch.tensor(_uniform(weights), dtype=dtype, device="cpu")
-            numbers = numbers.to(logits.device, non_blocking=True)
-            found = _Attention(*(each[..., None].expand(r, -1, b) for each in numbers))
-            weight_R = numbers.new_full((r,), 1 / r)
+            found = _Attention(*(each[..., None].expand(r, -1, b) for each in _uniform(weights, dtype, logits.device)))
+            weight_R = logits.new_full((r,), 1 / r, dtype=dtype)
         else:
             pi_RB, weight_R = relative_attention(attention.mT.to(dtype), pooled)
             found = _attention(pi_RB, weights)
@@ -186,12 +184,12 @@ def _attention(pi_RB: Tensor, weights: Weights) -> _Attention:
 
 
 @functools.lru_cache(maxsize=64)
-def _uniform(weights: Weights) -> list[list[float]]:
-    """The fields of `_Attention`, equal for all examples: the same at every step, so they cost the device nothing."""
+def _uniform(weights: Weights, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The fields of `_Attention`, equal for all examples: the same at every step, so they go to the device once."""
     b = weights[3]
     fields = _attention(torch.full((1, b), 1 / b, dtype=torch.float64, device="cpu"), weights)
-    numbers: list[list[float]] = torch.stack([each[0, :, 0].expand(len(fields.t[0])) for each in fields]).tolist()
-    return numbers
+    numbers = torch.stack([each[0, :, 0].expand(len(fields.t[0])) for each in fields])
+    return numbers.to(dtype).to(device)  # in this order: not every device has float64
 
 
 class _Coefficients(NamedTuple):
