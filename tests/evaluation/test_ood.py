@@ -137,9 +137,31 @@ def test_mahalanobis_ranks_as_the_distance_to_the_nearest_class() -> None:
     z64, y = z.double().numpy(), labels.numpy()
     means = {k: z64[y == k].mean(0) for k in set(y.tolist())}
     centred = np.stack([row - means[k] for row, k in zip(z64, y.tolist(), strict=True)])
-    precision = np.linalg.inv(centred.T @ centred)
+    precision = np.linalg.inv(centred.T @ centred / len(centred))
     expected = [-min((r - m) @ precision @ (r - m) for m in means.values()) / 2 for r in x.double().numpy()]
-    torch.testing.assert_close(found.double(), torch.tensor(expected), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("d", "n", "rank"), [(64, 40, 64), (64, 2000, 10), (300, 100, 300)])
+def test_mahalanobis_with_fewer_images_or_directions_than_dimensions(d: int, n: int, rank: int) -> None:
+    # Within a class embeddings differ in `rank` directions at most. What lies off them, and off the line through the
+    # two means, is far from both classes, however near in Euclidean distance.
+    g = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(d, d, generator=g)).Q
+    means, y = 2 * torch.randn(2, d, generator=g), torch.arange(n) % 2
+
+    def images(count: int) -> torch.Tensor:
+        return means[y[:count]] + torch.randn(count, rank, generator=g) @ basis[:, :rank].mT
+
+    z = images(n)
+    score = ev.fit_detector("mahalanobis", net(d), z, y)
+    inside, outside = score(images(min(n, 40))), score(means.mean(0) + 1.5 * torch.randn(40, d, generator=g))
+    assert (inside <= 0).all()
+    assert (outside <= 0).all()
+    assert ev.ood_metrics(inside, outside)["auroc"] > 0.99
+    # Half of the mean squared norm in n - 2 directions of unit variance, of n images about the means of two halves.
+    if n > rank:
+        assert score(z).mean().item() == pytest.approx(-rank / 2, rel=0.02)
 
 
 def test_knn_is_the_distance_to_the_fiftieth_neighbour() -> None:
@@ -208,6 +230,8 @@ def test_what_a_detector_cannot_do() -> None:
         ev.fit_detector("svm", net(), z, labels)
     with pytest.raises(ValueError, match="knn needs at least 50 training images, got 20"):
         ev.fit_detector("knn", net(), z[:20], labels[:20])
+    with pytest.raises(ValueError, match="vim needs more training images than the 3 dimensions it keeps, got 3"):
+        ev.fit_detector("vim", net(), z[:3], labels[:3])
     model = net()
     model.classifier = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
     with pytest.raises(ValueError, match="vim needs a linear classifier, got Sequential"):

@@ -112,6 +112,28 @@ def test_diversity_spreads_outputs_over_inputs() -> None:
     assert (shown[1.0] > 0).sum() >= 4
 
 
+def test_equal_outputs_are_told_apart_at_the_authors_price(monkeypatch) -> None:
+    # Two outputs of two inputs each: a block of the first's first, and of the second's second, input costs gamma / blocks.
+    costs: list[Tensor] = []
+    best = CoMixup._best
+
+    def recorded(self: CoMixup, cost: Tensor, mask: Tensor, *, soft: bool) -> Tensor:
+        costs.append(cost[0])
+        if len(costs) > 2:
+            return best(self, cost, mask, soft=soft)
+        halves = torch.zeros_like(mask)
+        halves[0, 0, :2] = halves[0, 1, 2:] = 1
+        return halves
+
+    monkeypatch.setattr(CoMixup, "_best", recorded)
+    cost = -torch.rand(1, 2, 4, 4, generator=seeded(0), dtype=torch.double)
+    CoMixup(gamma=3.0, thres=9.0, iterations=2).masks(cost, torch.eye(2).double()[None], torch.tensor([2]), seeded(0))
+    added = [(priced - cost[0]).mean((1, 2)).tolist() for priced in costs]
+    assert added[:2] == [[0, 0], [0, 0]]
+    assert added[2] == pytest.approx([3 / 16, 0], abs=1e-9)
+    assert added[3] == pytest.approx([0, 3 / 16], abs=1e-9)
+
+
 @pytest.mark.parametrize(("b", "height", "width"), [(1, 16, 16), (5, 16, 24), (23, 9, 17), (4, 3, 8)])
 def test_targets_match_what_was_mixed(b: int, height: int, width: int) -> None:
     images, labels = numbered(b, max(height, width))[..., :height, :width], torch.arange(b)

@@ -1,4 +1,4 @@
-"""Out-of-distribution detectors of pytorch-ood on a `SplitModel`, behind one signature.
+"""Out-of-distribution detectors on a `SplitModel`, behind one signature; all but the Mahalanobis distance are pytorch-ood's.
 
 pytorch-ood's scores are higher for outliers; here they are negated, so that higher is more in-distribution.
 """
@@ -24,11 +24,16 @@ FITTED_DETECTORS = ("mahalanobis", "knn", "vim", "react")
 KNN_K = 50
 """Neighbours of the authors' choice for CIFAR-10; the distance is that to the k-th."""
 
+RIDGE = 1e-6
+"""Least variance of the Mahalanobis distance, in units of the largest."""
+
 
 def fit_detector(name: str, model: SplitModel, embeddings: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
     """A function from embeddings (N, d) to scores (N,), higher = more in-distribution, fitted on training images.
 
-    - `mahalanobis`: distance to the nearest class mean under the shared covariance (Lee et al., NeurIPS 2018);
+    - `mahalanobis`: half the squared distance to the nearest class mean under the shared covariance (Lee et al., NeurIPS
+      2018), in float64; directions in which the embeddings of a class hardly differ count as if their variance were a
+      millionth of the largest, since there may be fewer images than dimensions;
     - `knn`: distance of normalised embeddings to the 50th nearest training embedding (Sun et al., ICML 2022);
     - `vim`: energy less the norm outside the principal subspace (Wang et al., CVPR 2022); the subspace has 1000,
       512 or d / 2 dimensions for d of at least 1500, at least 768 or less, as its authors do;
@@ -41,9 +46,9 @@ def fit_detector(name: str, model: SplitModel, embeddings: Tensor, labels: Tenso
         labels: (N,) class indices.
 
     Raises:
-        ValueError: another name; shapes that do not fit; fewer than 50 embeddings for `knn`; a classifier that is
-            not linear, for `vim`.
-        ImportError: pytorch-ood is not installed.
+        ValueError: another name; shapes that do not fit; fewer than 50 embeddings for `knn`, for `vim` no more than the
+            dimensions of its subspace; a classifier that is not linear, for `vim`.
+        ImportError: pytorch-ood is not installed, for all but `mahalanobis`.
 
     >>> from torch import nn
     >>> from multimix.models import SplitModel
@@ -59,6 +64,8 @@ def fit_detector(name: str, model: SplitModel, embeddings: Tensor, labels: Tenso
             f"a detector is fitted to embeddings (N, d) and labels (N,), got {tuple(embeddings.shape)} "
             f"and {tuple(labels.shape)}"
         )
+    if name == "mahalanobis":
+        return _mahalanobis(embeddings.detach(), labels)
     detectors = require("pytorch_ood.detector", "evaluate")
     z, detector = embeddings.detach(), _make(name, detectors, model, embeddings)
     if name == "react":
@@ -68,9 +75,25 @@ def fit_detector(name: str, model: SplitModel, embeddings: Tensor, labels: Tenso
         # Its search is scikit-learn's, on the CPU.
         detector.fit_features(z.cpu(), labels.cpu())
         return lambda x: -detector.predict_features(x.detach().cpu())
-    # A class without training images has no mean; the others are numbered without gaps, as pytorch-ood wants it.
-    detector.fit_features(z, labels.unique(return_inverse=True)[1])
+    detector.fit_features(z, labels)
     return lambda x: -detector.predict_features(x.detach())
+
+
+def _mahalanobis(z: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """Not pytorch-ood's, which inverts the covariance in float32 with 1e-6 added: where that is singular or nearly so,
+    its squared distances are of any sign."""
+    # On the CPU, since not every device has float64; a class without training images has no mean.
+    z, number = z.cpu().double(), labels.cpu().unique(return_inverse=True)[1]
+    means = torch.stack([z[number == k].mean(0) for k in range(int(number.max()) + 1)])
+    centred = z - means[number]
+    variances, directions = torch.linalg.eigh(centred.mT @ centred / len(z))
+    least = max(RIDGE * float(variances[-1]), torch.finfo(z.dtype).tiny)
+    whitening = directions / variances.clamp_min(least).sqrt()
+
+    def score(x: Tensor) -> Tensor:
+        return -0.5 * torch.cdist(x.detach().cpu().double() @ whitening, means @ whitening).square().amin(1)
+
+    return score
 
 
 def odin(model: SplitModel, loader: Loader, *, eps: float = 0.0014, temperature: float = 1000.0) -> Tensor:
@@ -104,8 +127,6 @@ def odin(model: SplitModel, loader: Loader, *, eps: float = 0.0014, temperature:
 
 
 def _make(name: str, detectors: Any, model: SplitModel, embeddings: Tensor) -> Any:
-    if name == "mahalanobis":
-        return detectors.Mahalanobis(None)
     if name == "react":
         return detectors.ReAct(None, model.classifier)
     if name == "knn":
@@ -120,4 +141,7 @@ def _make(name: str, detectors: Any, model: SplitModel, embeddings: Tensor) -> A
         bias = apply_linear(model.classifier, embeddings.new_zeros(1, d))[0]
         weight = (apply_linear(model.classifier, torch.eye(d).to(embeddings)) - bias).mT
     kept = 1000 if d >= 1500 else 512 if d >= 768 else max(1, d // 2)
+    if len(embeddings) <= kept:
+        # All of them lie in the subspace: the scale of the norm outside would be a quotient by rounding errors.
+        raise ValueError(f"vim needs more training images than the {kept} dimensions it keeps, got {len(embeddings)}")
     return detectors.ViM(None, kept, weight, bias)

@@ -123,7 +123,7 @@ class CoMixup(SaliencyMixer):
             for o in range(size):
                 elsewhere = (compatible_PNN @ (counts.sum(1) - counts[:, o])[..., None])[..., 0]
                 over = torch.where(elsewhere > self.thres * positions, elsewhere, 0)
-                penalty = (2 * over + positions * extra[:, o]) * self.gamma / positions
+                penalty = (2 * over + extra[:, o]) * self.gamma / positions
                 cost = cost_PNHW + penalty[..., None, None]
                 masks[:, o] = self._best(cost, masks[:, o], soft=iteration > 0) * real[:, o, None, None, None]
                 counts[:, o] = masks[:, o].sum((2, 3))
