@@ -75,7 +75,10 @@ _defaults: dict[torch.device, tuple[tuple[int, int], torch.Generator]] = {}
 
 def default_generator(device: torch.device | str = "cpu") -> torch.Generator:
     """The private stream used where no generator is given: one per device, restarted when
-    `torch.manual_seed` is called with another seed or the process joins a group, and different on every rank of it."""
+    `torch.manual_seed` is called with another seed or the process joins a group, and different on every rank of it.
+
+    So it begins again too after a block of `torch.random.fork_rng` in which another seed was set and this stream used.
+    """
     device = _with_index(torch.device(device))
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     parts = torch.initial_seed(), torch.distributed.get_rank() if distributed else 0

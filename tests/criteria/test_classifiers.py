@@ -26,12 +26,20 @@ class Rectified(nn.Identity):
         return z.relu()
 
 
+def patched(module: nn.Module) -> nn.Module:
+    """As programs change a single instance."""
+    forward = module.forward
+    module.forward = lambda z: forward(nn.functional.normalize(z, dim=-1))  # type: ignore[method-assign]
+    return module
+
+
 LINEAR = [
     nn.Linear(3, 4), nn.Linear(3, 4, bias=False), nn.Identity(), nn.Conv1d(3, 4, 1), nn.Conv2d(3, 4, 1),
     nn.Conv3d(3, 4, 1), nn.Conv2d(3, 3, 1, groups=3), nn.Conv2d(3, 4, 1, padding="same"),
     nn.Conv2d(3, 4, 1, dilation=2), nn.Sequential(),
-    nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4)), nn.Sequential(nn.Conv2d(3, 5, 1), nn.Linear(5, 4)),
-    nn.Sequential(nn.Sequential(nn.Linear(3, 5)), nn.Identity(), nn.Conv1d(5, 4, 1)), nn.LazyLinear(4),
+    nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4)), nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 1)),
+    nn.Sequential(nn.Identity(), nn.Sequential(nn.Conv1d(3, 5, 1)), nn.Identity(), nn.Conv1d(5, 4, 1)),
+    nn.LazyLinear(4),
     nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 1)),
 ]  # fmt: skip
 OTHER = [
@@ -39,7 +47,9 @@ OTHER = [
     nn.Conv2d(3, 4, (1, 3)), nn.ReLU(), nn.BatchNorm1d(3), nn.LayerNorm(3), nn.Dropout(0.5), nn.Bilinear(3, 3, 4),
     nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4)), nn.Sequential(nn.Dropout(0.1), nn.Linear(3, 4)),
     nn.ConvTranspose2d(3, 4, 1), nn.Linear(3, 4).forward, lambda z: z, Cosine(3, 4), Normalised(nn.Linear(3, 4)),
-    Rectified(), nn.ModuleList([nn.Linear(3, 4)]), torch.relu,
+    Rectified(), nn.ModuleList([nn.Linear(3, 4)]), torch.relu, patched(nn.Linear(3, 4)), patched(nn.Conv2d(3, 4, 1)),
+    nn.Sequential(patched(nn.Linear(3, 4))), patched(nn.Sequential(nn.Linear(3, 4))),
+    nn.Sequential(nn.Conv2d(3, 5, 1), nn.Linear(5, 4)), nn.Sequential(nn.Conv1d(3, 5, 1), nn.Conv2d(5, 4, 1)),
 ]  # fmt: skip
 
 
@@ -84,13 +94,23 @@ def test_a_compiled_classifier_is_seen_through() -> None:
     assert not is_linear(torch.compile(nn.ReLU(), backend="eager"))
 
 
-def test_hooks_of_a_linear_classifier_run() -> None:
-    # Some libraries put adapters, offloading or quantisation into hooks.
+@pytest.mark.parametrize("make", [lambda: nn.Linear(3, 4), lambda: nn.Conv2d(3, 4, 1)])
+def test_hooks_of_a_linear_classifier_run(make) -> None:
+    # Some libraries put adapters, offloading or quantisation into hooks, of a layer or of the chain that holds it.
     seen = []
-    head = nn.Sequential(nn.Linear(3, 4))
-    head[0].register_forward_hook(lambda module, args, out: seen.append(out.shape))
-    apply_linear(head, torch.ones(2, 5, 3))
-    assert seen == [(2, 5, 4)]
+    head = nn.Sequential(nn.Sequential(make()), nn.Identity())
+    for module in head.modules():
+        module.register_forward_hook(lambda module, args, out: seen.append(type(module)))
+    head.register_forward_hook(lambda module, args, out: 10 * out)
+    plain = make()
+    plain.load_state_dict(head[0][0].state_dict())
+    tokens = normal(2, 5, 3, seed=0).float()
+    torch.testing.assert_close(apply_linear(head, tokens), 10 * apply_linear(plain, tokens))
+    assert seen == [type(plain), nn.Sequential, nn.Identity, nn.Sequential]
+    z, y = tokens[:, 0], torch.tensor([0, 3])
+    if isinstance(plain, nn.Linear):
+        seed = torch.Generator().manual_seed
+        torch.testing.assert_close(*(mm.MultiMix(9)(z, y, each, seed(0)) for each in (head, lambda z: head(z))))
 
 
 @pytest.mark.parametrize("classifier", [nn.Linear(3, 4), nn.Conv1d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv3d(3, 4, 1)])
@@ -99,3 +119,12 @@ def test_class_weights_have_one_row_for_each_class(classifier) -> None:
     assert weight.shape == (4, 3)
     basis = apply_linear(classifier, torch.eye(3)[None])[0] - classifier.bias
     assert torch.allclose(weight.T, basis, atol=1e-6)
+
+
+def test_class_weights_of_other_classifiers_are_refused() -> None:
+    for other, named in (
+        (nn.Sequential(nn.Linear(3, 4)), "Sequential"),
+        (nn.Conv2d(4, 4, 1, groups=2), "one of 2 groups"),
+    ):
+        with pytest.raises(ValueError, match=f"one nn.Linear or 1x1 convolution, got {named}: use attention='gap'"):
+            class_weights(other)

@@ -25,6 +25,7 @@ from tests.functional.oracles import (
     rows_of,
 )
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 
 import multimix as mm
 
@@ -363,3 +364,91 @@ def test_paper_defaults() -> None:
     assert (criterion.attention, criterion.nonlinearity, criterion.normalize) == ("gap", "relu", "position")
     assert criterion.detach_attention
     assert "attention='gap'" in repr(criterion)
+
+
+@pytest.mark.parametrize("least", [1e-45, 1e-42, 1e-38, 1e-33, 1e-29, 1e-20])
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+@pytest.mark.parametrize("n", [1, 50, math.inf])
+@pytest.mark.parametrize("normalize", ["position", "global"])
+def test_a_position_with_hardly_any_attention_counts_as_one_with_any_or_none(
+    least, implementation, n, normalize
+) -> None:
+    # (14) does not depend on the scale of the attention at a position, so small is as good as 1 until it is nothing.
+    logits, labels = normal(6, 2, 5, seed=0).float(), torch.arange(6) % 5
+    a = torch.rand(6, 2, generator=rng(1)) + 0.1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="n=math.inf is inaccurate")
+        criterion = mm.DenseMultiMix(n, normalize=normalize, implementation=implementation)
+
+        def value(scale: float) -> tuple[Tensor, Tensor]:
+            leaf = logits.clone().requires_grad_()
+            loss = criterion.from_logits(leaf, labels, a * torch.tensor([1, scale]), torch.Generator().manual_seed(1))
+            return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+        found, alike = value(least), value(1.0 if least > 1e-34 and normalize == "position" else 0.0)
+    torch.testing.assert_close(found, alike, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("n", [50, math.inf])
+@pytest.mark.parametrize("gap", [60.0, 78.0, 80.0, 84.0, 97.0, 105.0, 200.0])
+def test_gradients_through_softmax_attention_that_underflows(n, gap) -> None:
+    tokens = 0.1 * normal(8, 2, 4, seed=0).float()
+    tokens[..., 0] = torch.tensor([math.sqrt(2 * gap), 0])  # scores of the two positions are z . mean of z
+    tokens.requires_grad_()
+    head = make_head("linear", 4).float()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="n=math.inf is inaccurate")
+        loss = mm.DenseMultiMix(n, nonlinearity="softmax", detach_attention=False)(tokens, torch.arange(8) % 4, head)
+        gradient = torch.autograd.grad(loss, tokens)[0]
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("fill", [-math.inf, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+@pytest.mark.parametrize("m", [None, 3])
+@pytest.mark.parametrize("kind", ["index", "soft"])
+def test_masked_classes_change_nothing(fill, implementation, m, kind) -> None:
+    logits, targets = normal(8, 2, 4, seed=0).float(), make_targets(kind, 8, 4).float()
+    targets = targets.long() if kind == "index" else targets
+    a = torch.rand(8, 2, generator=rng(1)).masked_fill(torch.rand(8, 2, generator=rng(2)) < 0.3, 0)
+    criterion, found = mm.DenseMultiMix(40, m, implementation=implementation), []
+    masked = torch.cat([logits, torch.full((8, 2, 1), fill)], 2)
+    for clean, y in ((logits, targets), (masked, targets if kind == "index" else nn.functional.pad(targets, (0, 1)))):
+        leaf = clean.clone().requires_grad_()
+        loss = criterion.from_logits(leaf, y, a, torch.Generator().manual_seed(3))
+        found.append((loss.detach(), torch.autograd.grad(loss, leaf)[0][..., :4]))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(6, 4), lambda: nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))])
+@pytest.mark.parametrize("attention", ["gap", "cam"])
+def test_sharded_classifiers(make, attention, tmp_path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.head = nn.Linear(6, 6), make()
+
+        def forward(self, tokens: Tensor, criterion: nn.Module) -> Tensor:
+            return criterion(self.encoder(tokens), labels, self.head, generator=torch.Generator().manual_seed(0))
+
+    tokens, labels, net = normal(4, 3, 6, seed=0).float(), torch.arange(4), Net()
+    criterion = mm.DenseMultiMix(20, attention=attention)
+    if attention == "cam" and isinstance(net.head, nn.Sequential):
+        return
+    net(tokens, criterion).backward()
+    plain = [parameter.grad for parameter in net.parameters()]
+    net.zero_grad()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        for part in (net.encoder, net.head, net):
+            fully_shard(part, mesh=mesh)
+        net(tokens, criterion).backward()
+        for parameter, gradient in zip(net.parameters(), plain, strict=True):
+            torch.testing.assert_close(parameter.grad.full_tensor(), gradient)
+        if attention == "cam":
+            with pytest.raises(ValueError, match=r"sharded over processes here .*use detach_attention=True"):
+                net(tokens, mm.DenseMultiMix(20, attention="cam", detach_attention=False))
+    finally:
+        torch.distributed.destroy_process_group()

@@ -5,6 +5,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -31,6 +32,7 @@ CASES = [
     (lambda: MultiMix(alpha=0.0), ValueError, "alpha must be positive and finite, .*got 0.0"),
     (lambda: MultiMix(alpha=(2, 1)), ValueError, r"low <= high, got \(2, 1\)"),
     (lambda: MultiMix(alpha="1"), TypeError, "alpha must be a number or a pair"),
+    (lambda: MultiMix(alpha=torch.tensor(1.0)), TypeError, r"alpha must be a number or a pair .*got tensor\(1.\) \(Tensor\)"),
     (lambda: MultiMix(spread_weight=2.0), ValueError, r"spread_weight=2.0 needs the closed form, n=math.inf; got n=1000"),
     (lambda: DenseMultiMix(math.inf, spread_weight=-1), ValueError, "spread_weight must be at least 0 and finite, got -1"),
     (lambda: MultiMix(implementation="fast"), ValueError, "'auto', 'triton', 'reference', got 'fast'"),
@@ -62,7 +64,13 @@ CASES = [
     (lambda: DenseMultiMix()(TOKENS, LABELS + 2, HEAD), ValueError, r"in \[0, 4\] for 5 classes"),
     (lambda: DenseMultiMix()(TOKENS, LABELS + 2, mlp), ValueError, r"in \[0, 4\] for 5 classes"),
     (lambda: DenseMultiMix()(TOKENS, torch.ones(4, 6, dtype=torch.long), HEAD), ValueError, r"class indices of shape \(4,\), got \(4, 6\)"),
+    (lambda: MultiMix()(Z, LABELS - 100, HEAD), ValueError, r"got values in \[-100, -97\]; leave examples without a label out"),
+    (lambda: MultiMix()(Z, [0, 1, 2, 3], HEAD), TypeError, r"tensor of class indices \(b,\) or probabilities \(b, c\), got list"),
+    (lambda: MultiMix()(Z, HEAD, LABELS), TypeError, "targets must be a tensor .*got Linear"),
+    (lambda: DenseMultiMix()(TOKENS, HEAD, LABELS), TypeError, "targets must be a tensor .*got Linear"),
     # classifiers
+    (lambda: MultiMix(7)(Z, LABELS, lambda z: (HEAD(z),)), TypeError, "must return logits, got tuple: pass a function"),
+    (lambda: DenseMultiMix(7)(TOKENS, LABELS, lambda z: {"logits": HEAD(z)}), TypeError, "must return logits, got dict"),
     (lambda: MultiMix(math.inf)(Z, LABELS, mlp), ValueError, r"n=math.inf needs a linear classifier \(nn.Linear or a 1x1 convolution\), got mlp"),
     (lambda: DenseMultiMix(math.inf)(TOKENS, LABELS, nn.ReLU()), ValueError, "needs a linear classifier .*got ReLU"),
     (lambda: MultiMix(7)(Z, LABELS, lambda z: z.mean(1)), ValueError, r"must return logits \(7, classes\), got \(7,\)"),
@@ -73,11 +81,21 @@ CASES = [
     (lambda: DenseMultiMix(attention="cam")(TOKENS, LABELS, mlp), ValueError, "attention='cam' needs a classifier that is one .*got function: use attention='gap'"),
     (lambda: DenseMultiMix(attention="cam")(TOKENS, LABELS, nn.Sequential(HEAD)), ValueError, "got Sequential"),
     # masks
+    (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, torch.Generator()), TypeError, "bool tensor, got Generator: pass generator=... by name"),
     (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, mask=MASK.float()), ValueError, r"bool of shape \(4, 6\).*got torch.float32"),
     (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, mask=MASK[:, 1:]), ValueError, r"bool of shape \(4, 6\).*got torch.bool of shape \(4, 5\)"),
     (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, mask=MASK[0]), ValueError, r"bool of shape \(4, 6\).*\(6,\)"),
     (lambda: DenseMultiMix()(MAPS, LABELS, HEAD, mask=MASK.view(4, 3, 2)), ValueError, r"features \(4, 3, 2, 3\), got torch.bool of shape \(4, 3, 2\)"),
 ]  # fmt: skip
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    seed, numbers = torch.Generator().manual_seed, (np.int64(7), np.int32(2), np.float32(0.5))
+    criterion = MultiMix(*numbers)
+    assert [type(each) for each in (criterion.n, criterion.m, *criterion.alpha)] == [int, int, float, float]
+    assert torch.equal(criterion(Z, LABELS, HEAD, seed(0)), MultiMix(7, 2, 0.5)(Z, LABELS, HEAD, seed(0)))
+    labels = LABELS.to(torch.uint16)
+    assert torch.equal(MultiMix(7)(Z, labels, HEAD, seed(0)), MultiMix(7)(Z, LABELS, HEAD, seed(0)))
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))

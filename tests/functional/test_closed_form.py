@@ -308,3 +308,19 @@ def test_a_narrow_range_of_alpha_is_its_middle(relative, m) -> None:
     ends = 0.3, max(math.nextafter(0.3, 1), 0.3 * (1 + relative))
     narrow, middle = expected(logits, targets, alpha=ends, m=m), expected(logits, targets, alpha=0.3, m=m)
     assert torch.allclose(narrow, middle, rtol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4])
+@pytest.mark.parametrize("b", [1, 4])
+@pytest.mark.parametrize("implementation", ["fused", "reference"])
+def test_gradients_of_logits_that_hardly_differ_are_finite(scale, b, implementation) -> None:
+    # As of a classifier that starts at 0: rounding then decides which example is the largest, and by how much.
+    for seed in range(20):
+        one = scale * normal(4, 1, 10, seed=seed).float()
+        logits = one.expand(4, b, 10).clone().requires_grad_()
+        attention = None if seed % 2 else torch.rand(b, 4, generator=rng(seed))
+        loss = expected(logits, torch.full((b,), 3), attention, implementation=implementation)
+        gradient = torch.autograd.grad(loss, logits)[0]
+        assert loss.item() == pytest.approx(math.log(10), rel=1e-3)
+        clean = one.softmax(-1).sub_(one_hot(torch.tensor([3]), 10)) / 4
+        torch.testing.assert_close(gradient.sum(1), clean[:, 0].float(), rtol=0.05, atol=1e-6)

@@ -113,7 +113,7 @@ def test_diversity_spreads_outputs_over_inputs() -> None:
 
 
 def test_equal_outputs_are_told_apart_at_the_authors_price(monkeypatch) -> None:
-    # Two outputs of two inputs each: a block of the first's first, and of the second's second, input costs gamma / blocks.
+    # Two outputs of two inputs each: blocks of the one's first, and of the other's second, input cost gamma / blocks.
     costs: list[Tensor] = []
     best = CoMixup._best
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,51 +13,91 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def is_linear(classifier: Classifier) -> bool:
-    """Whether the classifier is an affine map of each embedding: a linear layer, a 1x1 convolution, or a chain of them.
+    """Whether the classifier is an affine map of each embedding: a linear layer, a 1x1 convolution, or a chain.
 
     >>> is_linear(nn.Linear(8, 3)), is_linear(nn.Conv2d(8, 3, 1)), is_linear(nn.Conv2d(8, 3, 3))
     (True, True, False)
     """
-    classifier = getattr(classifier, "_orig_mod", classifier)  # what torch.compile wraps
-    if isinstance(classifier, nn.Sequential):
-        return type(classifier).forward is nn.Sequential.forward and all(is_linear(part) for part in classifier)
-    if isinstance(classifier, nn.Linear):
-        return type(classifier).forward is nn.Linear.forward  # a subclass may well normalise
-    if isinstance(classifier, _CONVOLUTIONS):
-        pointwise = all(k == 1 for k in classifier.kernel_size) and all(s == 1 for s in classifier.stride)
-        unpadded = classifier.padding in ("valid", "same") or not any(classifier.padding)
-        return pointwise and unpadded and any(type(classifier).forward is kind.forward for kind in _CONVOLUTIONS)
-    return isinstance(classifier, nn.Identity) and type(classifier).forward is nn.Identity.forward
+    # A chain of layers of several kinds cannot be called on features of any one shape.
+    kinds = {_kind(layer) for layer in _layers(classifier)} - {nn.Identity}
+    return len(kinds) <= 1 and None not in kinds
 
 
 def apply_linear(classifier: Classifier, tokens: Tensor) -> Tensor:
-    """A linear classifier at every position: tokens (b, r, d) -> logits (b, r, c), or embeddings (b, d) -> (b, c)."""
-    classifier = getattr(classifier, "_orig_mod", classifier)
-    if isinstance(classifier, nn.Sequential):
-        for part in classifier:
-            tokens = apply_linear(part, tokens)
-        return tokens
-    takes = classifier.in_features if isinstance(classifier, nn.Linear) else getattr(classifier, "in_channels", 0)
+    """A linear classifier at every position: tokens (b, r, d) -> logits (b, r, c), or embeddings (b, d) -> (b, c).
+
+    It is called as a whole, so that hooks run: those of its user, and of what shards, offloads or adapts it.
+    """
+    classifier = _unwrapped(classifier)
+    first = next((layer for layer in _layers(classifier) if not isinstance(layer, nn.Identity)), None)
+    takes = getattr(first, "in_channels" if isinstance(first, _CONVOLUTIONS) else "in_features", 0)
     if takes not in (0, tokens.shape[-1]):  # lazy layers and nn.Identity take any
         raise ValueError(
             f"the classifier takes embeddings of {takes} numbers, got {tokens.shape[-1]} from embeddings or features "
             f"{tuple(tokens.shape)}: give what the classifier is given in the network (model.dense(features), for a "
             "model of multimix.models)"
         )
-    if isinstance(classifier, _CONVOLUTIONS):
+    if isinstance(first, _CONVOLUTIONS):
         if tokens.ndim == 2:
             return apply_linear(classifier, tokens[:, None])[:, 0]
-        spatial = (tokens.shape[1],) + (1,) * (len(classifier.kernel_size) - 1)
+        spatial = (tokens.shape[1],) + (1,) * (len(first.kernel_size) - 1)
         return classifier(tokens.mT.unflatten(2, spatial)).flatten(2).mT
     return classifier(tokens)
 
 
-def class_weights(classifier: Classifier) -> Tensor:
-    """The weight (c, d) of a linear layer or 1x1 convolution, for attention by class (CAM)."""
-    classifier = getattr(classifier, "_orig_mod", classifier)
-    if isinstance(classifier, (nn.Linear, *_CONVOLUTIONS)) and is_linear(classifier):
-        return classifier.weight.flatten(1)
-    kind = type(classifier).__name__
+def _unwrapped(classifier: Any) -> Any:
+    """What `torch.compile` wraps."""
+    return getattr(classifier, "_orig_mod", classifier)
+
+
+def _layers(classifier: Classifier) -> Iterator[Any]:
+    """The layers that a classifier applies one after the other: itself, or those of a chain."""
+    classifier = _unwrapped(classifier)
+    if isinstance(classifier, nn.Sequential) and _runs(classifier, nn.Sequential):
+        for part in classifier:
+            yield from _layers(part)
+    else:
+        yield classifier
+
+
+def _kind(layer: Any) -> type[nn.Module] | None:
+    """Which layer this is, None if it is not known to be affine at each position."""
+    kind = next((kind for kind in (nn.Linear, nn.Identity, *_CONVOLUTIONS) if isinstance(layer, kind)), None)
+    if kind is None or not _runs(layer, kind):
+        return None
+    if isinstance(layer, _CONVOLUTIONS):
+        pointwise = all(k == 1 for k in layer.kernel_size) and all(s == 1 for s in layer.stride)
+        unpadded = layer.padding in ("valid", "same") or not any(layer.padding)
+        return kind if pointwise and unpadded else None
+    return kind
+
+
+def _runs(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether the forward is that of `kind`: a subclass, or an instance by itself, may well normalise."""
+    return type(module).forward is kind.forward and "forward" not in vars(module)
+
+
+def class_weights(classifier: Classifier, *, gradient: bool = False) -> Tensor:
+    """The weight (c, d) of a linear layer or 1x1 convolution, for attention by class (CAM).
+
+    Args:
+        gradient: attached to the classifier; a weight that is sharded over processes (FSDP) cannot be.
+    """
+    classifier = _unwrapped(classifier)
+    if not isinstance(classifier, (nn.Linear, *_CONVOLUTIONS)) or not is_linear(classifier):
+        kind = type(classifier).__name__
+    elif getattr(classifier, "groups", 1) > 1:
+        kind = f"one of {classifier.groups} groups"
+    else:
+        weight = classifier.weight if gradient else classifier.weight.detach()
+        if not hasattr(weight, "full_tensor"):
+            return weight.flatten(1)
+        if not gradient:
+            return weight.full_tensor().flatten(1)
+        raise ValueError(
+            "attention='cam' with detach_attention=False takes a gradient in the classifier's weight, which is sharded "
+            "over processes here and would not be averaged over them: use detach_attention=True"
+        )
     raise ValueError(
         f"attention='cam' needs a classifier that is one nn.Linear or 1x1 convolution, got {kind}: "
         "use attention='gap' or 'uniform'"

@@ -12,7 +12,7 @@ from ..functional._checks import Alpha, as_probabilities, check_choice, check_ta
 from ..functional.interpolation import mix
 from ..functional.loss import normalized_weights, or_one
 from .classifiers import Classifier, apply_linear, class_weights, is_linear
-from .multimix import MultiMix, draw_weights, finite, loss_from_logits
+from .multimix import MultiMix, as_logits, draw_weights, finite, loss_from_logits
 
 
 class DenseMultiMix(MultiMix):
@@ -80,6 +80,8 @@ class DenseMultiMix(MultiMix):
             )
         tokens = as_tokens(features)
         if mask is not None:
+            if not isinstance(mask, Tensor):
+                raise TypeError(f"mask must be a bool tensor, got {type(mask).__name__}: pass generator=... by name")
             b, r, _ = tokens.shape
             grid = (b, r) if features.ndim == 3 else (b, *features.shape[2:])
             if mask.dtype != torch.bool or tuple(mask.shape) not in ((b, r), grid):
@@ -91,7 +93,7 @@ class DenseMultiMix(MultiMix):
             tokens = tokens.masked_fill(~mask[..., None], 0)  # padding may hold anything, also NaN
         # First: weight and spectral normalisation compute the weight when the classifier is called.
         logits = apply_linear(classifier, tokens) if is_linear(classifier) else None
-        weight = class_weights(classifier) if self.attention == "cam" else None
+        weight = class_weights(classifier, gradient=not self.detach_attention) if self.attention == "cam" else None
         a = self.attend_to(tokens, targets, weight, mask)
         if logits is not None:
             return self.from_logits(logits, targets, a, generator)
@@ -131,10 +133,10 @@ class DenseMultiMix(MultiMix):
         lam, s = attend(draw_weights(self, n, b, r, tokens, generator), a)
         mixed = mix(tokens.transpose(0, 1), lam).transpose(0, 1)
         if spatial is None:
-            logits, wanted = classifier(mixed), f"(n, {r}, classes)"
+            logits, wanted = as_logits(classifier(mixed)), f"(n, {r}, classes)"
             fits = logits.ndim == 3 and logits.shape[1] == r
         else:
-            logits, wanted = classifier(mixed.mT.unflatten(2, spatial)), "(n, classes, *spatial)"
+            logits, wanted = as_logits(classifier(mixed.mT.unflatten(2, spatial))), "(n, classes, *spatial)"
             fits = logits.ndim == 2 + len(spatial)
         if not fits or logits.shape[0] != n:
             raise ValueError(

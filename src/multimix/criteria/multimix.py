@@ -56,9 +56,8 @@ class MultiMix(nn.Module):
         spread_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.n, self.m, self.alpha = check_n(n), m, check_alpha(alpha)
-        if m is not None:
-            check_count("m", m)
+        self.n, self.alpha = check_n(n), check_alpha(alpha)
+        self.m = None if m is None else check_count("m", m)
         if n == math.inf:
             _warn_where_poor(self.alpha[0], m, None)
         self.rescale = rescale
@@ -115,7 +114,7 @@ class MultiMix(nn.Module):
         check_targets(targets, b)
         n = finite(self.n, classifier)
         lam = draw_weights(self, n, b, None, embeddings, generator)
-        logits = classifier(mix(embeddings, lam))
+        logits = as_logits(classifier(mix(embeddings, lam)))
         if logits.ndim != 2 or logits.shape[0] != n:
             raise ValueError(f"the classifier must return logits ({n}, classes), got {tuple(logits.shape)}")
         return self.scale(b) * soft_cross_entropy(logits, targets, lam)
@@ -128,6 +127,16 @@ class MultiMix(nn.Module):
         text = f"n={self.n}, m={self.m}, alpha={self.alpha}"
         text += f", spread_weight={self.spread_weight}" if self.spread_weight != 1 else ""
         return f"{text}, rescale=True" if self.rescale else text
+
+
+def as_logits(found: object) -> Tensor:
+    """What a classifier returned, if it is a tensor."""
+    if isinstance(found, Tensor):
+        return found
+    raise TypeError(
+        f"the classifier must return logits, got {type(found).__name__}: pass a function that picks them out, such as "
+        "lambda z: classifier(z).logits"
+    )
 
 
 _USUAL_BATCH, _FEWEST_EFFECTIVE = 128, 20

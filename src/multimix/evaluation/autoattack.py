@@ -32,8 +32,8 @@ def autoattack(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """AutoAttack, standard version: APGD on the cross entropy, targeted APGD and FAB, and the black-box Square attack
-    (Croce and Hein, ICML 2020), with the iterations, targets and schedule of its authors' program, where torchattacks has a
-    tenth of the iterations. It needs no tuning, and thousands of passes for every image that withstands it.
+    (Croce and Hein, ICML 2020), with the iterations, targets and schedule of its authors' program (torchattacks' own
+    has a tenth of the iterations). It needs no tuning, and thousands of passes for every image that withstands it.
 
     Args:
         model: maps pixels in [0, 1] to logits (b, c), c >= 4.

@@ -1,4 +1,4 @@
-"""Out-of-distribution detectors on a `SplitModel`, behind one signature; all but the Mahalanobis distance are pytorch-ood's.
+"""Out-of-distribution detectors on a `SplitModel` behind one signature: pytorch-ood's, but for one distance.
 
 pytorch-ood's scores are higher for outliers; here they are negated, so that higher is more in-distribution.
 """
@@ -31,9 +31,9 @@ RIDGE = 1e-6
 def fit_detector(name: str, model: SplitModel, embeddings: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
     """A function from embeddings (N, d) to scores (N,), higher = more in-distribution, fitted on training images.
 
-    - `mahalanobis`: half the squared distance to the nearest class mean under the shared covariance (Lee et al., NeurIPS
-      2018), in float64; directions in which the embeddings of a class hardly differ count as if their variance were a
-      millionth of the largest, since there may be fewer images than dimensions;
+    - `mahalanobis`: half the squared distance to the nearest class mean under the shared covariance (Lee et al.,
+      NeurIPS 2018), in float64; directions in which the embeddings of a class hardly differ count as if their variance
+      were a millionth of the largest, since there may be fewer images than dimensions;
     - `knn`: distance of normalised embeddings to the 50th nearest training embedding (Sun et al., ICML 2022);
     - `vim`: energy less the norm outside the principal subspace (Wang et al., CVPR 2022); the subspace has 1000,
       512 or d / 2 dimensions for d of at least 1500, at least 768 or less, as its authors do;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ Alpha = float | tuple[float, float]
 def check_alpha(alpha: Alpha) -> tuple[float, float]:
     """(low, high) of the Dirichlet concentration."""
     ends = tuple(alpha) if isinstance(alpha, (tuple, list)) else (alpha, alpha)
-    if len(ends) != 2 or any(isinstance(a, bool) or not isinstance(a, (int, float)) for a in ends):
-        raise TypeError(f"alpha must be a number or a pair (low, high), got {alpha!r}")
+    if len(ends) != 2 or any(isinstance(a, bool) or not isinstance(a, numbers.Real) for a in ends):
+        raise TypeError(f"alpha must be a number or a pair (low, high), got {alpha!r} ({type(alpha).__name__})")
     low, high = float(ends[0]), float(ends[1])
     if not (0 < low <= high < math.inf):
         raise ValueError(f"alpha must be positive and finite, with low <= high, got {alpha!r}")
@@ -23,12 +24,12 @@ def check_alpha(alpha: Alpha) -> tuple[float, float]:
 
 def check_count(name: str, value: int, *, least: int = 1, most: int | None = None) -> int:
     """A whole number in [least, most]."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
     if value < least or (most is not None and value > most):
         bounds = f"at least {least}" if most is None else f"between {least} and {most}"
         raise ValueError(f"{name} must be {bounds}, got {value}")
-    return value
+    return int(value)  # NumPy's too
 
 
 def check_positive(name: str, value: float) -> float:
@@ -47,6 +48,10 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
 
 def check_targets(targets: Tensor, b: int, c: int | None = None) -> None:
     """Class indices (b,) or probabilities (b, c); told apart by dtype and number of dimensions."""
+    if not isinstance(targets, Tensor):
+        raise TypeError(
+            f"targets must be a tensor of class indices (b,) or probabilities (b, c), got {type(targets).__name__}"
+        )
     if targets.is_floating_point():
         if targets.ndim != 2 or targets.shape[0] != b or (c is not None and targets.shape[1] != c):
             expected = f"({b}, {'classes' if c is None else c})"
@@ -64,10 +69,11 @@ def check_targets(targets: Tensor, b: int, c: int | None = None) -> None:
         )
     # Reading the values of a tensor on an accelerator would stall it; there the indexing kernels check.
     if c is not None and targets.device.type == "cpu" and b and not torch.compiler.is_compiling():
-        low, high = targets.aminmax()
+        low, high = targets.long().aminmax()
         if low < 0 or high >= c:
             raise ValueError(
                 f"class indices must be in [0, {c - 1}] for {c} classes, got values in [{int(low)}, {int(high)}]"
+                + ("; leave examples without a label out, there is no ignore_index" if low < 0 else "")
             )
 
 

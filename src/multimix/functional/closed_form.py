@@ -22,7 +22,7 @@ from torch import Tensor
 from ._checks import Alpha, as_probabilities, check_alpha, check_choice, check_count, check_targets, mixing_dtype
 from ._quadrature import concentrations, exponential_over_concentration, unit_interval
 from ._transforms import needs_formula, refuse_transforms
-from .loss import or_one
+from .loss import counted, negligible, or_one
 
 Weights = tuple[float, float, int, int]
 """Of the mixtures: the range of alpha, m and b."""
@@ -134,7 +134,7 @@ def reference(
 def relative_attention(a_RB: Tensor, pooled: bool) -> tuple[Tensor, Tensor]:
     """pi of the module's docstring, and what the loss of each position counts."""
     total_R = a_RB.sum(1)
-    attended_R = total_R > 0
+    attended_R = total_R >= negligible(a_RB.dtype)
     # A position without attention counts 0; uniform attention keeps its gradient finite until then.
     pi_RB = torch.where(attended_R[:, None], a_RB, torch.ones_like(a_RB))
     return pi_RB / pi_RB.sum(1, keepdim=True), position_weights(total_R, pooled)
@@ -142,6 +142,7 @@ def relative_attention(a_RB: Tensor, pooled: bool) -> tuple[Tensor, Tensor]:
 
 def position_weights(total_R: Tensor, pooled: bool) -> Tensor:
     """What the loss of each position counts, from the sum of its attention."""
+    total_R = counted(total_R)
     weight_R = total_R if pooled else (total_R > 0).to(total_R.dtype)
     return weight_R / or_one(weight_R.sum())
 
@@ -194,7 +195,8 @@ def _expansion(logits_RBC: Tensor, y_BC: Tensor, pi_RB: Tensor, given: Shares) -
     # Classes compete, so what matters is by how much a logit deviates more than the predicted class does on average.
     excess_RBC = d_RBC - torch.einsum("rbc,rc->rb", d_RBC, p_RC)[..., None]
     v_RC = rest_R[:, None] * torch.einsum("rb,rbc->rc", pi_RB * share_RB, excess_RBC.square())
-    top_RC = excess_RBC.amax(1) + nearly_nothing(pi_RB.dtype)
+    # Some example is at least 0 above the mean; of equal ones rounding may make all of them less.
+    top_RC = excess_RBC.amax(1).clamp(min=0) + nearly_nothing(pi_RB.dtype)
 
     mean_BR, mean_beta_BR = y_BC @ mu_RC.mT, y_BC @ beta_RC.mT
     fit_RB = torch.einsum("bc,rbc->rb", y_BC, d_RBC)

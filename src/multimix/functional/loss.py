@@ -8,6 +8,9 @@ from torch import Tensor
 from ._checks import as_probabilities, check_choice, check_targets, mixing_dtype
 from ._transforms import needs_formula, refuse_transforms
 
+MASKED = -1e30
+"""What lower logits are taken for: -inf, of a masked class, times a weight of 0 would be NaN."""
+
 
 def mixed_cross_entropy(
     logits: Tensor,
@@ -89,7 +92,7 @@ def reference(logits: Tensor, targets: Tensor, lam: Tensor, w: Tensor) -> Tensor
     `logits` (r, b, c), `lam` (r, n, b), `w` (r, n) normalised.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        mixed_logits = lam @ logits.to(lam.dtype)
+        mixed_logits = lam @ logits.to(lam.dtype).clamp(min=MASKED)
         mixed_targets = lam @ as_probabilities(targets, logits.shape[-1], lam.dtype)
         cross_entropy = -(mixed_targets * mixed_logits.log_softmax(-1)).sum(-1)
         return (w * cross_entropy).sum()
@@ -98,6 +101,16 @@ def reference(logits: Tensor, targets: Tensor, lam: Tensor, w: Tensor) -> Tensor
 def or_one(total: Tensor) -> Tensor:
     """`total`, with 1 in the place of 0: the divisor of a sum that is 0 too."""
     return torch.where(total == 0, torch.ones_like(total), total)
+
+
+def negligible(dtype: torch.dtype) -> float:
+    """Sums of attention below this count as 0: their reciprocals, times a logit, would overflow."""
+    return 1024 * torch.finfo(dtype).tiny
+
+
+def counted(total: Tensor) -> Tensor:
+    """`total`, with 0 in the place of what is negligible."""
+    return torch.where(total < negligible(total.dtype), torch.zeros_like(total), total)
 
 
 def _check(logits: Tensor, targets: Tensor, lam: Tensor, weight: Tensor | None) -> None:

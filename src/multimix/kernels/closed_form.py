@@ -102,7 +102,7 @@ def _block(
     x_PBC.baddbmm_(centre_PB2, torch.stack([mu_PC, torch.ones_like(mu_PC)], 1), alpha=-1)
 
     highest_P1C = x_PBC.amax(1, keepdim=True)
-    top_P1C = highest_P1C + nearly_nothing(x_PBC.dtype)
+    top_P1C = highest_P1C.clamp(min=0) + nearly_nothing(x_PBC.dtype)
     v_P1C = 0.5 * torch.bmm(given.spread[:, None], torch.mul(x_PBC, x_PBC, out=z_PBC))
     slack_PK1 = 1 - given.u
     bound_PKC = top_P1C + slack_PK1 * v_P1C

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..functional.loss import MASKED
 from .targets import Targets
 
 # Mixed logits held at a time: a block stays in the cache, of a GPU too (16 MiB in float32, not measured there). With
@@ -40,7 +41,7 @@ class Accumulator:
 
     def __init__(self, logits_PBC: Tensor, targets: Tensor, *, gradient: bool) -> None:
         # No constant added to the logits of an example changes the loss: without it, less is lost to rounding.
-        self.logits_PBC = (logits_PBC - logits_PBC.amax(-1, keepdim=True)).div_(math.log(2))
+        self.logits_PBC = (logits_PBC - logits_PBC.amax(-1, keepdim=True)).div_(math.log(2)).clamp_(min=MASKED)
         # Mixed logits lie between the smallest of these and 0: no maximum is needed where no power underflows there.
         # Elsewhere than on the CPU, asking would stall the device.
         self.shallow = logits_PBC.device.type == "cpu" and bool(self.logits_PBC.amin() > _DEEPEST)

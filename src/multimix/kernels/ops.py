@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..functional._checks import mixing_dtype
 from ..functional.attention import attend
-from ..functional.loss import normalized_weights, or_one, reference
+from ..functional.loss import counted, normalized_weights, or_one, reference
 from . import sampled
 from .logits_space import Accumulator, Details
 
@@ -162,8 +162,9 @@ def _sampled_forward(
             logits, targets, attention, *draws, gradient=gradient, implementation=implementation
         )
         if pooled:
-            scale = torch.ones_like(total_P) / or_one(total_P.sum())
+            scale = torch.ones_like(total_P) / or_one(counted(total_P.sum()))
         else:
+            total_P = counted(total_P)
             scale = or_one(total_P).reciprocal() / or_one((total_P > 0).sum())
         if grad is not None:
             grad.mul_(scale[:, None, None])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..functional._checks import mixing_dtype
-from ..functional.loss import or_one
+from ..functional.loss import counted, or_one
 from ..functional.sampling import iter_weights
 from . import crossover, triton_launch
 from .logits_space import Accumulator
@@ -65,7 +65,7 @@ def weights(logits_PBC: Tensor, seed: int, n: int, m: int, low: float, high: flo
 
 def _attend_(lam_PNB: Tensor, attention_BP: Tensor) -> Tensor:
     """`functional.attend` in the memory of the weights: fresh memory costs a CPU more than the arithmetic."""
-    s_PN = lam_PNB.mul_(attention_BP.mT[:, None].to(lam_PNB.dtype)).sum(-1)
+    s_PN = counted(lam_PNB.mul_(attention_BP.mT[:, None].to(lam_PNB.dtype)).sum(-1))
     lam_PNB.div_(or_one(s_PN)[..., None])
     return s_PN
 

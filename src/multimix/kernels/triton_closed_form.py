@@ -32,6 +32,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
+from ..functional.loss import negligible
 from . import triton_draw
 from .closed_form_kernel import Found, Given, Nodes
 from .triton_launch import WIDEST_TILE, Tile, width
@@ -43,6 +44,7 @@ _LN_2 = tl.constexpr(math.log(2))
 _NEVER = tl.constexpr(-1e30)
 # `functional.closed_form.nearly_nothing(torch.float32)`
 _NEARLY_NOTHING = tl.constexpr(torch.finfo(torch.float32).eps ** 2)
+_NEGLIGIBLE = tl.constexpr(negligible(torch.float32))
 
 _WIDEST = tl.constexpr(WIDEST_TILE)
 
@@ -194,7 +196,7 @@ def _attend(
     position, examples_B = tl.program_id(0), tl.arange(0, BB)
     places_B = examples_B.to(tl.int64) * stride_b + position.to(tl.int64) * stride_r
     a_B = tl.load(attention_ptr + places_B, mask=examples_B < b, other=0.0)
-    a_B = tl.where(tl.sum(a_B, 0) > 0.0, a_B, tl.where(examples_B < b, 1.0, 0.0))
+    a_B = tl.where(tl.sum(a_B, 0) >= _NEGLIGIBLE, a_B, tl.where(examples_B < b, 1.0, 0.0))
     pi_B = a_B / tl.sum(a_B, 0)
     e = tl.sum(pi_B * pi_B, 0)
 
@@ -310,7 +312,7 @@ def _nodes(
     tl.store(_of_classes(columns_ptr, position, _SPREADS + K, _HIGHEST, classes_C, width), highest_C)
     tl.store(_of_classes(columns_ptr, position, _SPREADS + K, _TIES, classes_C, width), ties_C)
 
-    top_C = highest_C + _NEARLY_NOTHING
+    top_C = tl.maximum(highest_C, 0.0) + _NEARLY_NOTHING
     place = tl.program_id(0).to(tl.int64)
     for k in range(K):
         u, _, t_B = _node(given_ptr, scalars_ptr, position, examples_B, b, k, K)
@@ -396,7 +398,7 @@ def _slopes(
     mass_B = _mass(mass_ptr, examples_B, b, SOFT)
     v_C = tl.load(_of_classes(columns_ptr, position, _SPREADS + K, _V, classes_C, width))
     highest_C = tl.load(_of_classes(columns_ptr, position, _SPREADS + K, _HIGHEST, classes_C, width))
-    top_C = highest_C + _NEARLY_NOTHING
+    top_C = tl.maximum(highest_C, 0.0) + _NEARLY_NOTHING
 
     mass_B *= pi_B
     dmu_C = tl.sum(tl.load(scalars_ptr + position * (2 * K + 1) + 2 * K) * mass_B, 0) * tl.exp2(log_p_C)

@@ -71,7 +71,8 @@ class DenseLoss(Method):
             raise ValueError(f"a dense loss needs a linear classifier, got {type(model.classifier).__name__}")
         mixed, layer, soft = self.mixer.mixed(model, images, targets, generator, **extras)
         tokens = as_tokens(model.dense(model.features(mixed, start=layer)))
-        weight = class_weights(model.classifier) if self.criterion.attention == "cam" else None
+        gradient = not self.criterion.detach_attention
+        weight = class_weights(model.classifier, gradient=gradient) if self.criterion.attention == "cam" else None
         a_KR = self.criterion.attend_to(tokens, soft, weight)
         logits_KRC = apply_linear(model.classifier, tokens)
         with torch.autocast(images.device.type, enabled=False):

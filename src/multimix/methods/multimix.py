@@ -123,7 +123,8 @@ class DenseMultiMix(Method):
         if not is_linear(model.classifier):
             return MethodOutput(self.criterion(dense, targets, model.classifier, generator=generator), None)
         tokens = as_tokens(dense)
-        weight = class_weights(model.classifier) if self.criterion.attention == "cam" else None
+        gradient = not self.criterion.detach_attention
+        weight = class_weights(model.classifier, gradient=gradient) if self.criterion.attention == "cam" else None
         a = self.criterion.attend_to(tokens, targets, weight)
         loss = self.criterion.from_logits(apply_linear(model.classifier, tokens), targets, a, generator)
         with torch.no_grad():
