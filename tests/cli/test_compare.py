@@ -20,7 +20,7 @@ from multimix.cli.request import read_request
 from multimix.cli.workers import Job
 from multimix.reports import speed
 from multimix.reports.plan import Plan
-from multimix.training import train
+from multimix.training import Config, train
 from multimix.training.files import locked
 
 
@@ -69,6 +69,17 @@ def test_another_process_in_the_folder_is_left_alone(tmp_path: Path, capsys: pyt
     assert stop.value.code == 2
     assert f"another process is training in {tmp_path}" in capsys.readouterr().err
     assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_run_of_train_is_no_folder_for_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(Config(data="digits", model="smallnet-w8", per_class=5, epochs=1, tensorboard=False), tmp_path / "run")
+    before = {path.name for path in run.iterdir()}
+    for command in ("compare digits --methods erm", "sweep digits --methods multimix --vary n=10"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*command.split(), "--seeds", "1", "--epochs", "1", "--out", str(run)])
+        assert stop.value.code == 2
+        assert f"{run} is a run of `multimix train`, and several cannot be made in it" in capsys.readouterr().err
+    assert {path.name for path in run.iterdir()} == before
 
 
 @pytest.mark.parametrize(

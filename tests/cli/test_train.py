@@ -43,6 +43,12 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "digits", "--epochs"], "--epochs"),
         (["train", "digits", "--data", "cifar"], "--data.*cifar10"),
         (["train", "digits", "--lr", "-1"], "lr must be above 0, got -1"),
+        (["train", "--epochs", "3", "digits"], "the recipe comes first: multimix train digits ..., then the options"),
+        (["train", "digits", "--nodes", "2"], "nodes=2, but this process knows of no other node: start it by torchrun"),
+        (
+            ["train", "digits", "--method", f"multimix(n={10**23})"],
+            f"n must be between 1 and {2**63 - 1}, got {10**23}",
+        ),
         (["train", "digits", "extra"], "unexpected argument 'extra'"),
         (["train", "digits", "--method", "multimx"], "unknown method 'multimx': did you mean multimix"),
         (["train", "digits", "--model", "smalnet"], "smallnet"),
@@ -70,6 +76,29 @@ def test_a_run_from_the_command_line(capsys, tmp_path, monkeypatch):
     assert "it holds a run): add --resume" in fails(capsys, *QUICK, "--method", "multimix(n=20)", "--seed", "3")
     main([*QUICK, "--method", "multimix(n=20)", "--seed", "3", "--resume"])
     assert capsys.readouterr().out.startswith("Already finished.")
+
+
+def test_a_damaged_result_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main([*QUICK, "--out", "run"])
+    result = tmp_path / "run" / "result.json"
+    before = result.read_text()
+    for damage in ("{", "[]", "{}"):
+        result.write_text(damage)
+        capsys.readouterr()
+        line = fails(capsys, *QUICK, "--out", "run", "--resume")
+        assert re.search(r"run/result.json is damaged \(.*\): delete it, and the same command with --resume", line)
+    result.unlink()
+    main([*QUICK, "--out", "run", "--resume"])
+    assert json.loads(result.read_text()) == json.loads(before)
+
+
+def test_a_terminal_of_few_characters_gets_the_rest():
+    code = "import sys; from multimix import cli; cli._run = lambda argv: print('1 \u00b1 2'); cli.main([])"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
+    )
+    assert found.stdout == b"1 ? 2\n"
 
 
 def test_help_shows_the_values_of_the_recipe(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,6 +277,26 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path):
     file = tmp_path / "notes.txt"
     with pytest.raises(NotADirectoryError, match="is a file"):
         train(CONFIG, file)
+
+
+def test_results_without_a_checkpoint_are_not_overwritten(tmp_path):
+    run = train(CONFIG, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints")
+    kept = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match="holds results of 3 epochs but no checkpoint to go on from: put its checkp"):
+        train(replace(CONFIG, epochs=4), run, resume=True)
+    with pytest.raises(ValueError, match="holds results of 3 epochs but no checkpoint"):
+        train(CONFIG, replaced_result(run), resume=True)
+    kept.pop("result.json")
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == kept
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_failed_at_its_first_step_is_begun_with_other_options(resume, uninterrupted, contents, tmp_path):
+    wrong = replace(CONFIG, method="multimix(layer=99)", augment="none", lr=1.0)
+    with pytest.raises(ValueError, match="layers must satisfy"):
+        train(wrong, tmp_path / "run")
+    assert contents(train(CONFIG, tmp_path / "run", resume=resume)) == contents(uninterrupted)
 
 
 def test_two_processes_do_not_share_a_directory(run_training, tmp_path):

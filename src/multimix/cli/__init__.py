@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -36,6 +37,9 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command; a mistake of the user's ends with one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # better a table with ? in it than none, after hours
+            stream.reconfigure(errors="replace")
     try:
         _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

@@ -40,6 +40,11 @@ def run_plan(plan: Plan, config: Config, *, jobs: int | None, report: Callable[[
         BlockingIOError: another process is training in the folder.
         SystemExit: 130 after Ctrl-C, 1 if runs failed.
     """
+    if RunDirectory(plan.folder).config.is_file():
+        raise ValueError(
+            f"{plan.folder} is a run of `multimix train`, and several cannot be made in it: choose another folder with "
+            "--out"
+        )
     every = [Job(dataclasses.replace(config, method=m, seed=s), out) for m, s, out in plan.jobs()]
     todo = [job for job in every if not _is_finished(job)]
     if todo:
@@ -100,7 +105,7 @@ def _merged(plan: Plan) -> Plan:
 def _is_finished(job: Job) -> bool:
     """Whether the run is there already; ValueError if the one that is there is another."""
     run = RunDirectory(job.out)
-    if run.config.is_file():
+    if run.config.is_file() and run.begun:
         stored, _ = run.read_config()
         refuse_changes(stored, job.config, job.out)
         if run.result.is_file() and stored.epochs > job.config.epochs:

@@ -41,6 +41,9 @@ def main(argv: list[str]) -> None:
         print(_USAGE.format(names="\n  ".join(recipes.names())))
         return
     if not argv or argv[0].startswith("-"):
+        meant = next((name for name in argv if name in recipes.names()), None)
+        if meant is not None:
+            raise ValueError(f"the recipe comes first: multimix train {meant} ..., then the options")
         raise ValueError(f"which recipe? Put one after `multimix train`: {', '.join(recipes.names())}")
     name = argv[0]
     card = recipes.card(name)
@@ -77,14 +80,19 @@ def _continuation(argv: Sequence[str], out: Path) -> str:
 
 
 def _summary(run: RunDirectory) -> str:
-    result = json.loads(run.result.read_text(encoding="utf-8"))
-    key = result["best_by"]
-    split = key.removesuffix("_accuracy")
-    last, best = result["last"], result["best"]
     where = shlex.quote(str(run.path))
+    try:
+        result = json.loads(run.result.read_text(encoding="utf-8"))
+        key, last, best = result["best_by"], result["last"], result["best"]
+        accuracies = f"{last[key]:.2%} after epoch {last['epoch']}, best {best[key]:.2%} after epoch {best['epoch']}"
+        seconds = f"{result['seconds']:.0f} s"
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{run.result} is damaged ({type(error).__name__}: {error}): delete it, and the same command with --resume "
+            "writes it again from the last checkpoint"
+        ) from None
     return (
-        f"{split} accuracy {last[key]:.2%} after epoch {last['epoch']}, best {best[key]:.2%} after epoch "
-        f"{best['epoch']}; {result['seconds']:.0f} s\n"
+        f"{key.removesuffix('_accuracy')} accuracy {accuracies}; {seconds}\n"
         f"Weights, metrics and checkpoints: {where}\n"
         f"Next: multimix evaluate {where}, or multimix report {where}"
     )

@@ -26,8 +26,8 @@ def check_count(name: str, value: int, *, least: int = 1, most: int | None = Non
     """A whole number in [least, most]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
-    if value < least or (most is not None and value > most):
-        bounds = f"at least {least}" if most is None else f"between {least} and {most}"
+    if value < least or value > (most if most is not None else 2**63 - 1):
+        bounds = f"at least {least}" if most is None and value < least else f"between {least} and {most or 2**63 - 1}"
         raise ValueError(f"{name} must be {bounds}, got {value}")
     return int(value)  # NumPy's too
 

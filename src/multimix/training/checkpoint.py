@@ -81,18 +81,19 @@ def load_latest(directory: Path, check: Callable[[dict[str, Any]], None]) -> dic
     if (directory / "next.pt").exists():
         # A kill came between writing it, which is atomic, and the renames.
         _move_up(directory)
-    refused = []
+    refused, absent = [], []
     for name in ("last.pt", "previous.pt", "best.pt"):
         path = directory / name
         try:
             state = load_checkpoint(path)
             check(state)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            absent.append(str(error))
             continue
         except ValueError as error:
             refused.append(str(error))
             continue
-        for reason in refused:
+        for reason in refused or absent[:1]:
             warnings.warn(f"{reason}: using {name} instead", stacklevel=2)
         return state
     if refused:

@@ -15,6 +15,9 @@ from .config import Config
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+LAUNCHERS = ("MASTER_ADDR", "NODE_RANK", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
+"""Variables of the environment by which processes on several nodes find each other."""
+
 __all__ = ["Ranks", "connect", "leave_process_group"]
 
 
@@ -32,6 +35,11 @@ def connect(config: Config) -> Fabric:
     if dist.is_available() and dist.is_torchelastic_launched():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
+    elif nodes > 1 and not any(name in os.environ for name in LAUNCHERS):
+        raise ValueError(
+            f"nodes={nodes}, but this process knows of no other node: start it by torchrun on every node, as "
+            "docs/training.md shows"
+        )
     accelerator = _fastest() if config.accelerator == "auto" else config.accelerator
     try:
         made: Fabric = fabric.Fabric(

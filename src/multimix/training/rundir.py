@@ -74,6 +74,16 @@ class RunDirectory:
         refuse_changes(stored, config, self.path)
         return stored.epochs >= config.epochs
 
+    @property
+    def begun(self) -> bool:
+        """Whether something of a run is here that is worth keeping: a checkpoint, an epoch, a result or weights."""
+        kept = (self.result, self.weights("last"), self.weights("best"))
+        return bool(self._epochs()) or any(self.checkpoints.glob("*.pt")) or any(path.exists() for path in kept)
+
+    def _epochs(self) -> int:
+        """Lines of the metrics: as many epochs are done, the last of them perhaps after the last checkpoint."""
+        return self.metrics.read_bytes().count(b"\n") if self.metrics.is_file() else 0
+
     def read_config(self) -> tuple[Config, Mapping[str, Any]]:
         """The configuration of the run, and what it knows about its data.
 
@@ -124,18 +134,28 @@ class RunDirectory:
 
     def _refuse_contents(self) -> None:
         found = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
-        if found:
+        if found and not self._give_up_empty_run(found):
             what = "a run" if self.config.name in found else ", ".join(found[:3])
             raise FileExistsError(
                 f"{self.path} is not empty (it holds {what}): add --resume to continue a run, "
                 "or choose another directory with --out"
             )
 
+    def _give_up_empty_run(self, found: Sequence[str]) -> bool:
+        """Whether there is only a run that failed at its first step, which may then be begun with other options."""
+        files = (self.config, self.environment, self.metrics, self.checkpoints, self.tensorboard)
+        if self.config.name not in found or not {path.name for path in files}.issuperset(found) or self.begun:
+            return False
+        self.config.unlink()
+        return True
+
     def _resume(self, config: Config) -> dict[str, Any] | None:
         if not self.config.is_file():
             if any(self.checkpoints.glob("*.pt")):
                 raise CheckpointError(f"{self.path} holds checkpoints but no config.json: start anew elsewhere")
             # Killed before it had written anything, or never begun: the same command serves both.
+            return None
+        if self._give_up_empty_run([self.config.name]):
             return None
         stored, _ = self.read_config()
         refuse_changes(stored, config, self.path)
@@ -144,6 +164,12 @@ class RunDirectory:
             refuse_changes(Config.from_json(json.loads(state["config"])), stored, self.checkpoints)
 
         state = load_latest(self.checkpoints, check)
+        # One epoch may have been written without a checkpoint, by a run that was killed in between.
+        if state is None and (self.result.exists() or self._epochs() > 1):
+            raise CheckpointError(
+                f"{self.path} holds results of {self._epochs()} epochs but no checkpoint to go on from: put its "
+                f"{self.checkpoints.name} folder back, or start anew in another directory with --out"
+            )
         if state is not None and state["epoch"] > config.epochs:
             raise ValueError(
                 f"the run in {self.path} has done {state['epoch']} epochs, more than the {config.epochs} asked for: "
