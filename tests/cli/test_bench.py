@@ -70,6 +70,7 @@ def test_a_gpu_of_unknown_rates_has_a_footnote(monkeypatch, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["method", "--n", "5"], "unknown table 'method': multimix bench takes options alone, multimix bench methods"),
         (["--n", "x"], "--n: expected INT, got 'x'"),
         (["--n", "0"], "--n must be at least 1, got 0"),
         (["--dvice", "cuda"], "did you mean --device?"),

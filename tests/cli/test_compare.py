@@ -36,6 +36,7 @@ from multimix.training.files import locked
         (["--method", "cutmix"], "--methods erm,cutmix instead of --method"),
         (["--methods", ","], "--methods is empty"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--resume"], "leave out --resume: the same command of compare goes on where it stopped"),
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["--epohcs", "3"], "unknown option --epohcs: did you mean --epochs?"),
         (["--model", "smalnet"], "smalnet"),

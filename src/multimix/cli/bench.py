@@ -50,6 +50,8 @@ def main(argv: list[str]) -> None:
         from . import bench_methods
 
         return bench_methods.main(argv[1:])
+    if argv and not argv[0].startswith("-"):
+        raise ValueError(f"unknown table {argv[0]!r}: multimix bench takes options alone, multimix bench methods times any")
     options = parse(
         argv,
         Options(),

@@ -78,6 +78,8 @@ def read_request(
     from .. import recipes
 
     recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (recipe, argv)
+    if "--resume" in rest:
+        raise ValueError(f"leave out --resume: the same command of {command} goes on where it stopped")
     default = make(config=recipes.get(recipe))
     options = parse(rest, default, prog=f"multimix {command} {recipe}", description=description)
     if options.config.method != default.config.method:
