@@ -51,7 +51,9 @@ def main(argv: list[str]) -> None:
 
         return bench_methods.main(argv[1:])
     if argv and not argv[0].startswith("-"):
-        raise ValueError(f"unknown table {argv[0]!r}: multimix bench takes options alone, multimix bench methods times any")
+        raise ValueError(
+            f"unknown table {argv[0]!r}: multimix bench takes options alone, multimix bench methods times any methods"
+        )
     options = parse(
         argv,
         Options(),

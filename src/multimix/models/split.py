@@ -138,8 +138,8 @@ class SplitModel(nn.Module):
         stop = depth if stop is None else stop
         if not 0 <= start <= stop <= depth:
             raise ValueError(
-                f"layers must satisfy 0 <= start <= stop <= {depth}, got start={start}, stop={stop}: this model has layers "
-                f"0 (images) to {depth} (the last features)"
+                f"layers must satisfy 0 <= start <= stop <= {depth}, got start={start}, stop={stop}: this model has "
+                f"layers 0 (images) to {depth} (the last features)"
             )
         if start == 0 and stop > 0:
             x = self.normalize(x)
