@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +206,38 @@ class TestErrors:
         metrics.write_text('{"epoch"\n' + metrics.read_text())
         with pytest.raises(ValueError, match="line 1 is not valid JSON"):
             read_run(path)
+
+    @pytest.mark.parametrize(
+        ("line", "told"),
+        [
+            (
+                '{"epoch": 1}',
+                r"lacks the numbers train_loss, seconds, test_accuracy, test_ece, test_loss: delete it and",
+            ),
+            ("[1]", "must hold a JSON object, got a list: delete it and result.json, and training with --resume"),
+            ('{"epoch": 3, "te', "is not valid JSON: delete it and"),
+            (b"\xff\xfe\x00", "is not valid JSON: delete it and"),
+        ],
+    )
+    def test_damaged_metrics_of_a_finished_run_are_named(self, make_run: MakeRun, line: str | bytes, told: str) -> None:
+        metrics = make_run("a") / "metrics.jsonl"
+        metrics.write_bytes(metrics.read_bytes() + (line if isinstance(line, bytes) else line.encode()))
+        with pytest.raises(ValueError, match=rf"metrics\.jsonl, line 3 {told}"):
+            summarize([metrics.parent])
+
+    def test_metrics_of_epochs_that_were_not_evaluated(self, make_run: MakeRun) -> None:
+        run = make_run("a", accuracies=[None, 0.5])
+        assert summarize([run]).rows[0].last_accuracy.mean == 0.5
+        (metrics := run / "metrics.jsonl").write_text(metrics.read_text().replace('"seconds": 2.0', '"seconds": "2"'))
+        with pytest.raises(ValueError, match="line 1 lacks the numbers seconds"):
+            summarize([run])
+
+    @pytest.mark.parametrize("info", [{}, [], None])
+    def test_damaged_information_about_the_data_is_named(self, make_run: MakeRun, info: object) -> None:
+        config = make_run("a") / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"data_info": info}))
+        with pytest.raises(ValueError, match=r"config\.json does not say num_classes, class_names, .*restore the file"):
+            summarize([config.parent])
 
     def test_finished_without_metrics(self, make_run: MakeRun) -> None:
         path = make_run("a")

@@ -22,7 +22,7 @@ from multimix import cli, data
 from multimix.cli import evaluate as command
 from multimix.cli.evaluation_board import EvaluationBoard
 from multimix.reports.sections import Section
-from multimix.suite import PARTS, Accuracy, Ood, results
+from multimix.suite import ALL, Accuracy, Ood, results
 from multimix.suite.page import label_colors
 from multimix.suite.paper_numbers import beside_paper
 from multimix.suite.part import Store, Subject
@@ -182,6 +182,8 @@ def test_mistakes_are_one_line_before_anything_is_evaluated(
         ([run, "--embedding.neighbors", "1"], "neighbors must be at least 2, got 1"),
         ([run, "--ood.sets", "lsun"], "is written NAME=FOLDER"),
         ([run, "--device", "tpu"], "--device must be cpu, cuda or cuda:NUMBER, got 'tpu'"),
+        ([run, "--device", "cpu:7"], "--device must be cpu, cuda or cuda:NUMBER, got 'cpu:7'"),
+        ([run, "--device", "cuda:"], "--device must be cpu, cuda or cuda:NUMBER, got 'cuda:'"),
         ([run, "--device", "cuda:99"], "CUDA device"),
         ([run, "--weights", "mine.pth"], "--weights is for torchvision:NAME and timm:NAME"),
         ([run, "--data-root", "images"], "--data-root is for torchvision:NAME and timm:NAME"),
@@ -361,7 +363,7 @@ def test_all_parts_of_several_seeds(digits_run, tmp_path: Path) -> None:  # type
     )
     cli.main(["evaluate", str(tmp_path / "runs"), "--parts", "all", *cheap.split(), "--out", str(tmp_path / "out")])
     whole = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert {tuple(model["parts"]) for model in whole["models"]} == {tuple(part.name for part in PARTS)}
+    assert {tuple(model["parts"]) for model in whole["models"]} == {ALL}
     assert {row["pairs"] for row in whole["differences"]} == {2}
     assert {row["label"] for row in whole["differences"]} == {"dense-multimix"}
     page = (tmp_path / "out" / "evaluation.html").read_text()

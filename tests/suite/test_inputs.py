@@ -101,6 +101,30 @@ def test_bad_sets_and_folders_are_refused_before_anything_is_computed(
     evaluate(run, "--parts", "accuracy", "--ood.sets", f"lost={tmp_path / 'lost'}")
 
 
+def test_broken_images_come_with_advice_that_can_be_followed(
+    digits_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = digits_run("run")
+    for name in ("good", "broken"):
+        picture(tmp_path / "set" / f"{name}.png", 9)
+        picture(tmp_path / "crops" / "test" / f"{name}.png", 9)
+        picture(tmp_path / "classes" / "cat" / f"{name}.png", 9)
+    for broken in ("set/broken.png", "crops/test/broken.png", "classes/cat/broken.png"):
+        (tmp_path / broken).write_bytes(b"no image")
+    library = ["timm:resnet10t", "--data", "imagefolder", "--data-root", tmp_path / "classes", "--image-size", "12"]
+    for arguments in (
+        [run, "--parts", "ood", "--ood.sets", f"x={tmp_path / 'set'}"],
+        [run, "--parts", "ood", "--ood.sets", f"lsun-crop={tmp_path / 'crops'}"],
+        [*library, "--weights", run / "model.safetensors", "--out", tmp_path / "out"],
+    ):
+        told = refusal(capsys, arguments)
+        assert "broken.png: it is not an image, or of an unknown format: replace or remove the file\n" in told
+    page = [run, "--parts", "accuracy,ood", "--ood.sets", f"x={tmp_path / 'set'}"]
+    with pytest.raises(SystemExit):
+        evaluate(*page)
+    assert "bad" not in capsys.readouterr().err + (run / "evaluation.html").read_text()
+
+
 def test_images_that_changed_are_evaluated_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for k, label in enumerate(("ant", "bee") * 6):
         picture(tmp_path / "images" / ("train", "val")[k // 2 % 2] / label / f"{k}.png", 20 * k)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from multimix.suite import store as store_module
 from multimix.suite.store import FileStore
 
 
@@ -77,6 +81,49 @@ def test_what_cannot_be_written_is_computed_all_the_same(tmp_path: Path) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert store.compute("b", lambda: 2) == 2
+
+
+def test_what_a_full_disk_refused_is_written_when_it_has_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "part.json"
+    store = FileStore(path, identity="w", options={})
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "write_json", full)
+        with pytest.warns(UserWarning, match="not kept for later: No space left"):
+            assert store.compute("a", lambda: 1) == 1
+    assert store.compute("b", lambda: 2) == 2
+    again = FileStore(path, identity="w", options={})
+    assert [again.compute(key, never) for key in "ab"] == [1, 2]
+
+
+def test_many_evaluations_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, workers = tmp_path / "part.json", 6
+    read = store_module._read
+
+    def slow(*args: Any) -> dict[str, dict[str, Any]]:
+        found = read(*args)
+        time.sleep(0.005)
+        return found
+
+    monkeypatch.setattr(store_module, "_read", slow)
+
+    def evaluate(worker: int) -> None:
+        store = FileStore(path, identity="w", options={"limit": worker})
+        for k in range(10):
+            store.compute(str(k), lambda k=k: worker * k)  # type: ignore[misc]
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter("error")
+        list(pool.map(evaluate, range(workers)))
+    for worker in range(workers):
+        kept = FileStore(path, identity="w", options={"limit": worker})
+        assert [kept.compute(str(k), never) for k in range(10)] == [worker * k for k in range(10)]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_two_evaluations_at_once_keep_what_the_other_found(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,12 +15,13 @@ from typing import Any, Literal
 import torch
 
 from ..suite import ALL, CHEAP, PARTS, Part
+from ..suite.advice import following_advice
 from ..suite.libraries import LIBRARIES, library_candidate
 from ..suite.page import label_colors, write_evaluation
 from ..suite.results import overview
 from ..suite.running import Outcome, check_inputs, run_parts
 from ..suite.subjects import Candidate, Which, run_candidates
-from ..training.files import refuse_file
+from ..training.files import naming_another_folder, refuse_file, refuse_unwritable
 from .console import show_table, split_paths
 from .evaluation_board import EvaluationBoard
 from .options import flags_and_lists, parse
@@ -89,10 +91,13 @@ def main(argv: list[str]) -> None:
     out = options.out or (Path("runs") / "evaluation" if _is_library(paths[0]) else paths[0])
     if options.out is not None:
         refuse_file(options.out)
-    candidates = find_candidates(paths, options, out)
+    with following_advice():
+        candidates = find_candidates(paths, options, out)
+    refuse_unwritable(out)
     command = shlex.join(["multimix", "evaluate", *argv])
     try:
-        missing = check_inputs(candidates, parts)
+        with following_advice():
+            missing = check_inputs(candidates, parts)
         total = len(candidates) * len(parts)
         if kept := total - sum(missing.values()):
             print(f"{kept} of {total} evaluations are there already", flush=True)
@@ -100,13 +105,15 @@ def main(argv: list[str]) -> None:
             outcomes = run_parts(candidates, parts, board, log=out / LOG)
         if not any(outcome.results for outcome in outcomes):
             raise ValueError(f"nothing could be evaluated: {_failures(outcomes)[0]}")
-        print("Making the page ...", flush=True)
-        left_out = write_evaluation(outcomes, parts, out, command=command)
+        # Before the page, which may fail: hours of work are then not for nothing.
+        show_table(overview(outcomes, parts, label_colors(outcomes)))
+        print("\nMaking the page ...", flush=True)
+        with naming_another_folder():
+            left_out = write_evaluation(outcomes, parts, out, command=command)
     except KeyboardInterrupt:
         print(f"\nStopped; everything is saved. Continue with: {command}", file=sys.stderr)
         raise SystemExit(130) from None
-    show_table(overview(outcomes, parts, label_colors(outcomes)))
-    print(f"\nPage: {out / 'evaluation.html'} (also evaluation.json, evaluation.csv and plots/)")
+    print(f"Page: {out / 'evaluation.html'} (also evaluation.json, evaluation.csv and plots/)")
     for line in [*_failures(outcomes), *(f"not on the page: {line}" for line in left_out)]:
         print(f"multimix: {line}", file=sys.stderr)
     if failed := sum(len(outcome.failures) for outcome in outcomes):
@@ -124,10 +131,11 @@ def check_device(name: str) -> None:
 
     >>> check_device("cpu")
     """
+    # PyTorch takes cpu:NUMBER too, and every number for the same processors.
+    if not re.fullmatch("cpu|cuda(:(0|[1-9][0-9]*))?", name):
+        raise ValueError(f"--device must be cpu, cuda or cuda:NUMBER, got {name!r}")
     kind, _, number = name.partition(":")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
-        raise ValueError(f"--device must be cpu, cuda or cuda:NUMBER, got {name!r}")
     if kind == "cuda" and int(number or 0) >= count:
         raise ValueError(
             f"--device {name}: PyTorch finds {count or 'no'} CUDA device{'s' * (count != 1)} here: use --device cpu"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..reports import write_report
-from ..training.files import refuse_file
+from ..reports import summarize
+from ..reports.page import write_page
+from ..training.files import naming_another_folder, refuse_file
 from .console import show_results, split_paths
 from .options import parse
 
@@ -20,7 +21,7 @@ class Options:
 
 
 def main(argv: list[str]) -> None:
-    """Write the page, and print the table that it opens with."""
+    """Print the table that the page opens with, then write the page."""
     paths, rest = split_paths(argv)
     options = parse(
         rest,
@@ -34,5 +35,8 @@ def main(argv: list[str]) -> None:
     out = options.out or paths[0]
     if options.out is not None:
         refuse_file(options.out)
-    show_results(write_report(paths, out))
+    summary = summarize(paths)
+    show_results(summary)
+    with naming_another_folder():
+        write_page(summary, out)
     print(f"\nPage: {out / 'report.html'} (also summary.json and results.csv)")

@@ -35,11 +35,21 @@ def write_report(paths: Iterable[Path], out: Path) -> Summary:
         ImportError: matplotlib or Jinja2 is not installed.
     """
     summary = summarize(paths)
+    write_page(summary, out)
+    return summary
+
+
+def write_page(summary: Summary, out: Path) -> None:
+    """The files of `write_report` for runs that have been read.
+
+    Raises:
+        OSError: a file cannot be written.
+        ImportError: matplotlib or Jinja2 is not installed.
+    """
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "summary.json", as_json(summary))
     write_text(out / "results.csv", results_csv(summary))
     write_text(out / "report.html", render(summary))
-    return summary
 
 
 def render(summary: Summary) -> str:

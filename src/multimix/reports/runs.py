@@ -18,6 +18,16 @@ _INCIDENTAL = frozenset(
      "accelerator", "devices", "nodes"}
 )  # fmt: skip
 
+# What pages and evaluations look up.
+_DATA_INFO: Mapping[str, type | tuple[type, ...]] = {
+    "num_classes": int, "class_names": list, "image_size": int, "mean": (list, type(None)),
+    "std": (list, type(None)), "train_examples": int, "test_examples": int,
+}  # fmt: skip
+_EPOCH = ("epoch", "train_loss", "seconds")
+_LAST_EPOCH = (*_EPOCH, "test_accuracy", "test_ece", "test_loss")
+
+_METRICS_AGAIN = "delete it and result.json, and training with --resume writes both again from the last checkpoint"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -75,8 +85,9 @@ def read_run(path: Path) -> Run:
         raise FileNotFoundError(f"{path} is not a folder: pass the folder of a run, as `multimix train --out` made it")
     run = RunDirectory(path)
     config, data_info = run.read_config()
+    _check_data_info(run.config, data_info)
     result = _read_json(run.result) if run.result.is_file() else None
-    metrics = _read_lines(run.metrics)
+    metrics = _read_lines(run.metrics, finished=result is not None)
     if result is not None and not metrics:
         raise ValueError(f"{run.metrics} is missing or empty although the run has finished: the run is damaged")
     return Run(
@@ -158,16 +169,42 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     return value
 
 
-def _read_lines(path: Path) -> list[Mapping[str, Any]]:
+def _check_data_info(path: Path, info: Any) -> None:
+    if not isinstance(info, dict):
+        info = {}
+    wrong = [name for name, kind in _DATA_INFO.items() if name not in info or not isinstance(info[name], kind)]
+    if wrong:
+        raise ValueError(
+            f"{path} does not say {', '.join(wrong)} in data_info, as training writes them: restore the file, or train "
+            "the run anew"
+        )
+
+
+def _read_lines(path: Path, *, finished: bool) -> list[Mapping[str, Any]]:
     if not path.is_file():
         return []
     records = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # Not decoded as a whole: the line that is damaged can then be named.
+    lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
+        last = number == len(lines)
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             # A run that is being written, or was killed, may end in half a line.
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number} is not valid JSON: the file is damaged") from None
+            if finished or not last:
+                raise ValueError(f"{path}, line {number} is not valid JSON: {_METRICS_AGAIN}") from None
+        else:
+            _check_epoch(f"{path}, line {number}", record, _LAST_EPOCH if finished and last else _EPOCH)
+            records.append(record)
     return records
+
+
+def _check_epoch(where: str, record: Any, names: Sequence[str]) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} must hold a JSON object, got a {type(record).__name__}: {_METRICS_AGAIN}")
+    timing = record.get("timing")
+    numbers = record | (timing if isinstance(timing, dict) else {})
+    lacking = [name for name in names if not isinstance(numbers.get(name), int | float)]
+    if lacking:
+        raise ValueError(f"{where} lacks the numbers {', '.join(lacking)}: {_METRICS_AGAIN}")

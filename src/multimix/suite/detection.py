@@ -149,7 +149,7 @@ class Detection:
             detector, losses = tuned()
         except CheckpointError as error:
             warnings.warn(f"the fine-tuning begins anew: {error.__cause__ or error}", stacklevel=2)
-            checkpoint.unlink()
+            checkpoint.unlink(missing_ok=True)  # another evaluation may have removed it
             detector, losses = tuned()
         found = detection.detect(
             detector,

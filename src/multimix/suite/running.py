@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import one_line
+from .advice import told
 from .fingerprint import fingerprint
 from .part import HasDefaults, Part, ReadsFiles, Subject
 from .store import FileStore
@@ -96,7 +97,7 @@ def run_parts(
             try:
                 outcome.results[part.name] = _measure(candidate, part, store, load, watch.say)
             except Exception as error:  # whatever it is, the other parts do not suffer from it
-                failure = one_line(error)
+                failure = told(error)
                 outcome.failures[part.name] = failure
                 if log is not None:
                     _append(log, candidate, part)
@@ -152,6 +153,10 @@ def _once(load: Callable[[], Subject]) -> Callable[[], Subject]:
 
 
 def _append(log: Path, candidate: Candidate, part: Part) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(f"--- {candidate.name}: {part.name}\n{traceback.format_exc()}\n")
+    told_in_full = f"--- {candidate.name}: {part.name}\n{traceback.format_exc()}\n"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(told_in_full)
+    except OSError as error:  # of a disk that has become full, which the other parts can do without
+        warnings.warn(f"a traceback is not kept: {error}", stacklevel=2)

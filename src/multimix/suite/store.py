@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..training.files import write_json
+from ..training.files import taking_turns, write_json
 
 __all__ = ["FileStore"]
 
@@ -44,7 +44,7 @@ class FileStore:
         self._options = json.dumps(options, sort_keys=True)
         self._all = _read(path, identity)
         self._pieces = self._all.setdefault(self._options, {})
-        self._writable = True
+        self._warned = False
 
     def __contains__(self, key: str) -> bool:
         return key in self._pieces
@@ -81,14 +81,17 @@ class FileStore:
 
     def _write(self) -> None:
         try:
-            if self._writable:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            # Or what another evaluation writes after it is read here would be lost.
+            with taking_turns(self._file.parent):
                 self._take_in(_read(self._file, self._identity))
                 write_json(self._file, {"identity": self._identity, "by_options": self._all})
         except OSError as error:
-            # What lies on a read-only or a full disk can be evaluated all the same.
-            self._writable = False
-            warnings.warn(f"results are not kept for later: {error}", stacklevel=3)
+            # What lies on a read-only or a full disk can be evaluated all the same. A disk may also have room again:
+            # the next write holds all the pieces.
+            if not self._warned:
+                warnings.warn(f"results are not kept for later: {error}", stacklevel=3)
+            self._warned = True
 
 
 def _plain(key: str, value: Any) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,26 +16,47 @@ try:
 except ImportError:  # Windows has no fcntl; the lock is a safeguard, not a need.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["append_line", "locked", "refuse_file", "write_atomically", "write_json", "write_text"]
+__all__ = [
+    "append_line", "locked", "naming_another_folder", "refuse_file", "refuse_unwritable", "taking_turns",
+    "write_atomically", "write_json", "write_text",
+]  # fmt: skip
+
+ABANDONED = 600.0
+"""Seconds after which a temporary file that has not grown belongs to a process that was killed."""
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, force it to disk, then rename it to `path`.
 
+    Several processes may write the same `path` at once: the last one to finish wins.
+
     Raises:
         OSError: the file cannot be written (the disk is full, no permission); `path` is as before.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
+            _remove_abandoned(path, now=os.fstat(file.fileno()).st_mtime)
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError of its own.
-        temporary.unlink(missing_ok=True)
         raise OSError(f"cannot write {path}: {error}") from error
+    finally:
+        # Ctrl-C leaves nothing either. A read-only disk refuses to remove even what is not there.
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _remove_abandoned(path: Path, now: float) -> None:
+    """Remove what killed processes left of `path`; `now` is by the clock of the disk, which may not be ours."""
+    name = re.compile(re.escape(path.name) + r"\.[0-9a-f]{8}\.tmp")
+    with suppress(OSError):  # another process may remove it first
+        for other in path.parent.iterdir():
+            if name.fullmatch(other.name) and other.stat().st_mtime < now - ABANDONED:
+                other.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,6 +87,49 @@ def refuse_file(directory: Path) -> None:
     for folder in (directory, *directory.parents):
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder} is a file: choose a directory for --out")
+
+
+def refuse_unwritable(directory: Path) -> None:
+    """Raise OSError if nothing can be written in `directory`, or made there if it does not exist.
+
+    It is tried, since permission bits say nothing to root or of a read-only disk.
+    """
+    folder = next(place for place in (directory, *directory.parents) if place.exists())
+    probe = folder / f".{secrets.token_hex(4)}.tmp"
+    try:
+        open(probe, "xb").close()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"cannot write in {directory} ({reason}): choose another folder with --out") from None
+
+
+@contextmanager
+def naming_another_folder() -> Iterator[None]:
+    """Say with an OSError of writing what helps: another folder."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{error}: choose another folder with --out") from error
+
+
+@contextmanager
+def taking_turns(directory: Path) -> Iterator[None]:
+    """Wait until no other process is within this for the same directory.
+
+    Where there are no locks, as on some network file systems, it does not wait.
+    """
+    if fcntl is None:
+        yield
+        return
+    # The directory itself is locked: a file for it would stay behind.
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

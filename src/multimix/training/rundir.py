@@ -144,7 +144,8 @@ class RunDirectory:
     def _give_up_empty_run(self, found: Sequence[str]) -> bool:
         """Whether there is only a run that failed at its first step, which may then be begun with other options."""
         files = (self.config, self.environment, self.metrics, self.checkpoints, self.tensorboard)
-        if self.config.name not in found or not {path.name for path in files}.issuperset(found) or self.begun:
+        others = {name for name in found if not name.endswith(".tmp")} - {path.name for path in files}
+        if self.config.name not in found or others or self.begun:
             return False
         self.config.unlink()
         return True

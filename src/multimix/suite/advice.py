@@ -1,0 +1,32 @@
+"""Errors of the data, without advice that an evaluation cannot follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..data import UnreadableImageError
+from ..errors import one_line
+
+__all__ = ["following_advice", "told"]
+
+# Training can do without some of its images. What is measured would be of other images, and under the same name.
+_OF_TRAINING = ", or leave out unreadable images with bad_images='skip' (--bad-images skip)"
+
+
+def told(error: BaseException) -> str:
+    """What an error says, in one line.
+
+    >>> told(UnreadableImageError("cannot read it: replace it" + _OF_TRAINING + " (2 more are unreadable too)"))
+    'cannot read it: replace it (2 more are unreadable too)'
+    """
+    return one_line(error).replace(_OF_TRAINING, "")
+
+
+@contextmanager
+def following_advice() -> Iterator[None]:
+    """Let images that cannot be read be refused in the words of `told`."""
+    try:
+        yield
+    except UnreadableImageError as error:
+        raise UnreadableImageError(told(error)) from error
