@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,12 @@ def test_damaged_boxes_and_images_are_left_out_and_reported(tmp_path: Path) -> N
     assert found.images[0].boxes == (NamedBox("cat", 1, 1, 6, 6),)
     assert [reason.partition(":")[0] for reason in found.skipped] == ["a.jpg"] * 4
     assert any("(1, 1, 1, 6) has no area inside the image" in reason for reason in found.skipped)
+
+
+def test_what_is_left_out_can_be_written_whatever_its_name(tmp_path: Path) -> None:
+    voc(tmp_path, "a", thing("cat", 1, 1, 9, 9))
+    voc(tmp_path, os.fsdecode(b"caf\xe9"), thing("cat", 1, 1, 9, 9), image=False)
+    assert read_boxes(tmp_path).skipped == (r"caf\xe9.jpg: the image is missing",)
 
 
 def test_images_are_looked_at_once_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,12 @@ def test_arrays_with_names_validation_and_an_image_size(tmp_path: Path) -> None:
         ({"train_labels": np.arange(12) - 1}, "got -1 for example 0"),
         ({"train_labels": np.arange(11)}, r"train_images and train_labels of .*need labels of shape \(12,\)"),
         ({"train_images": np.zeros((12, 6, 6, 3))}, "must be uint8"),
+        (
+            {"train_labels": np.array(["cat", "dog", "cow"] * 4)},
+            r"^train_images and train_labels of .*: labels must be integer class indices, got text, "
+            r"\['cat', 'dog', 'cow'\]: number the classes, [^\n]*$",
+        ),
+        ({"test_labels": np.array([b"cat"] * 6)[:, None]}, "test_labels of .* got text, .*: number the classes"),
         ({"train_images": np.zeros((12, 6, 5, 3), np.uint8)}, "must be square"),
         ({"test_images": np.zeros((6, 5, 5, 3), np.uint8)}, "5 pixels in test and image_size=6"),
     ],
@@ -144,6 +150,10 @@ def test_arrays_that_are_missing_or_broken(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(ValueError, match=r"set\.npz is not a whole \.npz file"):
             load("imagefolder", root=path)
+    np.save(tmp_path / "one.npy", np.zeros((3, 4)))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    with pytest.raises(ValueError, match=r"^[^\n]*one\.npz is not [^\n]*\(it is one array, float64 \(3, 4\), of an"):
+        load("imagefolder", root=tmp_path / "one.npz")
     (tmp_path / "objects.npz").write_bytes(b"")
     np.savez(tmp_path / "objects.npz", train_images=np.array([{}, {}], dtype=object))
     with pytest.raises(ValueError, match=r"not a whole \.npz file of plain arrays"):

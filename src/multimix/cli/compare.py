@@ -10,8 +10,9 @@ from typing import Literal
 
 import torch
 
-from ..reports import write_report
+from ..reports import summarize
 from ..reports.evaluated import default_device
+from ..reports.page import write_page
 from ..reports.plan import Plan
 from ..reports.speed import measure_speed
 from ..training import Config, RunDirectory
@@ -58,10 +59,11 @@ def _report(plan: Plan, options: Options) -> None:
         return
     if set(done) - set(plan.speed):
         plan = _with_speed(plan, done, options)
-    print("Making the page ...", flush=True)
-    summary = write_report([plan.folder], plan.folder)
-    show_results(summary)
-    print(f"\nPage: {plan.folder / 'report.html'} (also summary.json and results.csv)")
+    summary = summarize([plan.folder])
+    show_results(summary)  # before the page, which may fail
+    print("\nMaking the page ...", flush=True)
+    write_page(summary, plan.folder)
+    print(f"Page: {plan.folder / 'report.html'} (also summary.json and results.csv)")
 
 
 def _with_speed(plan: Plan, done: Sequence[str], options: Options) -> Plan:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import torch
 from torch import Tensor
 
-from .listing import EXTENSIONS, require_folder
+from .listing import EXTENSIONS, printable, require_folder
 from .pictures import UnreadableImageError, is_readable, side
 from .survey import for_each, once
 
@@ -145,7 +145,7 @@ def _checked(records: Iterable[_Record], folder: Path, what: str) -> BoxedImages
     if not images:
         reasons = f": {'; '.join(skipped[:3])}" if skipped else ""
         raise ValueError(f"{folder} holds no image with a usable box{reasons}")
-    return BoxedImages(tuple(images), tuple(empty), tuple(skipped))
+    return BoxedImages(tuple(images), tuple(empty), tuple(map(printable, skipped)))
 
 
 def _sides(paths: Sequence[Path], folder: Path, what: str) -> list[tuple[int, int] | None]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .datasets import ArrayDataset, Dataset, FileDataset
-from .listing import class_folders, require_folder, scan
+from .listing import class_folders, require_folder, require_utf8, scan
 from .source import Source
 
 __all__ = ["cells", "domain_names", "leave_one_out", "read_domains"]
@@ -22,13 +22,14 @@ def domain_names(root: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: `root` is missing.
-        ValueError: it holds fewer than two folders.
+        ValueError: it holds fewer than two folders, or one whose name is not UTF-8.
     """
     expected = f"{root}/DOMAIN/CLASS/IMAGE, one folder for each domain"
     require_folder(root, expected)
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(names) < 2:
         raise ValueError(f"{root} holds {len(names)} domain folders, and needs at least two: expected {expected}")
+    require_utf8(names, root)
     return names
 
 

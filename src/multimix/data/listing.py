@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-__all__ = ["EXTENSIONS", "Listing", "class_folders", "image_files", "require_folder", "scan", "unlabelled"]
+__all__ = [
+    "EXTENSIONS",
+    "Listing",
+    "class_folders",
+    "image_files",
+    "printable",
+    "require_folder",
+    "require_utf8",
+    "scan",
+    "unlabelled",
+]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -36,28 +46,79 @@ def require_folder(folder: Path, expected: str) -> None:
         raise FileNotFoundError(f"{folder} {what}: expected {expected}")
 
 
+def printable(name: str) -> str:
+    r"""A name from the file system, with those of its bytes escaped that are not UTF-8.
+
+    >>> print(printable(os.fsdecode(b"caf\xe9")))
+    caf\xe9
+    """
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def require_utf8(names: Iterable[str], place: Path) -> None:
+    """Refuse names of classes or domains, found in `place`, that no report could be written with."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the name '{printable(name)}' in {printable(str(place))} is not valid UTF-8, which reports are "
+                "written in: rename it"
+            ) from None
+
+
 def class_folders(folder: Path) -> list[str]:
     """The names of the class folders, sorted; their position is the class index, as in torchvision's ImageFolder.
 
     Raises:
         FileNotFoundError: `folder` is missing, or holds no class folder.
+        ValueError: a name that is not UTF-8.
     """
     require_folder(folder, f"{folder}/CLASS/IMAGE, one folder for each class")
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise FileNotFoundError(f"{folder} holds no class folders: expected {folder}/CLASS/IMAGE")
+    require_utf8(names, folder)
     return names
 
 
 def image_files(folder: Path) -> list[str]:
-    """The image files below a folder, relative to it, in a fixed order. Hidden files are left out."""
+    """The image files below a folder, relative to it, in a fixed order. Hidden files are left out, links followed.
+
+    Raises:
+        ValueError: a link that leads back to a folder that it lies in, as its images would be found again and again.
+    """
     found = []
-    for where, _, files in sorted(os.walk(folder, followlinks=True)):
+    for where, files in sorted(_walk(folder)):
         for file in sorted(files):
             if file.lower().endswith(EXTENSIONS) and not file.startswith("."):
                 found.append(os.path.relpath(os.path.join(where, file), folder))
     return found
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder at or below one, with the files in it."""
+    # Normalised, because no folder above `..` need hold it.
+    top = os.path.abspath(folder)
+    if os.path.islink(top):
+        _require_no_loop(os.path.dirname(top), [os.path.basename(top)])
+    for where, folders, files in os.walk(folder, followlinks=True):
+        if links := [name for name in folders if os.path.islink(os.path.join(where, name))]:
+            _require_no_loop(os.path.abspath(where), links)
+        yield where, files
+
+
+def _require_no_loop(where: str, links: Sequence[str]) -> None:
+    """Refuse a link in `where` to a folder that holds it, directly or through the links that lead to `where`."""
+    holders = [place.resolve() for place in (Path(where), *Path(where).parents)]
+    for name in links:
+        target = Path(where, name).resolve()
+        if any(holder.is_relative_to(target) for holder in holders):
+            raise ValueError(
+                f"{Path(where, name)} is a link that leads back to {target}, which it lies in, so that images would be "
+                "found again and again: remove the link"
+            )
 
 
 def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
@@ -70,7 +131,8 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
 
     Raises:
         FileNotFoundError: `folder` is missing, or holds no class folder.
-        ValueError: a class folder without images, or that is not in `classes`.
+        ValueError: a class folder without images, that is not in `classes`, or whose name is not UTF-8; a link that
+            leads back.
     """
     present = class_folders(folder)
     classes = present if classes is None else classes

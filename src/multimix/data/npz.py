@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..extras import require
 from .datasets import ArrayDataset, check_range
+from .listing import require_utf8
 from .source import Source
 
 __all__ = ["npz"]
@@ -34,7 +35,10 @@ def npz(path: Path) -> Source:
     """
     numpy = require("numpy", "train")
     try:
-        with numpy.load(path, allow_pickle=False) as file:
+        file = numpy.load(path, allow_pickle=False)
+        if isinstance(file, numpy.ndarray):
+            raise ValueError(f"it is one array, {file.dtype} {file.shape}, of an .npy file; numpy.savez writes several")
+        with file:
             arrays: dict[str, Any] = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: expected an .npz file with arrays") from None
@@ -50,6 +54,7 @@ def npz(path: Path) -> Source:
         splits["test"] = splits.pop("val")
     if "class_names" in arrays:
         names = tuple(str(name) for name in arrays["class_names"])
+        require_utf8(names, path)
     else:
         names = tuple(str(k) for k in range(int(splits["train"].labels.max()) + 1))
     for split, dataset in splits.items():
@@ -62,13 +67,23 @@ def _split(path: Path, arrays: dict[str, Any], split: str) -> ArrayDataset | Non
         image_key, label_key = (key.format(split) for key in keys)
         if image_key in arrays and label_key in arrays:
             try:
-                labels = torch.from_numpy(arrays[label_key])
+                labels = _labels(arrays[label_key])
                 labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
                 extras = _extras(arrays, split, but=(image_key, label_key), count=len(labels))
                 return ArrayDataset(_rgb(torch.from_numpy(arrays[image_key])), labels, extras=extras)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{image_key} and {label_key} of {path}: {error}") from error
     return None
+
+
+def _labels(array: Any) -> Tensor:
+    if array.dtype.kind in "US":
+        raise TypeError(
+            f"labels must be integer class indices, got text, {array.ravel()[:3].tolist()}: number the classes, alike "
+            "in all splits, and save their names as class_names: class_names, train_labels = "
+            "numpy.unique(train_labels, return_inverse=True) makes both"
+        )
+    return torch.from_numpy(array)
 
 
 def _extras(arrays: dict[str, Any], split: str, *, but: tuple[str, str], count: int) -> dict[str, Tensor]:

@@ -13,28 +13,38 @@ from ..extras import require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["SMALL_SIDE", "UnreadableImageError", "fit", "is_readable", "pixels", "read", "side"]
+__all__ = ["OR_SKIP", "SMALL_SIDE", "VERSION", "UnreadableImageError", "fit", "is_readable", "pixels", "read", "side"]
 
 SMALL_SIDE = 96
 """Images up to this side are used whole; larger ones are cut from a somewhat larger picture, as for ImageNet."""
 
+VERSION = 2
+"""Raised whenever a file comes to be read as other pixels, or is no longer readable, so that no cache hides it."""
+
+OR_SKIP = ", or leave out unreadable images with bad_images='skip' (--bad-images skip)"
+"""Ends the message of an image that cannot be read."""
+
+BITS_PER_SAMPLE = 258
+"""A tag of TIFF files."""
+
 
 class UnreadableImageError(ValueError):
-    """A file that does not hold a whole image; the message names it."""
+    """A file that does not hold a whole image, or one whose values have no known meaning; the message names it."""
 
 
 def read(path: Path) -> Image:
-    """The RGB picture in a file.
+    """The RGB picture in a file. One of 16 bits is scaled to 8, so that black and white stay what they are.
 
     Raises:
-        UnreadableImageError: the file is missing, truncated or no image.
+        UnreadableImageError: the file is missing, truncated or no image, or its values have no known range.
         OSError: the machine refuses to read the file (permissions, a failing disk), which is never skipped.
     """
     pil = require("PIL.Image", "train")
     try:
         with open(path, "rb") as file:
-            picture: Image = pil.open(file).convert("RGB")
-            return picture
+            picture: Image = pil.open(file)
+            white = _white(picture)
+            return (picture if white == 255 else _eight_bits(picture, white)).convert("RGB")
     except Exception as error:  # decoders of broken files raise nearly anything
         if _is_of_the_machine(error):
             raise
@@ -42,10 +52,11 @@ def read(path: Path) -> Image:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether the file holds a whole image, found at less cost than reading it."""
+    """Whether `read` can read the file, found at less cost."""
     pil = require("PIL.Image", "train")
     try:
         with open(path, "rb") as file, pil.open(file) as picture:
+            _white(picture)
             # A JPEG is then decoded at an eighth of its size, which still takes in all of its data.
             picture.draft("RGB", (1, 1))
             picture.load()
@@ -93,6 +104,35 @@ def pixels(picture: Image) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
+class _UnknownRangeError(Exception):
+    """Nothing says which value is white."""
+
+
+def _white(picture: Image) -> int:
+    """The value of white in a picture as Pillow opens it.
+
+    Raises:
+        _UnknownRangeError: floating point numbers, or integers of which the file does not say how far they go.
+    """
+    if picture.mode.startswith("I;16"):
+        bits = getattr(picture, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]
+        return int(2**bits - 1)
+    # So Pillow opens PGM files of 16 bits, and its older versions PNG files too.
+    if picture.mode == "I" and picture.format in ("PNG", "PPM"):
+        return 2**16 - 1
+    if picture.mode in ("I", "F"):
+        raise _UnknownRangeError(f"its pixels are of mode {picture.mode}, whose range from black to white is unknown")
+    return 255
+
+
+def _eight_bits(picture: Image, white: int) -> Image:
+    """A grey picture scaled and rounded; Pillow's own conversion makes everything above 255 white."""
+    numpy, pil = require("numpy", "train"), require("PIL.Image", "train")
+    scaled = (numpy.asarray(picture).astype(numpy.uint32) * 255 + white // 2) // white
+    eight: Image = pil.fromarray(scaled.astype(numpy.uint8))
+    return eight
+
+
 def _is_of_the_machine(error: Exception) -> bool:
     """Whether the file could not be read at all, so that nothing is known about the image."""
     if isinstance(error, FileNotFoundError):
@@ -102,6 +142,7 @@ def _is_of_the_machine(error: Exception) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
+    fix = "convert it to 8 bits" if isinstance(error, _UnknownRangeError) else "replace or remove the file"
     if isinstance(error, FileNotFoundError):
         reason = "the file is missing"
     elif type(error).__name__ == "UnidentifiedImageError":
@@ -109,6 +150,5 @@ def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
     else:
         reason = str(error) or type(error).__name__
     return UnreadableImageError(
-        f"cannot read the image {path}: {reason}: replace or remove the file, or leave out unreadable images "
-        "with bad_images='skip' (--bad-images skip)"
+        f"cannot read the image {path}: {reason}: {fix}{OR_SKIP}"
     )

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from . import pictures
 from .cache import remember
 from .progress import track
 
@@ -45,9 +46,9 @@ def for_each(function: Callable[[int], T], paths: Sequence[Path], description: s
 
 def once(folder: Path, names: Sequence[str], what: str, build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """What `build` finds out about the files `names` of `folder`: kept as long as no name, size or modification time
-    changes."""
+    changes, nor the way in which images are read."""
     folder = folder.resolve()
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(f"version {pictures.VERSION}\n".encode(), digest_size=16)
     for name in names:
         try:
             status = os.stat(folder / name)

@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..data import UnreadableImageError
+from ..data.pictures import OR_SKIP
 from ..errors import one_line
 
 __all__ = ["following_advice", "told"]
-
-# Training can do without some of its images. What is measured would be of other images, and under the same name.
-_OF_TRAINING = ", or leave out unreadable images with bad_images='skip' (--bad-images skip)"
 
 
 def told(error: BaseException) -> str:
     """What an error says, in one line.
 
-    >>> told(UnreadableImageError("cannot read it: replace it" + _OF_TRAINING + " (2 more are unreadable too)"))
+    Training can do without some of its images. What is measured would be of other images, and under the same name.
+
+    >>> told(UnreadableImageError("cannot read it: replace it" + OR_SKIP + " (2 more are unreadable too)"))
     'cannot read it: replace it (2 more are unreadable too)'
     """
-    return one_line(error).replace(_OF_TRAINING, "")
+    return one_line(error).replace(OR_SKIP, "")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import evaluation
 from ..criteria.classifiers import class_weights
 from ..data import pictures
-from ..data.listing import image_files, require_folder
+from ..data.listing import image_files, printable, require_folder
 from ..evaluation.inference import evaluating
 from ..reports.overlays import SIDE, data_uri, one_of_each, shrink
 from ..reports.sections import Section
@@ -126,7 +126,7 @@ class Attention:
             return torch.cat([batch.images for batch in batches]), names, labels
         files = _files_to_show(self.images)[: self.count]
         read = [pictures.pixels(pictures.fit(pictures.read(file), subject.image_size)) for file in files]
-        return to_input(torch.stack(read), subject), [file.stem for file in files], None
+        return to_input(torch.stack(read), subject), [printable(file.stem) for file in files], None
 
 
 def _files_to_show(folder: Path) -> list[Path]:
