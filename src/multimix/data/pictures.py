@@ -149,6 +149,4 @@ def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
         reason = "it is not an image, or of an unknown format"
     else:
         reason = str(error) or type(error).__name__
-    return UnreadableImageError(
-        f"cannot read the image {path}: {reason}: {fix}{OR_SKIP}"
-    )
+    return UnreadableImageError(f"cannot read the image {path}: {reason}: {fix}{OR_SKIP}")
