@@ -2,7 +2,7 @@
 
 import itertools
 import random
-import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -22,29 +22,25 @@ def test_variants_take_turns_every_second_round_backwards() -> None:
     assert "".join(order) == "ab"
 
 
-def test_short_calls_are_repeated_to_fill_a_turn() -> None:
-    calls = 0
-
-    def call() -> None:
-        nonlocal calls
-        calls += 1
-        sum(range(1000))
-
-    interleaved({"a": call}, rounds=2, device="cpu", turn=0.01)
-    assert calls > 50
-
-
-def test_a_first_call_that_compiles_does_not_count_on_a_gpu(monkeypatch) -> None:
+def told(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float]) -> tuple[Callable[[], None], list[float]]:
+    """A call that takes `seconds(k)` the k-th time, by the clock that `interleaved` reads, and what it has taken."""
+    taken: list[float] = []
+    monkeypatch.setattr(measure, "clock", lambda device, *, alone: lambda: sum(taken))
     monkeypatch.setattr(measure, "synchronize", lambda device: None)
-    calls = 0
+    return lambda: taken.append(seconds(len(taken) + 1)), taken
 
-    def call() -> None:
-        nonlocal calls
-        calls += 1
-        time.sleep(0.05 if calls == 1 else 0)
 
-    interleaved({"a": call}, rounds=2, device="cuda", turn=0.01)
-    assert calls > 50
+def test_short_calls_are_repeated_to_fill_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    call, taken = told(monkeypatch, lambda k: 0.001)
+    assert interleaved({"a": call}, rounds=2, device="cpu", turn=0.01)["a"] == pytest.approx([0.001, 0.001])
+    # One to warm up, one to see how long it takes, ten for each turn.
+    assert len(taken) == 2 + 2 * 10
+
+
+def test_a_first_call_that_compiles_does_not_count_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    call, taken = told(monkeypatch, lambda k: 5.0 if k == 1 else 0.001)
+    assert interleaved({"a": call}, rounds=2, device="cuda", turn=0.01)["a"] == pytest.approx([0.001, 0.001])
+    assert len(taken) == 2 + 2 * 10
 
 
 def test_ratio_is_taken_within_rounds() -> None:
