@@ -95,9 +95,7 @@ def _grid() -> dict[str, Setting]:
 
 
 def _lead() -> dict[str, Setting]:
-    """What looked best in the grid of cifar20, on seeds that did not choose it; and its m alpha with all examples."""
-    found = _named(["erm", "input-mixup", "multimix(alpha=0.02, m=16)", "multimix(alpha=0.0025)", SMALL])
-    return found | CONTROL
+    return _named(["erm", "input-mixup", *LEAD, SMALL]) | CONTROL
 
 
 def _optimiser() -> dict[str, Setting]:
@@ -155,12 +153,15 @@ def _terms() -> dict[str, Setting]:
 CONTROL: dict[str, Setting] = {"erm, half and half with input mixup": (lambda: Either(Erm(), InputMixup(), p=0.5), {})}
 """What is left of MultiMix half and half with input mixup where nothing is mixed but the other half."""
 
+LEAD = ["multimix(alpha=0.02, m=16)", "multimix(alpha=0.0025)"]
+"""What looked best in the grid of cifar20; and its m alpha with all examples."""
+
 CHOSEN = ["erm", "input-mixup", "multimix", "multimix(alpha=0.02)", "multimix(alpha=0.02, rescale=True)",
           "multimix(alpha=0.02, rescale=True, share=1)"]  # fmt: skip
 
 
 def _long() -> dict[str, Setting]:
-    names = [*CHOSEN, "multimix(share=1)", "dense-multimix", "dense-multimix(alpha=0.02)", "manifold-mixup"]
+    names = [*CHOSEN, *LEAD, "multimix(share=1)", "dense-multimix", "dense-multimix(alpha=0.02)", "manifold-mixup"]
     return _named(names) | CONTROL
 
 
