@@ -93,12 +93,15 @@ class DenseMultiMix(MultiMix):
             tokens = tokens.masked_fill(~mask[..., None], 0)  # padding may hold anything, also NaN
         # First: weight and spectral normalisation compute the weight when the classifier is called.
         logits = apply_linear(classifier, tokens) if is_linear(classifier) else None
-        weight = class_weights(classifier, gradient=not self.detach_attention) if self.attention == "cam" else None
-        a = self.attend_to(tokens, targets, weight, mask)
+        a = self.attend_to(tokens, targets, self.class_weights(classifier), mask)
         if logits is not None:
             return self.from_logits(logits, targets, a, generator)
         spatial = features.shape[2:] if features.ndim > 3 else None
         return self._through_dense_classifier(tokens, spatial, targets, classifier, a, generator)
+
+    def class_weights(self, classifier: Classifier) -> Tensor | None:
+        """The classifier's weight (c, d) where the attention is by class, as `attend_to` takes it."""
+        return class_weights(classifier, gradient=not self.detach_attention) if self.attention == "cam" else None
 
     def attend_to(
         self, tokens: Tensor, targets: Tensor | None = None, weight: Tensor | None = None, mask: Tensor | None = None

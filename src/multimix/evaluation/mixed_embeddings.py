@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .. import methods
-from ..criteria.classifiers import class_weights
 from ..criteria.dense import as_tokens
 from ..criteria.multimix import draw_weights
 from ..functional import attend
@@ -121,8 +120,7 @@ def _dense(
             "mixed embeddings of Dense MultiMix need a model whose embeddings are the mean over positions, got "
             f"{type(model.pool).__name__}"
         )
-    weight = class_weights(model.classifier) if method.criterion.attention == "cam" else None
-    a_BR = method.criterion.attend_to(tokens_BRD, targets, weight)
+    a_BR = method.criterion.attend_to(tokens_BRD, targets, method.criterion.class_weights(model.classifier))
     b, r, _ = tokens_BRD.shape
     lam = draw_weights(method.criterion, _count(method, tokens_BRD), b, r, tokens_BRD, generator)
     lam_RNB, _ = attend(lam, a_BR)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import criteria
-from ..criteria.classifiers import apply_linear, class_weights, is_linear
+from ..criteria.classifiers import apply_linear, is_linear
 from ..criteria.dense import as_tokens
 from ..functional.loss import normalized_weights
 from .base import Method, MethodOutput, Mixer
@@ -71,9 +71,7 @@ class DenseLoss(Method):
             raise ValueError(f"a dense loss needs a linear classifier, got {type(model.classifier).__name__}")
         mixed, layer, soft = self.mixer.mixed(model, images, targets, generator, **extras)
         tokens = as_tokens(model.dense(model.features(mixed, start=layer)))
-        gradient = not self.criterion.detach_attention
-        weight = class_weights(model.classifier, gradient=gradient) if self.criterion.attention == "cam" else None
-        a_KR = self.criterion.attend_to(tokens, soft, weight)
+        a_KR = self.criterion.attend_to(tokens, soft, self.criterion.class_weights(model.classifier))
         logits_KRC = apply_linear(model.classifier, tokens)
         with torch.autocast(images.device.type, enabled=False):
             log_p = logits_KRC.to(a_KR.dtype).log_softmax(-1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import criteria
-from ..criteria.classifiers import apply_linear, class_weights, is_linear
+from ..criteria.classifiers import apply_linear, is_linear
 from ..criteria.dense import as_tokens
 from ..functional._checks import Alpha, check_count
 from .base import Method, MethodOutput
@@ -123,9 +123,7 @@ class DenseMultiMix(Method):
         if not is_linear(model.classifier):
             return MethodOutput(self.criterion(dense, targets, model.classifier, generator=generator), None)
         tokens = as_tokens(dense)
-        gradient = not self.criterion.detach_attention
-        weight = class_weights(model.classifier, gradient=gradient) if self.criterion.attention == "cam" else None
-        a = self.criterion.attend_to(tokens, targets, weight)
+        a = self.criterion.attend_to(tokens, targets, self.criterion.class_weights(model.classifier))
         loss = self.criterion.from_logits(apply_linear(model.classifier, tokens), targets, a, generator)
         with torch.no_grad():
             return MethodOutput(loss, model.head(features))
