@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import multimix as mm
-from multimix.benchmarking import floor
+from multimix.benchmarking import floor, loss
 from multimix.benchmarking.loss import direct_dense_loss, direct_loss, run
 from multimix.benchmarking.measure import Ratio
 
@@ -39,6 +39,23 @@ def test_rows_of_one_size_compare_with_each_other() -> None:
     assert direct.mib > 0
     assert ours.mib > 0
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(0.0, 2), (1e9, 3)])
+def test_rounds_of_a_large_size_fit_their_budget(monkeypatch: pytest.MonkeyPatch, budget: float, rounds: int) -> None:
+    calls = []
+
+    def counted(*arguments: object) -> torch.Tensor:
+        calls.append(1)
+        return direct_loss(*arguments)
+
+    monkeypatch.setattr(loss, "LARGE", 0)
+    monkeypatch.setattr(loss, "LARGE_SECONDS", budget)
+    monkeypatch.setattr(loss, "direct_loss", counted)
+    direct, ours = run(n=50, b=8, sizes=((16, 5, 1),), rounds=15, compiled=False)
+    assert len(calls) == rounds
+    assert ours.faster_than_direct.low <= ours.faster_than_direct.median <= ours.faster_than_direct.high
+    assert direct.mib > 0
 
 
 def test_bfloat16_is_the_same_loss_under_autocast() -> None:

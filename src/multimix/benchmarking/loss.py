@@ -19,13 +19,17 @@ import multimix as mm
 
 from ..kernels import triton_launch
 from . import floor
-from .measure import Ratio, interleaved, peak_memory, ratio, why
+from .measure import Ratio, clock, interleaved, peak_memory, ratio, why
 
 SIZES = ((512, 100, 1), (512, 100, 16), (2048, 1000, 1), (2048, 1000, 49))
 """(d, c, r) of the tables: CIFAR-100 with ResNet-18 and ImageNet with ResNet-50, plain and dense."""
 SIZES_CUDA = (*SIZES, (384, 1000, 196))
 """With ImageNet with ViT-S/16, too large for most CPUs."""
 DIRECT, COMPILED, OURS = "direct", "direct, compiled", "ours"
+LARGE = 1e10
+"""Products of the direct form's classifier, n r d c, beyond which a call takes many seconds on a CPU."""
+LARGE_SECONDS = 40.0
+"""What all rounds of so large a size may take together, so that `multimix bench` fits in two minutes."""
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -85,21 +89,27 @@ def _measure(
     variants = _variants(d, c, r, n, b, precision, device, compiled)
     itemsize = 2 if precision == "bfloat16" else 4
     gradients = r * b * d * itemsize + 4 * (d * c + c)
-    memory, failed = {}, {}
+    memory, failed, first = {}, {}, {}
+    now = clock(device)
     for name, call in list(variants.items()):
         try:
             if name == COMPILED:
                 call()
+            start = now()
             memory[name] = (peak_memory(call, device=device) - gradients) / 2**20
+            first[name] = now() - start
         except Exception as error:  # no compiler, too little memory, or a kernel that the device cannot take
             failed[name] = why(error)
             del variants[name]
-    # The largest case takes many seconds a call; a few rounds of it are as telling as many of a small one, and the call
-    # that measured its memory has warmed it up.
     size = n * r * d * c
-    large = device == "cpu" and size > 1e10
-    rounds = max(3, min(rounds, int(rounds * 1e9 / size))) if device == "cpu" else rounds
-    times = interleaved(variants, rounds=rounds, device=device, turn=0.0 if large else 0.1, warm=large)
+    if device == "cpu" and size > LARGE:
+        # A few rounds are as telling as many of a small size, and the calls that measured the memory are the first.
+        rounds = max(2, min(rounds, 3, int(LARGE_SECONDS / max(sum(first.values()), 1e-9))))
+        later = interleaved(variants, rounds=rounds - 1, device=device, warm=True)
+        times = {name: [first[name], *later[name]] for name in variants}
+    else:
+        rounds = max(3, min(rounds, int(rounds * 1e9 / size))) if device == "cpu" else rounds
+        times = interleaved(variants, rounds=rounds, device=device, turn=0.1)
     work = floor.together(
         floor.sampled_loss(positions=r, n=n, b=b, c=c, itemsize=itemsize),
         floor.linear(rows=r * b, d=d, c=c, itemsize=itemsize),
