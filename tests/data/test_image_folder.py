@@ -221,6 +221,7 @@ def test_a_file_the_machine_refuses_to_read_is_never_skipped(tmp_path: Path, tre
     [
         ({"name": "cifar-10"}, "unknown data set 'cifar-10': did you mean cifar10"),
         ({"name": "xyz"}, "expected one of digits, cifar10"),
+        ({"name": "digits"}, "digits come with scikit-learn and are read from nowhere else: leave out root, got"),
         ({"root": None}, "imagefolder needs to be told where it lies"),
         ({"per_class": 0}, "per_class must be at least 1, got 0"),
         ({"val_per_class": -1}, "val_per_class must be at least 0, got -1"),

@@ -15,10 +15,11 @@ from torch import nn
 
 from multimix import detection, models
 from multimix.data.boxes import read_boxes
+from multimix.detection import fine_tuning
 from multimix.detection.fine_tuning import Progress
 from multimix.random import initialising, make_generator
 from multimix.training import Interrupted
-from multimix.training.checkpoint import CheckpointError
+from multimix.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 NAMES = ["blue", "red"]
 
@@ -103,6 +104,25 @@ def test_a_disk_that_cannot_be_written_stops_nothing(images: detection.Detection
         )
     assert len(losses) == 1
     assert any("is not kept for later" in str(one.message) for one in caught)
+
+
+def test_a_disk_that_has_room_again_is_written_to(
+    images: detection.DetectionImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+
+    def save(path: Path, content: dict[str, object]) -> None:
+        writes.append(len(writes))
+        if len(writes) == 1:
+            raise OSError(28, "No space left on device")
+        save_checkpoint(path, content)
+
+    monkeypatch.setattr(fine_tuning, "save_checkpoint", save)
+    monkeypatch.setattr(fine_tuning, "SAVE_EVERY", 0.0)
+    with pytest.warns(UserWarning, match="is not kept for later"):
+        detection.fine_tune(detector(), images, settings(epochs=2), checkpoint=tmp_path / "detector.pt")
+    assert len(writes) > 1
+    assert load_checkpoint(tmp_path / "detector.pt")["state"]["step"] == len(writes)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from torch.optim import SGD, lr_scheduler
 
 from multimix.training import Config, learning_rate
-from multimix.training.optimizers import make_optimizer, parameter_groups
+from multimix.training.optimizers import make_optimizer, parameter_groups, warn_of_unreached
 
 BASE = Config(data="digits", lr=0.4, epochs=12)
 
@@ -111,3 +112,23 @@ def test_the_fused_step_is_the_plain_one_and_resumes_as_it(optimizer):
         plain.step()
     for a, b in zip(fused_net.parameters(), plain_net.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"warmup_epochs": 5}, "the learning rate only rises, to 0.06 of 0.1: warmup_epochs=5 is more than epochs=3"),
+        ({"schedule": "multistep", "milestones": (3, 4)}, r"never falls: the first of the milestones \(3, 4\) is not"),
+        ({"schedule": "step", "milestones": (30,)}, "never falls"),
+    ],
+)
+def test_a_schedule_that_ends_before_it_begins_is_warned_of(changes: dict[str, object], told: str) -> None:
+    with pytest.warns(UserWarning, match=told):
+        warn_of_unreached(Config(data="digits", epochs=3, lr=0.1, **changes))
+
+
+@pytest.mark.parametrize("changes", [{"warmup_epochs": 3}, {"schedule": "multistep", "milestones": (2, 30)}])
+def test_a_schedule_that_is_reached_is_not(changes: dict[str, object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_unreached(Config(data="digits", epochs=3, **changes))

@@ -15,6 +15,7 @@ from ..reports.evaluated import default_device, load_splits
 from ..reports.plan import Plan, read_plan
 from ..training import Config, RunDirectory
 from ..training.files import locked
+from ..training.optimizers import warn_of_unreached
 from ..training.rundir import refuse_changes
 from ..training.setting import build_model, train_loader
 from ..training.step import wanted_extras
@@ -48,6 +49,7 @@ def run_plan(plan: Plan, config: Config, *, jobs: int | None, report: Callable[[
     every = [Job(dataclasses.replace(config, method=m, seed=s), out) for m, s, out in plan.jobs()]
     todo = [job for job in every if not _is_finished(job)]
     if todo:
+        warn_of_unreached(config)
         _check_setting(config, list(dict.fromkeys(job.config.method for job in todo)))
     plan.folder.mkdir(parents=True, exist_ok=True)
     with locked(plan.folder):

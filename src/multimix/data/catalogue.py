@@ -126,6 +126,10 @@ def _find(
     if held_out is not None and name != "domains":
         raise ValueError(f"held_out names a domain of the data set 'domains', and {name!r} has none: leave it out")
     if name == "digits":
+        if root is not None:
+            raise ValueError(
+                f"digits come with scikit-learn and are read from nowhere else: leave out root, got {root}"
+            )
         return digits.digits(), digits.MEAN, digits.STD
     if name in ("cifar10", "cifar100"):
         return cifar.cifar(name, root, download=download), cifar.MEAN, cifar.STD

@@ -223,6 +223,6 @@ class _Keeper:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             save_checkpoint(self._path, content)
         except OSError as error:
-            warnings.warn(f"the fine-tuning is not kept for later: {error}", stacklevel=3)
-            self._path = None
+            # The disk may have room again in a minute.
+            warnings.warn(f"the fine-tuning up to here is not kept for later: {error}", stacklevel=3)
         self._saved = time.monotonic()

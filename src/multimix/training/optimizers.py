@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from .config import Config
 
-__all__ = ["learning_rate", "make_optimizer", "parameter_groups"]
+__all__ = ["learning_rate", "make_optimizer", "parameter_groups", "warn_of_unreached"]
 
 # Position embeddings and special tokens are added to activations like biases, whatever their number of dimensions.
 _NOT_DECAYED = ("pos_embed", "cls_token", "reg_token", "dist_token")
@@ -49,6 +50,30 @@ def make_optimizer(module: nn.Module, config: Config, *, device: torch.device) -
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+
+
+def warn_of_unreached(config: Config) -> None:
+    """Warn where the run ends before its warm-up or its first milestone, as a recipe's does with fewer `epochs`.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warn_of_unreached(Config(data="digits", epochs=20, schedule="multistep", milestones=(50, 75)))
+    >>> print(caught[0].message)
+    the learning rate never falls: the first of the milestones (50, 75) is not within 20 epochs; set milestones too
+    """
+    if config.warmup_epochs > config.epochs:
+        reached = config.lr * config.epochs / config.warmup_epochs
+        warnings.warn(
+            f"the learning rate only rises, to {reached:.3g} of {config.lr:.3g}: "
+            f"warmup_epochs={config.warmup_epochs:g} is more than epochs={config.epochs}; set warmup_epochs too",
+            stacklevel=3,
+        )
+    if config.schedule in ("step", "multistep") and config.milestones[0] >= config.epochs:
+        warnings.warn(
+            f"the learning rate never falls: the first of the milestones {config.milestones} is not within "
+            f"{config.epochs} epochs; set milestones too",
+            stacklevel=3,
+        )
 
 
 def learning_rate(config: Config, step: int, batches: int) -> float:

@@ -21,7 +21,7 @@ from .files import write_json
 from .interrupt import listening
 from .loop import Loop
 from .meters import Meters
-from .optimizers import make_optimizer
+from .optimizers import make_optimizer, warn_of_unreached
 from .progress import Progress, Reporter
 from .records import TensorBoard, best_record, environment, selection_metric
 from .repeatability import borrowed_global_state
@@ -96,6 +96,7 @@ def train(
         if config.compile:
             stack.enter_context(compiled_stages(step, config))
         if ranks.rank == 0:
+            warn_of_unreached(config)
             _begin(run, config, _data_info(splits, model), state, environment(fabric.device, ranks.size))
         first = ranks.rank == 0
         loop = Loop(
