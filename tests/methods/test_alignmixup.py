@@ -60,14 +60,32 @@ def test_squared_distances_far_from_the_origin() -> None:
 def test_permuted_feature_maps_are_realigned() -> None:
     tokens = 4 * torch.randn(3, 16, 8, generator=seeded(4))
     shuffled = torch.stack([t[torch.randperm(16, generator=seeded(i))] for i, t in enumerate(tokens)])
-    assert torch.allclose(align(tokens, shuffled), tokens, atol=1e-3)
+    assert torch.allclose(align(tokens, shuffled)[1], tokens, atol=1e-3)
+    assert torch.allclose(align(shuffled, tokens, keep_first=False)[0], tokens, atol=1e-3)
 
 
 def test_alignment_stays_in_the_convex_hull_when_iterations_are_few() -> None:
     tokens, other = torch.randn(2, 9, 4, generator=seeded(5)), torch.rand(2, 9, 1, generator=seeded(6))
-    moved = align(tokens, torch.cat([other, 1 - other, other, other], 2), max_iter=1)
-    assert ((moved >= 0) & (moved <= 1)).all()
-    assert torch.allclose(moved[..., 0] + moved[..., 1], torch.ones(2, 9), atol=1e-5)
+    other = torch.cat([other, 1 - other, other, other], 2)
+    _, first = align(tokens, other, max_iter=1)
+    second, _ = align(other, tokens, keep_first=False, max_iter=1)
+    for moved in (first, second):
+        assert ((moved >= 0) & (moved <= 1)).all()
+        assert torch.allclose(moved[..., 0] + moved[..., 1], torch.ones(2, 9), atol=1e-5)
+
+
+def test_both_directions_take_one_plan_however_few_the_iterations() -> None:
+    """As the authors' code, whose Sinkhorn makes the columns right last."""
+    tokens, other = torch.randn(2, 6, 3, generator=seeded(8)), torch.randn(2, 6, 3, generator=seeded(9))
+    second, kept = align(tokens, other, 0.5, keep_first=False, max_iter=3)
+    assert torch.equal(kept, other)
+    for x, y, moved in zip(tokens.double().numpy(), other.double().numpy(), second.numpy(), strict=True):
+        K = np.exp(-((x[:, None] - y[None]) ** 2).sum(2) / 0.5)
+        v = np.ones(6)
+        for _ in range(3):
+            u = (1 / 6) / (K @ v)
+            v = (1 / 6) / (K.T @ u)
+        assert np.allclose(moved, 6 * (u[:, None] * K * v).T @ x, atol=1e-4)
 
 
 def test_mixture_of_a_pair_written_out(model, images, labels) -> None:

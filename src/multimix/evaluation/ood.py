@@ -27,7 +27,8 @@ def ood_metrics(scores_in: Tensor, scores_out: Tensor) -> dict[str, float]:
 
     - `auroc`: probability that an in-distribution image scores higher than another one; ties count half.
     - `aupr_in`, `aupr_out`: average precision, sum over thresholds of (R_k - R_k-1) P_k, with in- or
-      out-of-distribution images as positives. Unlike the others they depend on the ratio of the two counts.
+      out-of-distribution images as positives. Unlike the others they depend on the ratio of the two counts (ODIN's
+      program takes rates for counts, as if there were as many of both).
     - `fpr95`: the smallest FPR at a TPR of at least 95 %; lower is better. In-distribution images are the positives,
       as in ODIN; pytorch-ood's FPR95TPR has outliers as positives and is another number.
     - `detection_accuracy`: 1 - min over thresholds of (FNR + FPR) / 2.

@@ -21,7 +21,7 @@ class AlignMixup(Mixer):
 
     A coin flip for every mini-batch decides between lam F1 + (1 - lam) F2 R', which keeps the pose of the first image,
     and lam F1 R + (1 - lam) F2, which keeps that of the second. R = r P is the optimal transport plan between
-    the r positions, see `align`. Tokens that are not patches have no position and are mixed as they are.
+    the r positions, one for both, see `align`. Tokens that are not patches have no position and are mixed as they are.
 
     The authors train half of the mini-batches with it and half with input mixup:
     `Either(AlignMixup(), InputMixup(alpha=2.0), p=0.5)`, which is `alignmixup` on the command line.
@@ -58,10 +58,7 @@ class AlignMixup(Mixer):
         tokens = features if features.ndim == 3 else features.flatten(2).mT
         prefix, tokens = tokens.split([model.prefix_tokens, tokens.shape[1] - model.prefix_tokens], dim=1)
         other = tokens[pairing.partner]
-        if keep_first:
-            other = align(tokens, other, self.eps, max_iter=self.max_iter)
-        else:
-            tokens = align(other, tokens, self.eps, max_iter=self.max_iter)
+        tokens, other = align(tokens, other, self.eps, keep_first=keep_first, max_iter=self.max_iter)
         mixed = torch.lerp(other, tokens, pairing.lam)
         if features.ndim == 3:
             mixed = torch.cat([pairing.mix(prefix), mixed], dim=1)
@@ -70,19 +67,26 @@ class AlignMixup(Mixer):
         return Mixed(mixed, model.depth, pairing.mix(soft))
 
 
-def align(tokens: Tensor, other: Tensor, eps: float = 0.1, *, max_iter: int = 100) -> Tensor:
-    """`other` (b, r, d) with its positions moved onto those of `tokens` (b, r, d).
+def align(
+    tokens: Tensor, other: Tensor, eps: float = 0.1, *, keep_first: bool = True, max_iter: int = 100
+) -> tuple[Tensor, Tensor]:
+    """Both (b, r, d), with the positions of `other` moved onto those of `tokens`, or with `keep_first=False` the reverse.
 
-    Every position becomes a convex combination of the positions of `other`, with the weights of its row of the entropic
-    transport plan between the two feature maps (cost: squared distance, uniform marginals), normalised.
-    No gradient flows through the plan.
+    Every moved position becomes a convex combination of the positions of its image, with the weights of its row, or
+    column, of the entropic transport plan between the two feature maps (cost: squared distance, uniform marginals),
+    normalised. No gradient flows through the plan.
 
     >>> tokens = torch.eye(3)[None] * 5
-    >>> torch.allclose(align(tokens, tokens[:, [2, 0, 1]]), tokens)
+    >>> _, moved = align(tokens, tokens[:, [2, 0, 1]])
+    >>> torch.allclose(moved, tokens)
     True
     """
     plan = sinkhorn(squared_distances(tokens.detach(), other.detach()), eps, max_iter=max_iter)
+    return (tokens, _moved(plan, other)) if keep_first else (_moved(plan.mT, tokens), other)
+
+
+def _moved(plan: Tensor, positions: Tensor) -> Tensor:
     # The plan's rows sum to 1/r in the limit of many iterations only.
     weights = plan / plan.sum(2, keepdim=True).clamp(min=torch.finfo(plan.dtype).tiny)
-    with torch.autocast(other.device.type, enabled=False):  # the result is mixed with features of this type
-        return weights.to(other.dtype) @ other
+    with torch.autocast(positions.device.type, enabled=False):  # the result is mixed with features of this type
+        return weights.to(positions.dtype) @ positions

@@ -24,7 +24,7 @@ class TransMix(Mixer):
     the patches, in the last block and on the mixed image, for every mixed image by itself. It needs one forward
     pass: the attention is computed on the way to the features that are then classified, without gradient.
 
-    The model needs a class token as embedding (`vit-s16`, DeiT); others are refused. The authors alternate with
+    The model needs a class token as embedding (`vit-s16`, DeiT); others are refused. The authors' configuration alternates with
     input mixup: `Either(TransMix(), InputMixup(alpha=0.8), p=0.8)`.
 
     Args:

@@ -37,27 +37,30 @@ def defocus_blur(x: Tensor, generator: Generator, radius: float, alias_sigma: fl
 
 
 def glass_blur(x: Tensor, generator: Generator, sigma: float, reach: float, rounds: float) -> Tensor:
-    """Blurred; pixels swapped with random neighbours up to `reach` away; blurred again.
+    """Blurred; pixels replaced by random neighbours up to `reach` away; blurred again.
 
-    The original swaps pixel after pixel. Here all pixels of a lattice of spacing 2 reach swap at once, which cannot
-    collide, and the lattice is shifted until every pixel has had its turn.
+    The programs behind the data sets mean to swap each pixel with its neighbour, from the last to the first. But what
+    they swap are views of one array, so that the neighbour is copied and nothing comes back; and so it is here.
     """
     b, c, h, w = x.shape
-    reach = int(reach)
-    order = torch.arange(h * w, device=x.device).repeat(b, 1)
+    reach, pixels = int(reach), h * w
+    at = torch.arange(pixels, device=x.device)
+    row, column = at // w, at % w
+    replaced = (row > reach) & (row <= h - reach) & (column > reach) & (column <= w - reach)
+    order = at.expand(b, pixels)
     for _ in range(int(rounds)):
-        for phase in range((2 * reach) ** 2):
-            row0, column0 = divmod(phase, 2 * reach)
-            rows, columns = range(h - reach - row0, reach, -2 * reach), range(w - reach - column0, reach, -2 * reach)
-            centre = torch.tensor([r * w + k for r in rows for k in columns], dtype=torch.int64, device=x.device)
-            down, right = (
-                torch.randint(-reach, reach, (b, len(centre)), generator=generator, device=x.device) for _ in range(2)
-            )
-            partner = centre + down * w + right
-            here, there = order[:, centre], order.gather(1, partner)
-            order.scatter_(1, partner, here)
-            order[:, centre] = there
-    shuffled = filters.gaussian_blur(x, sigma).flatten(2).gather(2, order[:, None].expand(b, c, h * w)).view_as(x)
+        down, right = (
+            torch.randint(-reach, reach, (b, pixels), generator=generator, device=x.device) for _ in range(2)
+        )
+        source = torch.where(replaced, at + down * w + right, at)
+        # A neighbour that had its turn before, which later pixels have, is copied as it is now: results are numbered
+        # 0..pixels - 1, what was there before the round from `pixels` on, and pointers followed until all lead there.
+        follow = torch.where(replaced[source] & (source > at), source, source + pixels)
+        follow = torch.cat([follow, (at + pixels).expand(b, pixels)], dim=1)
+        while bool((follow < pixels).any()):
+            follow = follow.gather(1, follow)
+        order = order.gather(1, follow[:, :pixels] - pixels)
+    shuffled = filters.gaussian_blur(x, sigma).flatten(2).gather(2, order[:, None].expand(b, c, pixels)).view_as(x)
     return filters.gaussian_blur(shuffled, sigma)
 
 
