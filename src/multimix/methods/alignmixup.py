@@ -70,7 +70,7 @@ class AlignMixup(Mixer):
 def align(
     tokens: Tensor, other: Tensor, eps: float = 0.1, *, keep_first: bool = True, max_iter: int = 100
 ) -> tuple[Tensor, Tensor]:
-    """Both (b, r, d), with the positions of `other` moved onto those of `tokens`, or with `keep_first=False` the reverse.
+    """Both (b, r, d), the positions of `other` moved onto those of `tokens`, or with `keep_first=False` the reverse.
 
     Every moved position becomes a convex combination of the positions of its image, with the weights of its row, or
     column, of the entropic transport plan between the two feature maps (cost: squared distance, uniform marginals),

@@ -24,8 +24,8 @@ class TransMix(Mixer):
     the patches, in the last block and on the mixed image, for every mixed image by itself. It needs one forward
     pass: the attention is computed on the way to the features that are then classified, without gradient.
 
-    The model needs a class token as embedding (`vit-s16`, DeiT); others are refused. The authors' configuration alternates with
-    input mixup: `Either(TransMix(), InputMixup(alpha=0.8), p=0.8)`.
+    The model needs a class token as embedding (`vit-s16`, DeiT); others are refused. The authors' configuration
+    alternates with input mixup: `Either(TransMix(), InputMixup(alpha=0.8), p=0.8)`.
 
     Args:
         alpha: of Beta(alpha, alpha), for the area; default 1.0, as in the authors' code.
