@@ -72,6 +72,23 @@ def test_nothing_else_is_linear(classifier) -> None:
     assert not is_linear(classifier)
 
 
+def test_timms_linear_layer_is_one() -> None:
+    """The classifier of its MobileNetV3 and others, with a forward of its own for TorchScript."""
+    layers = pytest.importorskip("timm.layers.linear")
+    head, z, labels = layers.Linear(3, 4), torch.randn(6, 3), torch.arange(6) % 4
+    assert is_linear(head)
+    assert torch.equal(apply_linear(head, z), nn.functional.linear(z, head.weight, head.bias))
+    draws = [torch.Generator().manual_seed(0) for _ in range(2)]
+    ours, slow = (mm.MultiMix(50)(z, labels, g, rng) for g, rng in zip((head, lambda z: head(z)), draws, strict=True))
+    assert torch.allclose(ours, slow, atol=1e-5)
+
+    class Cast(layers.Linear):
+        def forward(self, z: Tensor) -> Tensor:
+            return super().forward(z.relu())
+
+    assert not is_linear(Cast(3, 4))
+
+
 @pytest.mark.parametrize("head", [nn.Linear(8, 3), nn.Conv2d(8, 3, 1), nn.Sequential(nn.Linear(8, 3))])
 def test_features_that_do_not_fit_are_named(head) -> None:
     targets = torch.tensor([0, 1])

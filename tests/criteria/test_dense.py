@@ -254,6 +254,23 @@ def test_padding_has_no_influence(path, by, junk) -> None:
     assert torch.allclose(again, results[0][0], rtol=1e-13)
 
 
+def test_with_padding_a_global_normalisation_weighs_all_examples_alike() -> None:
+    b, r, c = 6, 12, 4
+    tokens, labels = normal(b, r, 3, seed=1), make_targets("probabilities", b, c).requires_grad_()
+    mask = torch.arange(r) < torch.tensor([12, 2, 3, 2, 4, 3])[:, None]
+    weights = {}
+    for normalize in ("position", "global"):
+        criterion = mm.DenseMultiMix(4000, attention="uniform", normalize=normalize)
+        # All logits are alike, so that the loss is log c times the sum of all targets, by the weight of their example.
+        loss = criterion.from_logits(
+            torch.zeros(b, r, c).double(), labels, criterion.attend_to(tokens, mask=mask), rng(0)
+        )
+        weights[normalize] = b * torch.autograd.grad(loss, labels)[0].mean(1) / math.log(c)
+    assert weights["global"].sub(1).abs().max() < 0.05
+    assert weights["position"][0] > 3, "the longest example has its last eight positions to itself"
+    assert weights["position"][1] < 0.7
+
+
 def test_mask_is_given_as_a_map_or_flat() -> None:
     features, labels, head = normal(5, 3, 2, 3, seed=1), make_targets("index", 5, 4), make_head("linear")
     mask = torch.rand(5, 2, 3, generator=rng(2)) < 0.6
@@ -364,6 +381,9 @@ def test_paper_defaults() -> None:
     assert (criterion.attention, criterion.nonlinearity, criterion.normalize) == ("gap", "relu", "position")
     assert criterion.detach_attention
     assert "attention='gap'" in repr(criterion)
+    other = repr(mm.DenseMultiMix(normalize="global", detach_attention=False))
+    assert "detach_attention=False, normalize='global'" in other
+    assert "normalize" not in repr(criterion)
 
 
 @pytest.mark.parametrize("least", [1e-45, 1e-42, 1e-38, 1e-33, 1e-29, 1e-20])

@@ -80,6 +80,16 @@ CASES = [
     (lambda: DenseMultiMix(7)(TOKENS, LABELS, lambda z: z[:, 1:]), ValueError, r"keep the positions .*\(n, 6, classes\) with n=7, got \(7, 5, 3\)"),
     (lambda: DenseMultiMix(attention="cam")(TOKENS, LABELS, mlp), ValueError, "attention='cam' needs a classifier that is one .*got function: use attention='gap'"),
     (lambda: DenseMultiMix(attention="cam")(TOKENS, LABELS, nn.Sequential(HEAD)), ValueError, "got Sequential"),
+    (lambda: MultiMix()(Z, LABELS * 0, nn.Linear(3, 1)), ValueError, "one class, .* takes two logits for two classes"),
+    (lambda: MultiMix(math.inf)(Z, LABELS[:, None].float(), nn.Linear(3, 1)), ValueError, "one class"),
+    (lambda: MultiMix()(Z, LABELS * 0, nn.Sequential(nn.ReLU(), nn.Linear(3, 1))), ValueError, "one class"),
+    (lambda: DenseMultiMix()(TOKENS, LABELS * 0, nn.Linear(3, 1)), ValueError, "one class"),
+    (lambda: DenseMultiMix()(TOKENS, LABELS * 0, lambda z: HEAD(z)[..., :1]), ValueError, "one class"),
+    (lambda: DenseMultiMix()(MAPS, LABELS, nn.Sequential(nn.Dropout(), HEAD)), ValueError, r"begins with Linear works on the last dimension.* tokens, features.flatten\(2\).mT"),
+    (lambda: DenseMultiMix()(MAPS, LABELS, nn.Sequential(nn.Identity(), nn.LayerNorm(3), HEAD)), ValueError, "begins with LayerNorm works on the last"),
+    # generators
+    (lambda: MultiMix()(Z, LABELS, HEAD, 0), TypeError, r"generator must be a torch.Generator, got 0: torch.Generator\(\).manual_seed"),
+    (lambda: MultiMix()(Z, LABELS, mlp, "cpu"), TypeError, "generator must be a torch.Generator, got 'cpu'"),
     # masks
     (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, torch.Generator()), TypeError, "bool tensor, got Generator: pass generator=... by name"),
     (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, mask=MASK.float()), ValueError, r"bool of shape \(4, 6\).*got torch.float32"),

@@ -190,7 +190,7 @@ def test_draws_follow_the_generator_and_differ_between_calls(path) -> None:
 @given(
     n=st.integers(1, 30),
     b=st.integers(1, 12),
-    c=st.integers(1, 6),
+    c=st.integers(2, 6),
     m=st.none() | st.integers(1, 20),
     kind=st.sampled_from(KINDS),
     alpha=st.sampled_from([0.01, 1.0, 30.0, (0.5, 2.0)]),

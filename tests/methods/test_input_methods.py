@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from tests.methods.conftest import numbered, seeded
 
-from multimix.methods import CutMix, Either, Erm, FMix, InputMixup
+from multimix.methods import CutMix, Either, Erm, FMix, InputMixup, OptTransMix, ZetaMixup
 
 METHODS = [
     InputMixup(), InputMixup(alpha=0.2), CutMix(), CutMix(alpha=0.3), Either(CutMix(), InputMixup(), p=0.5), FMix(),
@@ -141,3 +141,9 @@ def test_loss_is_the_mixture_of_the_two_cross_entropies(model, images, labels) -
 def test_bad_input(call, error, message) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("method", [InputMixup(n=5), InputMixup(m=3), ZetaMixup(), OptTransMix()], ids=str)
+def test_bytes_are_refused_where_they_would_be_cut_off(method) -> None:
+    with pytest.raises(TypeError, match=r"floating-point pixels in .*got torch.uint8: divide them by 255"):
+        method.mix(torch.full((4, 3, 8, 8), 200, dtype=torch.uint8), torch.arange(4), 4, seeded(0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from multimix.models.split import SplitModel
+from multimix.models.split_model import SplitModel
 from multimix.training.averaging import MovingAverage
 
 

@@ -11,6 +11,9 @@ Classifier = Callable[[Tensor], Tensor]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+_CAST_FOR_TORCHSCRIPT = "timm.layers.linear.Linear"
+"""A linear layer with a forward of its own, which is that of `nn.Linear` but in TorchScript under autocast."""
+
 
 def is_linear(classifier: Classifier) -> bool:
     """Whether the classifier is an affine map of each embedding: a linear layer, a 1x1 convolution, or a chain.
@@ -74,7 +77,36 @@ def _kind(layer: Any) -> type[nn.Module] | None:
 
 def _runs(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether the forward is that of `kind`: a subclass, or an instance by itself, may well normalise."""
-    return type(module).forward is kind.forward and "forward" not in vars(module)
+    own = type(module)
+    known = own.forward is kind.forward or f"{own.__module__}.{own.__qualname__}" == _CAST_FOR_TORCHSCRIPT
+    return known and "forward" not in vars(module)
+
+
+def called(classifier: Classifier) -> str:
+    """How an error calls a classifier, such that no other layer's namesake is taken for PyTorch's.
+
+    >>> class ReLU(nn.Module): ...
+    >>> called(nn.ReLU()), called(ReLU())
+    ('ReLU', 'multimix.criteria.classifiers.ReLU')
+    """
+    kind = classifier if hasattr(classifier, "__qualname__") else type(classifier)
+    name: str = kind.__qualname__
+    return name if getattr(nn, name, kind) is kind else f"{kind.__module__}.{name}"
+
+
+def refuse_maps(classifier: Classifier) -> None:
+    """Features (n, d, *spatial) have their channels first; a chain that begins with a linear layer wants them last.
+
+    Raises:
+        ValueError: it does.
+    """
+    passing = (nn.Identity, nn.modules.dropout._DropoutNd)
+    first = next((layer for layer in _layers(classifier) if not isinstance(layer, passing)), None)
+    if isinstance(first, (nn.Linear, nn.LayerNorm)):
+        raise ValueError(
+            f"a classifier that begins with {type(first).__name__} works on the last dimension, and features "
+            "(b, d, *spatial) have their channels in the second: give tokens, features.flatten(2).mT"
+        )
 
 
 def class_weights(classifier: Classifier, *, gradient: bool = False) -> Tensor:

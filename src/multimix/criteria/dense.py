@@ -11,8 +11,8 @@ from ..functional import attend, attention_map
 from ..functional._checks import Alpha, as_probabilities, check_choice, check_targets
 from ..functional.interpolation import mix
 from ..functional.loss import normalized_weights, or_one
-from .classifiers import Classifier, apply_linear, class_weights, is_linear
-from .multimix import MultiMix, as_logits, draw_weights, finite, loss_from_logits
+from .classifiers import Classifier, apply_linear, class_weights, is_linear, refuse_maps
+from .multimix import MultiMix, as_logits, check_classes, draw_weights, finite, loss_from_logits
 
 
 class DenseMultiMix(MultiMix):
@@ -24,7 +24,8 @@ class DenseMultiMix(MultiMix):
         attention: "gap", "cam" or "uniform", u of (9).
         nonlinearity: "relu" (then l1 normalisation) or "softmax", h of (9).
         detach_attention: take no gradient through the attention map.
-        normalize: "position": (14) at each position, then the mean over positions; "global": one weighted mean.
+        normalize: "position": (14) at each position, then the mean over positions; "global": one weighted mean. With a
+            mask take "global": a last position that one long example alone has weighs as much as the first otherwise.
 
     >>> head = nn.Linear(16, 10)
     >>> features, labels = torch.randn(8, 16, 4, 4), torch.arange(8)
@@ -132,6 +133,8 @@ class DenseMultiMix(MultiMix):
     ) -> Tensor:
         b, r = a.shape
         check_targets(targets, b)
+        if spatial is not None:
+            refuse_maps(classifier)
         n = finite(self.n, classifier)
         lam, s = attend(draw_weights(self, n, b, r, tokens, generator), a)
         mixed = mix(tokens.transpose(0, 1), lam).transpose(0, 1)
@@ -147,13 +150,16 @@ class DenseMultiMix(MultiMix):
                 f"got {tuple(logits.shape)}: leave out its pooling, or use MultiMix"
             )
         logits_RNC = as_tokens(logits).transpose(0, 1)
+        check_classes(logits_RNC.shape[-1])
         check_targets(targets, b, logits_RNC.shape[-1])
         return self.scale(b) * _dense_loss(
             logits_RNC, targets, lam, s, spatial or (r,), logits.shape[2:], self.normalize
         )
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, attention={self.attention!r}, nonlinearity={self.nonlinearity!r}"
+        text = f"{super().extra_repr()}, attention={self.attention!r}, nonlinearity={self.nonlinearity!r}"
+        text += "" if self.detach_attention else ", detach_attention=False"
+        return text if self.normalize == "position" else f"{text}, normalize={self.normalize!r}"
 
 
 def as_tokens(features: Tensor) -> Tensor:

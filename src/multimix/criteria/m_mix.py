@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as nnf
 
 from ..functional._checks import check_positive
+from .criterion import Criterion
 from .embeddings import check_embeddings
 
 
-class MMix(nn.Module):
+class MMix(Criterion):
     """The loss of SimCLR (NT-Xent) on two views of a mini-batch, the first view's embeddings mixed with similar ones.
 
     With unit embeddings z_i of the first view and z'_i of the second, z~_i = sum_j a_ij z_j, where the weights

@@ -16,6 +16,7 @@ from torch.nn import functional as nnf
 
 from .. import random
 from ..functional._checks import check_positive, check_targets
+from .criterion import Criterion
 from .embeddings import check_embeddings
 
 
@@ -27,7 +28,7 @@ class Anchors(NamedTuple):
     negative_AB: Tensor
 
 
-class MetricLoss(nn.Module):
+class MetricLoss(Criterion):
     """Base of the losses: `loss(embeddings, labels)`, embeddings (b, d) of any length and labels (b,) class indices."""
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import random
 from ..functional import sample_weights
 from ..functional._checks import check_choice, check_positive
+from .criterion import Criterion
 from .metric import MetricLoss, unit
 
 
-class Metrix(nn.Module):
+class Metrix(Criterion):
     """A metric learning loss plus `weight` times the same loss on mixed examples: L(clean) + w L(mixed).
 
     For each anchor a, pairs of a positive p and a negative n (or of the anchor itself and a negative) are mixed,
@@ -55,7 +56,7 @@ class Metrix(nn.Module):
         `generator` may be on any device; default: a private stream that follows `torch.manual_seed` without touching
         the global RNG.
         """
-        clean: Tensor = self.loss(embeddings, labels)
+        clean = self.loss(embeddings, labels)
         if not self.weight:
             return clean
         generator = random.fork(generator, "cpu")

@@ -6,7 +6,7 @@ import math
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import random
 from ..functional import attend, expected_mixed_cross_entropy, mixed_cross_entropy, rescaling_factor, sample_weights
@@ -15,10 +15,11 @@ from ..functional._transforms import needs_formula, refuse_transforms
 from ..functional.closed_form import check_spread_weight
 from ..functional.interpolation import mix
 from ..kernels.ops import sampled_cross_entropy
-from .classifiers import Classifier, apply_linear, is_linear
+from .classifiers import Classifier, apply_linear, called, is_linear
+from .criterion import Criterion
 
 
-class MultiMix(nn.Module):
+class MultiMix(Criterion):
     """Cross entropy of `n` random convex combinations of the embeddings of a mini-batch, (6)-(8).
 
     Args:
@@ -37,7 +38,7 @@ class MultiMix(nn.Module):
         spread_weight: with n=math.inf, what multiplies the part of the loss that tells examples apart, and not the loss
             at the batch mean; see `expected_mixed_cross_entropy`.
 
-    >>> head = nn.Linear(16, 10)
+    >>> head = torch.nn.Linear(16, 10)
     >>> embeddings, labels = torch.randn(8, 16, requires_grad=True), torch.arange(8)
     >>> loss = MultiMix()(embeddings, labels, head)
     >>> loss.backward()
@@ -171,12 +172,23 @@ def check_n(n: int | float) -> int | float:
     return n if n == math.inf else check_count("n", n)  # type: ignore[arg-type]
 
 
+def check_classes(c: int) -> None:
+    """Of one class the loss is 0, whatever the network does."""
+    if c == 1:
+        raise ValueError(
+            "the classifier has one class, got logits (..., 1): the loss is cross entropy after a softmax, which takes "
+            "two logits for two classes"
+        )
+
+
 def finite(n: int | float, classifier: Classifier) -> int:
     """`n`, which only a linear classifier allows to be infinite."""
     if isinstance(n, int):
         return n
-    kind = getattr(classifier, "__name__", type(classifier).__name__)
-    raise ValueError(f"n=math.inf needs a linear classifier (nn.Linear or a 1x1 convolution), got {kind}")
+    raise ValueError(
+        f"n=math.inf needs a linear classifier (nn.Linear or a 1x1 convolution), got {called(classifier)}: "
+        "use a finite n, such as n=1000"
+    )
 
 
 def loss_from_logits(
@@ -189,6 +201,7 @@ def loss_from_logits(
 ) -> Tensor:
     """The loss of either criterion from the clean logits at every position."""
     r, b, c = logits_RBC.shape
+    check_classes(c)
     if b == 0:
         raise ValueError(f"logits of no examples cannot be mixed, got shape {tuple(logits_RBC.shape)}")
     check_targets(targets, b, c)
@@ -242,6 +255,7 @@ def draw_weights(
 def soft_cross_entropy(logits: Tensor, targets: Tensor, lam: Tensor) -> Tensor:
     """Mean cross entropy of mixed logits (n, c) against targets mixed by lam (n, b)."""
     c = logits.shape[-1]
+    check_classes(c)
     check_targets(targets, lam.shape[-1], c)
     with torch.autocast(logits.device.type, enabled=False):
         log_p = logits.to(lam.dtype).log_softmax(-1)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..functional._checks import check_count, check_images, check_positive
+from ..functional._checks import check_count, check_images, check_pixels, check_positive
 from .pairs import InputMethod, Pairing, host, probabilities
 from .wasserstein import check_reg, convolutional_barycenter
 
@@ -59,6 +59,7 @@ class OptTransMix(InputMethod):
     ) -> tuple[Tensor, Tensor]:
         """As `InputMethod.mix`, with pixels in [0, 1]; values outside are cut off."""
         check_images(images)
+        check_pixels(images)
         soft = probabilities(images, targets, num_classes)
         pairing = Pairing.draw(images.shape[0], self.alpha, host(generator), images.device)
         mass = 1 - images if self.light else images

@@ -44,6 +44,7 @@ class Combination(NamedTuple):
 
     def mix(self, x: Tensor) -> Tensor:
         """(b, ...) -> (n, ...), for images, features or probabilities alike."""
+        check_pixels(x)
         return mix(x, self.lam)
 
 

@@ -10,7 +10,7 @@ from .libraries import from_timm, from_torchvision
 from .pool import GlobalAveragePool, Pool
 from .preactresnet import preactresnet
 from .smallnet import smallnet
-from .split import SplitModel
+from .split_model import SplitModel
 from .wide_resnet import wide_resnet
 
 __all__ = [

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from .arrange import find_features, group_stages, is_channels_last, make_pool
 from .modes import keeping_modes
 from .outline import CannotSplit, Outline, Piece
-from .split import Original, SplitModel
+from .split_model import Original, SplitModel
 
 
 def split(

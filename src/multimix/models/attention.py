@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from .split import SplitModel
+from .split_model import SplitModel
 
 
 class _Projections(NamedTuple):

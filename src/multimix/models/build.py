@@ -14,7 +14,7 @@ from ..extras import require
 from .libraries import from_timm, from_torchvision, nearest
 from .preactresnet import preactresnet
 from .smallnet import smallnet
-from .split import SplitModel
+from .split_model import SplitModel
 from .wide_resnet import wide_resnet
 
 NAMES = (

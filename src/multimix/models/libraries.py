@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import one_line
 from ..extras import require
 from .adapter import split
-from .split import SplitModel
+from .split_model import SplitModel
 
 IMAGENET_CLASSES = 1000
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from .pool import GlobalAveragePool
-from .split import SplitModel
+from .split_model import SplitModel
 
 
 def smallnet(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .pool import GlobalAveragePool
-from .split import SplitModel
+from .split_model import SplitModel
 
 
 class WideBlock(nn.Module):

@@ -56,8 +56,8 @@ def learning_curves(summary: Summary, key: str, colors: Mapping[str, str], *, pe
             settled.append(float(np.median(mean)))
         if percent:
             # The first epochs are far below; what matters is where the curves settle.
-            floor = min(settled)
-            axes.set_ylim(max(0.0, floor - 0.6 * (100 - floor)), min(100.0, axes.get_ylim()[1]))
+            floor, top = min(settled), min(100.0, axes.get_ylim()[1])
+            axes.set_ylim(max(0.0, min(floor - 0.6 * (100 - floor), top - 1)), top)
         else:
             axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..models.split import SplitModel
+from ..models.split_model import SplitModel
 
 __all__ = ["MovingAverage"]
 
