@@ -1,9 +1,13 @@
 """What holds for the tests and for the examples of the documentation."""
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
+
+# cuBLAS reads this when it is first used, which may be long before a test trains deterministically.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 # Doctests of the Triton kernels are collected where Triton is installed.
 collect_ignore_glob = (

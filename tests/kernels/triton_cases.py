@@ -19,7 +19,7 @@ import multimix as mm
 from multimix.functional import attend, mixed_cross_entropy
 from multimix.functional._gamma.warped_exponential import FIT, HIGH
 from multimix.functional.loss import reference
-from multimix.kernels import triton_draw, triton_loss
+from multimix.kernels import crossover, triton_draw, triton_loss
 from multimix.kernels.ops import _sampled, sampled_cross_entropy
 from multimix.kernels.triton_launch import Launch
 from multimix.random import draw_seed
@@ -281,6 +281,46 @@ def test_large_logits_are_finite_and_constants_change_nothing() -> None:
         losses, _, grad = triton_loss.sums((logits + offset).to(DEVICE), targets.to(DEVICE), *options)
         assert relative(losses, wanted[0]) < 1e-4
         assert relative(grad, wanted[2]) < 2e-3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "tf32x3"])
+@pytest.mark.parametrize("m", [9, 2])
+@pytest.mark.parametrize("attended", [True, False])
+def test_masked_classes(attended, m, precision) -> None:
+    """Of all examples, and of one alone, whose mixtures with others do not have them either."""
+    r, n, b, c = 2, 48, 9, 21
+    logits, targets = normal(r, b, c, seed=5, scale=3).float(), make_targets("index", b, c) % 4
+    logits[..., 7], logits[:, 3, 5:9] = -torch.inf, torch.finfo(torch.float32).min
+    a = None
+    if attended:
+        a = torch.rand(b, r, generator=rng(1))
+        a[4, 0] = 0
+        logits[0, 4] = -torch.inf  # an example that does not count
+    finite = logits.masked_fill(logits < -1e30, -1e4)
+    wanted = expected(finite, targets, a, weights(n, b, m, positions=r))
+    inputs = logits.to(DEVICE), targets.to(DEVICE), None if a is None else a.to(DEVICE)
+    launch = Launch(16, 16, 32, 16, 4, 2, 1)
+    found = triton_loss.sums(*inputs, SEED, n, m, 0.5, 2.0, True, precision, launch)
+    tolerance = 1e-2 if precision == "bf16" else 1e-5
+    assert relative(found[0], wanted[0]) < tolerance
+    assert relative(found[2], wanted[2]) < tolerance
+    assert not found[2][..., 7].any()
+
+
+@pytest.mark.parametrize("m", [None, 3])
+def test_the_chunked_loss_on_this_device_is_the_reference(m, monkeypatch) -> None:
+    monkeypatch.setattr(crossover, "MEASURED", {})
+    r, n, b, c = 3, 200, 8, 11
+    logits, targets = normal(r, b, c, seed=6, scale=2).float().to(DEVICE), make_targets("index", b, c).to(DEVICE)
+    a = torch.rand(b, r, generator=rng(1)).to(DEVICE)
+    found = {}
+    for implementation in ("auto", "reference"):
+        criterion = mm.DenseMultiMix(n, m, implementation=implementation)
+        clean = logits.clone().requires_grad_()
+        loss = criterion.from_logits(clean.transpose(0, 1), targets, a, rng(7))
+        found[implementation] = loss, torch.autograd.grad(loss, clean)[0]
+    assert torch.allclose(found["auto"][0], found["reference"][0], rtol=1e-5)
+    assert relative(found["auto"][1], found["reference"][1].cpu().double()) < 1e-4
 
 
 @pytest.mark.parametrize(("normalize", "attended"), [("position", True), ("global", True), ("position", False)])

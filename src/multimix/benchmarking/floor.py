@@ -85,11 +85,11 @@ class Gpu(NamedTuple):
     products: dict[str, float]
 
 
-# Vendor's figures of the SXM models, without sparsity.
+# Vendor's figures of the SXM models, without sparsity, at the highest clock.
 GPUS = {
     "A100": Gpu(108, 1.41e9, 64, 2.04e12, {"bf16": 312e12, "tf32": 156e12}),
-    "H100": Gpu(132, 1.83e9, 128, 3.35e12, {"bf16": 989e12, "tf32": 494e12}),
-    "H200": Gpu(132, 1.83e9, 128, 4.8e12, {"bf16": 989e12, "tf32": 494e12}),
+    "H100": Gpu(132, 1.98e9, 128, 3.35e12, {"bf16": 989e12, "tf32": 494e12}),
+    "H200": Gpu(132, 1.98e9, 128, 4.8e12, {"bf16": 989e12, "tf32": 494e12}),
 }
 # Special functions (exp2, log2, sqrt) of a processor in a cycle.
 _SPECIAL = 16

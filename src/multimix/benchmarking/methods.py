@@ -21,6 +21,7 @@ from ..random import make_generator
 from ..training import Config, TrainingStep
 from ..training.devices import connect
 from ..training.optimizers import make_optimizer
+from ..training.repeatability import borrowed_global_state
 from .measure import Ratio, interleaved, peak_memory, ratio, synchronize, why
 
 if TYPE_CHECKING:
@@ -135,28 +136,30 @@ def beside_erm(
         return steps(fabric, config, make_model(), methods.parse(method), batch)
 
     b, device = len(batch.images), fabric.device.type
-    baseline = steps_of("erm")
-    for method in chosen:
-        methods.parse(method)
-        say(method)
-        try:
-            measured = {"": baseline, method: steps_of(method)}
-            times, _ = expected_times(measured, rounds=rounds, device=device, seconds=seconds)
-            peak = max(peak_memory(step, device=device) for _, step in measured[method]) / 2**20
-        except Exception as error:  # no weights or package, too little memory, a kernel that the device cannot take
-            yield Row(method, None, None, None, None, why(error))
-            continue
-        step = statistics.median(times[method])
-        relative = ratio(times[""], times[method])
-        yield Row(
-            method,
-            b / step,
-            1.0 if method == "erm" else relative.median,
-            1e3 * step,
-            peak,
-            relative_low=relative.low,
-            relative_high=relative.high,
-        )
+    # As in training, where cuDNN looks for the fastest kernels.
+    with borrowed_global_state(deterministic=config.deterministic):
+        baseline = steps_of("erm")
+        for method in chosen:
+            methods.parse(method)
+            say(method)
+            try:
+                measured = {"": baseline, method: steps_of(method)}
+                times, _ = expected_times(measured, rounds=rounds, device=device, seconds=seconds)
+                peak = max(peak_memory(step, device=device) for _, step in measured[method]) / 2**20
+            except Exception as error:  # no weights or package, too little memory, a kernel that the device cannot take
+                yield Row(method, None, None, None, None, why(error))
+                continue
+            step = statistics.median(times[method])
+            relative = ratio(times[""], times[method])
+            yield Row(
+                method,
+                b / step,
+                1.0 if method == "erm" else relative.median,
+                1e3 * step,
+                peak,
+                relative_low=relative.low,
+                relative_high=relative.high,
+            )
 
 
 def made_up_batch(b: int, num_classes: int, image_size: int, device: torch.device) -> Batch:

@@ -114,7 +114,8 @@ def _check(probabilities: Tensor, labels: Tensor, bins: int) -> Tensor:
 
 def _gathered(confidence: Tensor, right: Tensor, bin_of: Tensor, bins: int) -> Reliability:
     def total(values: Tensor) -> Tensor:
-        return torch.bincount(bin_of, weights=values, minlength=bins)
+        # Not bincount, which has no deterministic kernel on a GPU.
+        return values.new_zeros(bins).index_add_(0, bin_of, values)
 
     counts = total(torch.ones_like(confidence))
     return Reliability(total(confidence) / counts, total(right) / counts, counts)

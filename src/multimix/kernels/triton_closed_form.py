@@ -226,10 +226,12 @@ def _attend(
     for k in range(K):
         u = -_expm1(-tl.load(nodes_ptr + k) * e)
         weight = spread_weight * tl.load(weight_ptr + position) * tl.load(nodes_ptr + K + k)
-        t_B = rho_B * u / (1.0 - u + rho_B * u + _NEARLY_NOTHING)
+        # 1 - t would have no digits left where t is near 1.
+        whole_B = 1.0 - u + rho_B * u + _NEARLY_NOTHING
+        t_B, rest_B = rho_B * u / whole_B, (1.0 - u + _NEARLY_NOTHING) / whole_B
         own_B += weight * pi_B * t_B
-        of_mean_B += weight * pi_B * (1.0 - t_B)
-        of_beta_B += weight * pi_B * (1.0 - t_B) * u
+        of_mean_B += weight * pi_B * rest_B
+        of_beta_B += weight * pi_B * rest_B * u
         tl.store(given_ptr + (_T + k) * b, t_B, mask=examples_B < b)
         tl.store(scalars_ptr + k, u)
         tl.store(scalars_ptr + K + k, weight)

@@ -10,7 +10,7 @@ belongs to one program alone. `_finish` adds what programs kept apart and what t
 operations: every sum has a fixed order.
 
 Centring is exact because weights sum to 1, z_k = mean + lam_k (L - mean): what tensor cores round is deviations only,
-and what that does to their mean is added back.
+and what that does to their mean is added back. Logits of -1e30 and less are masked classes, as elsewhere.
 
 Rows and classes are padded to full blocks, so that rows start at addresses that wide loads need, whatever c is.
 
@@ -26,11 +26,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..functional.loss import MASKED
 from . import triton_draw
 from .triton_launch import Launch
 
 _LOG2_E = tl.constexpr(math.log2(math.e))
 _LN_2 = tl.constexpr(math.log(2))
+_MASKED = tl.constexpr(MASKED)
 
 
 @triton.jit
@@ -70,16 +72,22 @@ def _centre(
     present_B = columns_B < b
     inside_BC = present_B[:, None] & (classes_C < c)[None, :]
     attention_B = tl.load(attention_ptr + position * b + columns_B, mask=present_B, other=0.0)
-    total = tl.sum(attention_B, 0)
-    share_B = attention_B / tl.where(total > 0.0, total, 1.0)
     logits_ptr += position.to(tl.int64) * stride_p
     pointers = logits_ptr + columns_B.to(tl.int64)[:, None] * stride_b + classes_C[None, :]
     logits_BC = tl.load(pointers, mask=inside_BC, other=0.0).to(tl.float32)
-    mean_C = tl.sum(logits_BC * share_B[:, None], 0)
-    exact_BC = tl.where(inside_BC, logits_BC - mean_C[None, :], 0.0)
+    # Masked classes stay out of the mean, which would have no digits left for the others.
+    kept_BC = inside_BC & (logits_BC > _MASKED)
+    share_BC = tl.where(kept_BC, attention_B[:, None], 0.0)
+    total_C = tl.sum(share_BC, 0)
+    share_BC /= tl.where(total_C > 0.0, total_C, 1.0)[None, :]
+    mean_C = tl.sum(tl.where(kept_BC, logits_BC, 0.0) * share_BC, 0)
+    some_C = tl.max(kept_BC.to(tl.int32), 0) > 0
+    masked_BC = tl.where(inside_BC & some_C[None, :], _MASKED, 0.0)
+    exact_BC = tl.where(kept_BC, logits_BC - mean_C[None, :], masked_BC)
     deviations_BC = _operand(exact_BC, PRECISION)
     # Rounding the deviations moves their mean, and all mixtures alike: more draws would not average that out.
-    mean_C += tl.sum((exact_BC - deviations_BC.to(tl.float32)) * share_B[:, None], 0)
+    mean_C += tl.sum(tl.where(kept_BC, exact_BC - deviations_BC.to(tl.float32), 0.0) * share_BC, 0)
+    mean_C = tl.where(some_C, mean_C, _MASKED)
     tl.store(mean_ptr + position * width + classes_C, tl.where(classes_C < c, mean_C, -float("inf")))
     deviations_ptr += position.to(tl.int64) * BB * width
     tl.store(deviations_ptr + columns_B[:, None] * width + classes_C[None, :], deviations_BC)

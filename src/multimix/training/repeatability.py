@@ -8,7 +8,18 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["borrowed_global_state", "seed_global_state"]
+__all__ = ["borrowed_global_state", "refuse_late_determinism", "seed_global_state"]
+
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+
+
+def refuse_late_determinism() -> None:
+    """Raise ValueError where cuBLAS may have been used already: it asks only once whether to be deterministic."""
+    if _CUBLAS not in os.environ and torch.cuda.is_initialized():
+        raise ValueError(
+            f"deterministic=True comes too late in a process that has used the GPU before: set {_CUBLAS}=:4096:8 in "
+            "the environment, or train in a new process"
+        )
 
 
 @contextmanager
@@ -27,7 +38,7 @@ def borrowed_global_state(*, deterministic: bool) -> Iterator[None]:
     try:
         if deterministic:
             # cuBLAS reads this when it is first used.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            os.environ.setdefault(_CUBLAS, ":4096:8")
             torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = not deterministic
         yield

@@ -24,7 +24,7 @@ from .meters import Meters
 from .optimizers import make_optimizer, warn_of_unreached
 from .progress import Progress, Reporter
 from .records import TensorBoard, best_record, environment, selection_metric
-from .repeatability import borrowed_global_state
+from .repeatability import borrowed_global_state, refuse_late_determinism
 from .rundir import RunDirectory
 from .setting import build_model, data_options, make_loaders
 from .state import TrainingState
@@ -67,6 +67,8 @@ def train(
 
     method = methods.parse(config.method)
     run = RunDirectory(Path(out))
+    if config.deterministic and config.accelerator != "cpu":
+        refuse_late_determinism()
     fabric = connect(config)
     fabric.launch()
     ranks = Ranks(fabric)
