@@ -61,11 +61,24 @@ def test_what_a_resumed_run_had_done_before_does_not_count_as_fast(clock: list[f
     assert shown.remaining() == pytest.approx(10)
 
 
-def test_a_terminal_shows_every_run_under_way_and_all_together(clock: list[float]) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    out = Terminal()
+    with board.Board(JOBS, total=3, file=out) as shown:
+        clock[0] += 61
+        shown.progress(JOBS[0], report(3, 2))
+        assert "0/3 runs done, 1 under way" in out.getvalue()
+
+
+def test_a_terminal_shows_every_run_under_way_and_all_together(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
     with board.Board(JOBS, total=3, file=out) as shown:
         shown.progress(JOBS[0], report(3, 2))

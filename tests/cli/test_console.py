@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from multimix.cli import main
 from multimix.cli.console import fitting_columns, show_table
 from multimix.reports.tables import Cell, Table
 
@@ -72,3 +73,17 @@ def test_a_reader_that_goes_away_is_no_error(argv: list[str], unbuffered: str) -
     os.close(writer)
     assert done.returncode in (1, 141)  # rich, which prints the table, ends with 1
     assert done.stderr == ""
+
+
+def test_closed_streams_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, None)
+    main(["recipes"])
+    assert sys.stdout is not None
+
+
+def test_signs_that_a_terminal_cannot_show_are_not_lost() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    program = "from multimix import cli; cli._run = lambda argv: print('−1.5 ± 2'); cli.main([])"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "-1.5 +- 2\n"

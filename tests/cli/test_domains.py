@@ -90,6 +90,8 @@ def test_every_domain_is_held_out_and_a_lost_run_is_made_again(root, tmp_path, c
     printed = capsys.readouterr().out
     assert all(f"Held out: {name}" in printed for name in NAMES)
     result = json.loads((out / "domains.json").read_text())
+    page = (out / "domains.html").read_text()
+    assert all(text in page for text in (*NAMES, "Highest average over the held-out domains:", "daml(domains=2)"))
     with (out / "domains.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 2 * 2 * 3
@@ -117,6 +119,9 @@ def test_every_domain_is_held_out_and_a_lost_run_is_made_again(root, tmp_path, c
     assert (out / "art" / "erm" / "seed0" / "result.json").stat().st_mtime_ns == kept
     again = load_run(run)[1].state_dict()
     assert all(again[name].equal(weights[name]) for name in weights)
+    assert json.loads((out / "domains.json").read_text()) == result
+    # Asking for less takes nothing away.
+    main([*command[:-6], "--methods", "erm", "--seeds", "1", "--jobs", "1", "--out", str(out)])
     assert json.loads((out / "domains.json").read_text()) == result
 
     capsys.readouterr()

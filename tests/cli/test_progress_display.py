@@ -27,7 +27,9 @@ def test_plain_output_is_one_line_per_epoch():
     )
 
 
-def test_a_terminal_shows_the_epoch_under_way():
+def test_a_terminal_shows_the_epoch_under_way(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

@@ -53,3 +53,10 @@ def test_a_sweep_is_drawn_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (tmp_path / "sweep-n.svg").is_file()
     assert (tmp_path / "sweep-alpha.svg").is_file()
     assert "validation accuracy, %" in capsys.readouterr().out
+    # Fewer values and seeds make nothing of what is there already disappear.
+    main([*command, "--vary", "n=5", "--seeds", "1"])
+    last = json.loads((tmp_path / "sweep.json").read_text())
+    assert last["vary"] == {"n": ["5"], "alpha": ["0.1", "(0.5,2)"]}
+    assert [(p["value"], p["seeds"]) for p in last["points"]] == [
+        ("as it is", 2), ("5", 2), ("0.1", 2), ("(0.5,2)", 2)
+    ]  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
+import threading
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -53,6 +55,51 @@ def test_failed_and_killed_runs_do_not_keep_the_others_from_ending(tmp_path: Pat
     assert "DivergenceError" in log
     assert not multiprocessing.active_children()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def _ends_in_time(connection: Connection) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    connection.send(("end", None))
+    with contextlib.suppress(EOFError):
+        connection.recv()
+
+
+def test_a_worker_past_its_last_look_at_the_signal_is_let_go() -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_ends_in_time, args=(theirs,))
+    process.start()
+    theirs.close()
+    assert ours.poll(60)
+    workers._stop([workers._Worker(process, ours, Job(recipes.get("digits"), Path()))])
+    assert process.exitcode == 0, "it ended by itself, and was not killed after two minutes"
+
+
+def _followed(connection: Connection) -> None:
+    threading.Thread(target=workers._follow_parent, daemon=True).start()
+    connection.send("here")
+    while True:
+        signal.pause()
+
+
+def _parent_of_one(connection: Connection) -> None:
+    multiprocessing.get_context("spawn").Process(target=_followed, args=(connection,)).start()
+    connection.close()
+    signal.pause()
+
+
+def test_a_worker_whose_parent_is_killed_stops() -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    parent = context.Process(target=_parent_of_one, args=(theirs,))
+    parent.start()
+    theirs.close()
+    assert ours.recv() == "here"
+    parent.kill()
+    parent.join()
+    assert ours.poll(60)
+    with pytest.raises(EOFError):
+        ours.recv()
 
 
 def _start_method(config: Config, out: Path, **_: object) -> None:

@@ -84,7 +84,7 @@ def test_an_interrupted_evaluation_goes_on(digits_run, squares: Path, monkeypatc
     monkeypatch.setattr(fine_tuning, "_step", counted)
     with pytest.raises(SystemExit, match="130"):
         evaluate(run, squares)
-    assert "everything is saved. Continue with: multimix evaluate" in capsys.readouterr().err
+    assert "every result is saved that could be. Continue with: multimix evaluate" in capsys.readouterr().err
     evaluate(run, squares)
     assert len(steps) == 6
     first, second = (json.loads((path / "evaluation.json").read_text())["models"][0] for path in (whole, run))
@@ -126,6 +126,47 @@ def test_what_does_not_count_is_not_trained_on(subject: Subject, tmp_path: Path)
     assert {box.name for image in train for box in image.boxes} == {"red"}
     assert {box.name for image in test for box in image.boxes} == {"red", "blue"}
     assert list(chosen.evaluate(subject, Memory(), quiet)["per_class"]) == ["red"]
+
+
+def test_splits_that_are_links_to_the_same_images_are_refused(squares: Path) -> None:
+    for file in (squares / "val2017").iterdir():
+        file.unlink()
+    (squares / "val2017").rmdir()
+    (squares / "val2017").symlink_to(squares / "train2017")
+    with pytest.raises(ValueError, match=r"4 images of .* would be trained on and tested on, such as 0.png"):
+        part(squares).check_files(None)
+
+
+@pytest.mark.parametrize(("split", "purpose"), [("train2017", "train"), ("val2017", "test")])
+def test_a_split_where_no_box_counts_is_refused_before_anything_is_trained(
+    squares: Path, split: str, purpose: str
+) -> None:
+    file = squares / "annotations" / f"instances_{split}.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = [annotation | {"iscrowd": 1} for annotation in content["annotations"]]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"has no box to {purpose} on: all are marked as difficult or as a crowd"):
+        part(squares).check_files(None)
+
+
+def test_what_is_left_out_and_what_cannot_be_learnt_is_warned_of(subject: Subject, squares: Path) -> None:
+    for k in (0, 1, 2, 3):
+        (squares / "train2017" / f"{k}.png").unlink()
+    file = squares / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    content["categories"][0]["name"] = "rde"
+    file.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="the page lists them") as caught:
+        result = part(squares).evaluate(subject, Memory(), quiet)
+    told = " ".join(str(one.message) for one in caught)
+    assert "4 images or boxes of" in told
+    assert "such as 0.png: the image is missing; the page lists them" in told
+    assert "no image to train on shows rde, which the images to test on do" in told
+    page = sections({"erm": [result]}, COLORS)
+    assert page[0].caption.endswith("2.png: the image is missing, and 1 more, listed below.")
+    (listed,) = [section for section in page if section.title == "Left out of the detection set"]
+    assert listed.table is not None
+    assert len(listed.table.rows) == 4
 
 
 def test_mistakes_are_told_before_anything_is_trained(digits_run, squares: Path, capsys) -> None:  # type: ignore[no-untyped-def]

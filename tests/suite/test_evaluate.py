@@ -172,7 +172,7 @@ def test_mistakes_are_one_line_before_anything_is_evaluated(
         ([run, "--which", "worst"], "worst"),
         ([run, "--parts", "acuracy"], "unknown part 'acuracy': did you mean accuracy?"),
         ([run, "--parts", ","], "--parts is empty"),
-        ([run, "--accuracy.bins", "0"], "bins must be at least 1, got 0"),
+        ([run, "--accuracy.bins", "0"], "bins must be between 1 and 1000, got 0"),
         ([run, "--accuracy.bin", "3"], "did you mean --accuracy.bins?"),
         ([run, "--attacks.limit", "0"], "limit counts test images, so it must be at least 1"),
         ([run, "--corruptions.limit", "-1"], "limit counts test images, so it must be at least 1"),

@@ -70,7 +70,7 @@ def test_killed_at_random_times(reference, run_training, contents, tmp_path):
     assert contents(tmp_path) == contents(reference)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_saves_in_the_middle_of_an_epoch(name, reference, run_training, contents, tmp_path):
     config = replace(CONFIG, checkpoint_minutes=None)
     outcome = run_training(config, tmp_path, signal_at_report=1, signal=name)

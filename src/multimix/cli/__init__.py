@@ -6,6 +6,7 @@ imported when it is called, so that `multimix --help` answers at once.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import importlib
 import io
@@ -28,6 +29,22 @@ COMMANDS = {
 }
 
 
+_LOOK_ALIKE = "multimix look-alike"
+_ASCII = {"−": "-", "–": "-", "±": "+-", "×": "x", "÷": "/", "·": "*", "…": "..."}
+
+
+def _look_alike(error: UnicodeError) -> tuple[str, int]:
+    """For what a terminal cannot show: a sign must not be lost.
+
+    >>> codecs.register_error(_LOOK_ALIKE, _look_alike)
+    >>> "−1.5 ± 2 é".encode("ascii", _LOOK_ALIKE)
+    b'-1.5 +- 2 ?'
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_ASCII.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+
 def usage() -> str:
     """The overview that `multimix --help` prints."""
     width = max(map(len, COMMANDS))
@@ -37,9 +54,13 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command; a mistake of the user's ends with one line on stderr and exit code 2."""
+    codecs.register_error(_LOOK_ALIKE, _look_alike)
+    # Closed by who started us (`>&-`).
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # better a table with ? in it than none, after hours
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=_LOOK_ALIKE)
     try:
         _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

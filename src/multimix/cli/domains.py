@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..data.domains import domain_names
 from ..reports import domains as report
-from ..reports.plan import Plan, folder_name
+from ..reports.page import now
+from ..reports.plan import Plan, folder_name, read_plan
 from ..reports.runs import read_run
 from ..training import Config, RunDirectory
 from ..training.files import write_json, write_text
@@ -83,19 +84,34 @@ def _run(plans: dict[str, Plan], config: Config, jobs: int | None, folder: Path)
                     raise
                 failed = True
     finally:
-        _write(plans, folder)
+        _write(plans, config, folder)
     if failed:
         raise SystemExit(1)
 
 
-def _write(plans: dict[str, Plan], folder: Path) -> None:
+def _write(plans: dict[str, Plan], config: Config, folder: Path) -> None:
+    # With what was asked for in this folder before: the runs are there still.
+    plans = {name: read_plan(plan.folder) or plan for name, plan in plans.items()}
     outs = [out for plan in plans.values() for _, _, out in plan.jobs()]
     runs = [read_run(out) for out in outs if RunDirectory(out).result.is_file()]
     if not runs:
         return
-    chosen: Sequence[str] = next(iter(plans.values())).methods
+    chosen = list(dict.fromkeys(method for plan in plans.values() for method in plan.methods))
     found = report.rows(chosen, list(plans), runs)
     show_table(report.table(found))
     write_json(folder / "domains.json", {"split": "test", "epoch": "last", "methods": report.as_json(found)})
     write_text(folder / "domains.csv", report.as_csv(runs))
-    print(f"\nWritten: domains.json and domains.csv in {folder}; `multimix report {folder}/DOMAIN` makes a page of one")
+    first = next(iter(plans.values()))
+    conditions = {
+        "data": str(config.data_root),
+        "model": config.model,
+        "epochs": str(config.epochs),
+        "seeds": ", ".join(map(str, sorted({seed for plan in plans.values() for seed in plan.seeds}))),
+        "command": first.command,
+        "page made": now(),
+    }
+    write_text(folder / "domains.html", report.page(found, conditions=conditions))
+    print(
+        f"\nPage: {folder / 'domains.html'} (also domains.json and domains.csv; `multimix report {folder}/DOMAIN` "
+        "makes a page of one)"
+    )

@@ -7,6 +7,7 @@ import difflib
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..suite.results import overview
 from ..suite.running import Outcome, check_inputs, run_parts
 from ..suite.subjects import Candidate, Which, run_candidates
 from ..training.files import naming_another_folder, refuse_file, refuse_unwritable
+from ..training.interrupt import as_ctrl_c
 from .console import show_table, split_paths
 from .evaluation_board import EvaluationBoard
 from .options import flags_and_lists, parse
@@ -96,12 +98,12 @@ def main(argv: list[str]) -> None:
     refuse_unwritable(out)
     command = shlex.join(["multimix", "evaluate", *argv])
     try:
-        with following_advice():
+        with following_advice(), as_ctrl_c():
             missing = check_inputs(candidates, parts)
         total = len(candidates) * len(parts)
         if kept := total - sum(missing.values()):
             print(f"{kept} of {total} evaluations are there already", flush=True)
-        with EvaluationBoard(total, missing) as board:
+        with as_ctrl_c(), EvaluationBoard(total, missing) as board:
             outcomes = run_parts(candidates, parts, board, log=out / LOG)
         if not any(outcome.results for outcome in outcomes):
             raise ValueError(f"nothing could be evaluated: {_failures(outcomes)[0]}")
@@ -111,7 +113,7 @@ def main(argv: list[str]) -> None:
         with naming_another_folder():
             left_out = write_evaluation(outcomes, parts, out, command=command)
     except KeyboardInterrupt:
-        print(f"\nStopped; everything is saved. Continue with: {command}", file=sys.stderr)
+        print(f"\nStopped; every result is saved that could be. Continue with: {command}", file=sys.stderr)
         raise SystemExit(130) from None
     print(f"Page: {out / 'evaluation.html'} (also evaluation.json, evaluation.csv and plots/)")
     for line in [*_failures(outcomes), *(f"not on the page: {line}" for line in left_out)]:
@@ -161,6 +163,11 @@ def chosen_parts(options: Any) -> list[Part]:
             )
     if not names:
         raise ValueError(f"--parts is empty: name some of {', '.join(known)}, or all")
+    for part in PARTS:
+        given, default = (vars(each) for each in (getattr(options, part.name), part()))
+        if part.name not in names and (changed := [name for name in given if given[name] != default[name]]):
+            option = f"--{part.name}.{changed[0].replace('_', '-')}"
+            warnings.warn(f"{option} is for a part that is not measured: --parts leaves out {part.name}", stacklevel=2)
     return [getattr(options, name) for name in known if name in names]
 
 

@@ -29,8 +29,10 @@ class LiveDisplay:
         self._live: Any = None
 
     def __enter__(self) -> Self:
-        if self.file.isatty():
-            console = require("rich.console", "train").Console(file=self.file, highlight=False, markup=False)
+        if not self.file.isatty():
+            return self
+        console = require("rich.console", "train").Console(file=self.file, highlight=False, markup=False)
+        if not console.is_dumb_terminal:
             self._live = require("rich.live", "train").Live(
                 console=console,
                 transient=True,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from ..training.files import write_json, write_text
 from .console import show_table
 from .planned import run_plan
 from .request import checked_methods, read_request
+
+RESULTS = "sweep.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,7 @@ def main(argv: list[str]) -> None:
     axes = read_axes(options.vary)
     chosen = [with_option(base, axis.option, value) for axis in axes for base in bases for value in axis.values]
     plan = request.plan(methods=checked_methods(list(dict.fromkeys([*bases, *chosen]))))
-    run_plan(plan, options.config, jobs=options.jobs, report=lambda whole: write(plan, bases, axes, options.config))
+    run_plan(plan, options.config, jobs=options.jobs, report=lambda whole: write(whole, bases, axes, options.config))
 
 
 def read_axes(vary: Sequence[str]) -> list[Axis]:
@@ -80,11 +83,37 @@ def read_axes(vary: Sequence[str]) -> list[Axis]:
     return axes
 
 
+def _with_earlier(file: Path, bases: Sequence[str], axes: Sequence[Axis]) -> tuple[list[str], list[Axis]]:
+    """Together with what was swept in this folder before, whose runs are there still."""
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        methods, vary = list(before["methods"]), {option: list(values) for option, values in before["vary"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        methods, vary = [], {}  # none, or of an earlier version
+    for axis in axes:
+        vary[axis.option] = _in_order(dict.fromkeys([*vary.get(axis.option, ()), *axis.values]))
+    return list(dict.fromkeys([*methods, *bases])), [Axis(option, values) for option, values in vary.items()]
+
+
+def _in_order(values: Iterable[str]) -> list[str]:
+    """Numbers by size, anything else as it came.
+
+    >>> _in_order(["10", "1e3", "100"]), _in_order(["1", "(0.5, 2)", "0.1"])
+    (['10', '100', '1e3'], ['1', '(0.5, 2)', '0.1'])
+    """
+    values = list(values)
+    try:
+        return sorted(values, key=float)
+    except ValueError:
+        return values
+
+
 def write(plan: Plan, bases: Sequence[str], axes: Sequence[Axis], config: Config) -> None:
     """The table on the terminal, `sweep.json`, `sweep.csv`, one figure for each option, and `sweep.html`."""
     finished = [run for run in find_runs([plan.folder]) if run.finished and run.config.seed in plan.seeds]
     if not finished:
         return
+    bases, axes = _with_earlier(plan.folder / RESULTS, bases, axes)
     key = report.metric(finished)
     runs = {method: [run for run in finished if run.config.method == method] for method in plan.methods}
     found = report.points(bases, axes, runs, config, key)
@@ -92,7 +121,9 @@ def write(plan: Plan, bases: Sequence[str], axes: Sequence[Axis], config: Config
     quantity = f"{split} accuracy, %"
     show_table(report.table(found, quantity=quantity))
     setting = {"data": config.data, "model": config.model, "epochs": config.epochs, "split": split}
-    write_json(plan.folder / "sweep.json", setting | {"command": plan.command, "points": report.as_rows(found)})
+    asked = {"methods": list(bases), "vary": {axis.option: list(axis.values) for axis in axes}}
+    content = setting | {"command": plan.command} | asked | {"points": report.as_rows(found)}
+    write_json(plan.folder / RESULTS, content)
     write_text(plan.folder / "sweep.csv", report.as_csv(found))
     panels = {axis.option: report.panel(axis, found, quantity=quantity) for axis in axes}
     for option, svg in panels.items():

@@ -9,9 +9,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 
 from ..errors import one_line
 from ..training import Config, Progress, train
+from ..training.interrupt import as_ctrl_c
 
 __all__ = ["Job", "run_jobs"]
 
@@ -70,8 +73,7 @@ def run_jobs(
     waiting = list(reversed(jobs))
     failures: dict[Job, str] = {}
     crew: list[_Worker] = []
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
+    with as_ctrl_c(), _stopped_after(crew):
         while waiting or any(worker.job for worker in crew):
             busy = sum(worker.job is not None for worker in crew)
             while len(crew) < min(workers, busy + len(waiting)):
@@ -94,10 +96,19 @@ def run_jobs(
                         failures[worker.job] = content
                     on_end(worker.job, content)
                     worker.job = None
+    return failures
+
+
+@contextmanager
+def _stopped_after(crew: Sequence[_Worker]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if any(worker.job for worker in crew):
+            print("\nStopping: the runs under way finish their step and are saved ...", file=sys.stderr, flush=True)
+        raise
     finally:
         _stop(crew)
-        signal.signal(signal.SIGTERM, before)
-    return failures
 
 
 def _start(threads: int, log: Path) -> _Worker:
@@ -135,8 +146,10 @@ def _stop(crew: Sequence[_Worker]) -> None:
             while worker.process.is_alive() and time.monotonic() < deadline:
                 if worker.job is None:
                     worker.process.join(0.05)
-                elif worker.connection.poll(0.05):  # one that still reports must not block on a full pipe
-                    _receive(worker)
+                elif worker.connection.poll(0.05) and _receive(worker)[0] == "end":
+                    # It was past its last look at the signal, and waits for another run.
+                    worker.job = None
+                    worker.connection.close()
     finally:
         for worker in crew:
             worker.process.kill()
@@ -144,8 +157,12 @@ def _stop(crew: Sequence[_Worker]) -> None:
             worker.connection.close()
 
 
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _follow_parent() -> None:
+    """Stop as on SIGTERM when the parent has been killed, or this process would train on and hold its folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _work(connection: Connection, threads: int, log: Path, start_method: str) -> None:
@@ -158,6 +175,7 @@ def _work(connection: Connection, threads: int, log: Path, start_method: str) ->
     with log.open("a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    threading.Thread(target=_follow_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)

@@ -99,7 +99,7 @@ def read_boxes(folder: Path, split: str | None = None, *, purpose: Purpose = "te
         records = _coco(folder, split, wanted)
     else:
         raise FileNotFoundError(f"{folder} holds no boxes: expected {_LAYOUTS}")
-    return _checked(records, folder, f"sides for {purpose}, {split=}")
+    return _checked(records, folder, f"for {purpose}, {split=}")
 
 
 class _Record(NamedTuple):
@@ -117,7 +117,7 @@ def _checked(records: Iterable[_Record], folder: Path, what: str) -> BoxedImages
     empty: list[BoxedImage] = []
     skipped: list[str] = []
     records = list(records)
-    sides = _sides([record.path for record in records], folder, what)
+    sides = _sides([record.path for record in records], folder, f"sides {what}")
     for (path, size, boxes, trouble), found in zip(records, sides, strict=True):
         skipped += trouble
         if found is None:
@@ -144,7 +144,7 @@ def _checked(records: Iterable[_Record], folder: Path, what: str) -> BoxedImages
         (images if kept else empty).append(BoxedImage(path, height, width, tuple(kept)))
     if not images:
         reasons = f": {'; '.join(skipped[:3])}" if skipped else ""
-        raise ValueError(f"{folder} holds no image with a usable box{reasons}")
+        raise ValueError(f"{folder} holds no image with a usable box {what}{reasons}")
     return BoxedImages(tuple(images), tuple(empty), tuple(map(printable, skipped)))
 
 
@@ -170,10 +170,18 @@ def _voc(root: Path, split: str | None, wanted: Sequence[str]) -> Iterator[_Reco
     chosen = _choose(split, wanted, list(lists), root)
     files = sorted((root / "Annotations").glob("*.xml"))
     if chosen is not None:
-        lines = [line.strip() for line in lists[chosen].read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = _lines(lists[chosen])
         files = [_annotation(root, line) for line in lines]
     for file in files:
         yield _voc_record(root, file)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot read the split in {file}: {error}: save it as UTF-8") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _annotation(root: Path, line: str) -> Path:
@@ -228,12 +236,15 @@ def _coco_split(images: Path, file: Path) -> list[_Record]:
         content = json.loads(file.read_text(encoding="utf-8"))
         classes = {category["id"]: str(category["name"]) for category in content["categories"]}
         records = {
-            image["id"]: _Record(images / image["file_name"], (image.get("width"), image.get("height")), [], [])
+            image["id"]: _Record(images / str(image["file_name"]), (image.get("width"), image.get("height")), [], [])
             for image in content["images"]
         }
         annotations = [(records[one["image_id"]], classes[one["category_id"]], one) for one in content["annotations"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else error
+        # Numbers are missing identifiers, texts missing fields.
+        unknown = isinstance(error, KeyError) and not isinstance(error.args[0], str)
+        what = f"an annotation of the unknown image or category {error}" if unknown else error
+        what = f"no {error}" if isinstance(error, KeyError) and not unknown else what
         raise ValueError(
             f"cannot read the boxes in {file}: {what}: it must be a COCO file with images, annotations and categories"
         ) from None
@@ -241,7 +252,8 @@ def _coco_split(images: Path, file: Path) -> list[_Record]:
         try:
             left, top, width, height = map(_number, one["bbox"])
         except (ValueError, TypeError, KeyError) as error:
-            record.trouble.append(f"{record.path.name}: the box {name} is damaged: {error}")
+            what = "it has no bbox" if isinstance(error, KeyError) else error
+            record.trouble.append(f"{record.path.name}: the box {name} is damaged: {what}")
             continue
         crowd = bool(one.get("iscrowd"))
         record.boxes.append(NamedBox(name, left, top, left + width, top + height, crowd))

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .page import fill
 from .runs import Run
+from .sections import Panel, Section
 from .statistics import Estimate, estimate
+from .style import INK, figure, line, method_colors, to_svg
 from .tables import Cell, Table, csv_text
 
 
@@ -51,6 +54,63 @@ def table(found: Sequence[Row]) -> Table:
             cells.append(_cell(value, top))
         lines.append(cells)
     return Table(["accuracy on the held-out domain, %", *domains, "average"], lines)
+
+
+def panel(found: Sequence[Row]) -> str:
+    """The accuracies on every held-out domain, and their averages, with a dot for each method."""
+    colors = method_colors([row.method for row in found], "erm")
+    places = [*found[0].domains, "average"]
+    with figure(min(9.0, 2.0 + 1.1 * len(places)), 3.2) as (drawn, axes):
+        for k, row in enumerate(found):
+            values = [*row.domains.values(), row.average]
+            done = [(x, value) for x, value in enumerate(values) if value is not None]
+            shift = 0.6 * ((k + 0.5) / len(found) - 0.5)
+            axes.errorbar(
+                [x + shift for x, _ in done],
+                [100 * value.mean for _, value in done],
+                yerr=[0.0 if math.isnan(value.std) else 100 * value.std for _, value in done],
+                label=row.method,
+                elinewidth=1,
+                **line(colors[row.method]) | {"linestyle": "none", "marker": "o"},
+            )
+        axes.set_xticks(range(len(places)), places, rotation=20 if len(places) > 5 else 0)
+        axes.set_xlim(-0.5, len(places) - 0.5)
+        axes.axvline(len(places) - 1.5, color=INK, linewidth=0.8, linestyle=(0, (1, 3)))
+        axes.set_ylabel("accuracy, %")
+        return to_svg(drawn, "accuracy on every held-out domain, a dot for each method")
+
+
+def page(found: Sequence[Row], *, conditions: Mapping[str, str]) -> str:
+    """The page: who is ahead on average, the table, and a dot for each number of it."""
+    averages = [(row.average.mean, row.method) for row in found if row.average is not None]
+    best = "No method is finished on every domain yet."
+    if averages:
+        highest, method = max(averages)
+        best = f"Highest average over the held-out domains: {100 * highest:.2f} % with {method}."
+    section = Section(
+        "Domain by domain",
+        "Mean over seeds of the accuracy on the domain that was held out; bars are one standard deviation. Look at "
+        "whether a method is ahead on all domains, and by more than the bars.",
+        [Panel("held out", panel(found))],
+        legend=method_colors([row.method for row in found], "erm"),
+    )
+    return fill(
+        title="Leave one domain out",
+        kicker="multimix domains",
+        headline=[best],
+        headline_note="Each number is of images of a domain that was not trained on, after the last epoch.",
+        missing=[
+            f"{row.method}, {domain} held out: no finished run"
+            for row in found
+            for domain, value in row.domains.items()
+            if value is None
+        ],
+        results=table(found),
+        results_note="Mean ± standard deviation over seeds; the average is over domains first, of the seeds that are "
+        "finished on all of them; bold is the best mean of a column, whatever the noise.",
+        sections=[section],
+        conditions=conditions,
+    )
 
 
 def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ def headline(summary: Summary) -> list[str]:
         return ["There are no finished ERM runs here, so the page cannot say which method helps."]
     if not accuracy:
         return ["Only ERM is finished, so there is nothing to compare it with yet."]
-    if all(difference.verdict == "unknown" for difference in accuracy.values()):
+    if all(difference.n == 1 for difference in accuracy.values()):
         best = max(summary.rows, key=lambda row: row.last_accuracy.mean)
         return [
             "One seed cannot tell a difference from noise. The highest test accuracy here is that of "
@@ -54,7 +54,9 @@ def sentence(metric: str, differences: Mapping[str, Difference], *, higher_is_be
         clauses.append(f"for {_enumerate(names)} the difference{than} is within the noise")
     if names := by_verdict["unknown"]:
         what = "" if clauses else f" a difference from ERM in {metric} from noise"
-        clauses.append(f"for {_enumerate(names)} there is only one pair of runs, which cannot tell{what}")
+        single = all(difference.n == 1 for difference in differences.values() if difference.verdict == "unknown")
+        pairs = "only one pair of runs" if single else "no spread between pairs of runs"
+        clauses.append(f"for {_enumerate(names)} there is {pairs}, which cannot tell{what}")
     return f"{'; '.join(clauses)}."
 
 

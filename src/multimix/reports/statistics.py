@@ -30,8 +30,11 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the interval lies above 0, below 0, around it, or does not exist."""
-        if math.isnan(self.half_width):
+        """Whether the interval lies above 0, below 0, around it, or does not exist.
+
+        Of a few rates that happen to differ by the same number of images it would have no width.
+        """
+        if math.isnan(self.half_width) or (self.half_width == 0 and self.mean != 0):
             return "unknown"
         if self.mean - self.half_width > 0:
             return "higher"

@@ -116,12 +116,15 @@ def panel(axis: Axis, found: Sequence[Point], *, quantity: str) -> str:
             stars = [(x, p.paper) for x, p in enumerate(mine) if p.paper is not None]
             if stars:
                 axes.plot(*zip(*stars, strict=True), "*", color=colors[base], markersize=10, markeredgecolor=INK)
-        axes.set_xticks(range(len(axis.values)), axis.values)
+        long = sum(map(len, axis.values)) > 36
+        axes.set_xticks(
+            range(len(axis.values)), axis.values, rotation=30 if long else 0, ha="right" if long else "center"
+        )
         axes.set_xlim(-0.5, len(axis.values) - 0.5)
         axes.set_xlabel(axis.option)
         axes.set_ylabel(quantity)
         if len(bases) > 1:
-            axes.legend(frameon=False)
+            drawn.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
         return to_svg(drawn, f"{quantity} over {axis.option}, one line for each method")
 
 
@@ -167,7 +170,12 @@ def page(found: Sequence[Point], panels: Mapping[str, str], *, quantity: str, co
         title="Ablations",
         kicker="multimix sweep",
         headline=[f"Best {quantity.removesuffix(', %')}: {_percent(best.accuracy)} with {best.method}."],
-        headline_note="The best of many settings looks better than it is: confirm it with other seeds before using it.",
+        headline_note="The best of many settings looks better than it is: confirm it with other seeds before using it."
+        + (
+            " It was chosen by the test set, which flatters it further: --val-per-class sets a validation split apart."
+            if quantity.startswith("test")
+            else ""
+        ),
         missing=[f"{point.method}: no finished run" for point in found if point.accuracy is None],
         results=table(found, quantity=quantity),
         results_note="Mean ± standard deviation over seeds; bold is the best mean, whatever the noise.",

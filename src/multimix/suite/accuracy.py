@@ -24,8 +24,8 @@ class Accuracy:
     """Bins of the calibration errors and the reliability diagram."""
 
     def __post_init__(self) -> None:
-        if self.bins < 1:
-            raise ValueError(f"bins must be at least 1, got {self.bins}")
+        if not 1 <= self.bins <= 1000:
+            raise ValueError(f"bins must be between 1 and 1000, got {self.bins}")
 
     def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
         """Accuracies and errors are fractions; None stands for what has no value, as JSON has no NaN.

@@ -46,8 +46,8 @@ _USUAL = {
     "ssd": _Usual(300, 120, 32, 0.002 / 32, 5e-4, "ssd"),
     "faster-rcnn": _Usual(800, 12, 16, 0.02 / 16, 1e-4, "flip"),
 }
-_SHOWN, _THUMBNAIL, _SURE = 4, 320, 0.5
-"""Pictures on the page, their longer side in pixels, and the score from which a detection is drawn."""
+_SHOWN, _THUMBNAIL, _SURE, _MOST = 4, 320, 0.5, 20
+"""Pictures on the page, their longer side in pixels, the score from which a detection is drawn, and how many are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,20 @@ class Detection:
     def _measure(self, subject: Subject, checkpoint: Path, say: Callable[[str], None]) -> dict[str, Any]:
         say(f"reading the boxes in {self.boxes}")
         train, test, skipped = self._read()
-        classes = sorted({box.name for image in [*train, *test] for box in image.boxes})
+        trained, tested = ({box.name for image in of for box in image.boxes} for of in (train, test))
+        classes = sorted(trained | tested)
+        if skipped:
+            warnings.warn(
+                f"{len(skipped)} images or boxes of {self.boxes} are damaged and left out, such as {skipped[0]}; the "
+                "page lists them",
+                stacklevel=2,
+            )
+        if unseen := tested - trained:
+            warnings.warn(
+                f"no image to train on shows {', '.join(sorted(unseen))}, which the images to test on do: their "
+                "average precision is 0, and counts",
+                stacklevel=2,
+            )
         size, augment = self._image_size, self._augment
         settings = self._settings(seed=subject.seed)
 
@@ -236,9 +249,11 @@ class Detection:
         counted = (replace(image, boxes=tuple(b for b in image.boxes if not b.uncounted)) for image in train.images)
         usable = [image for image in counted if image.boxes]
         tested = [*test.images, *test.empty]
-        both = {image.path for image in usable} & {image.path for image in tested}
-        if not usable:
-            raise ValueError(f"{self.boxes} has no box to train on: all are marked as difficult or as a crowd")
+        # Splits may be links to one folder of images.
+        both = {image.path.resolve() for image in usable} & {image.path.resolve() for image in tested}
+        for purpose, images in (("train", usable), ("test", tested)):
+            if not any(not box.uncounted for image in images for box in image.boxes):
+                raise ValueError(f"{self.boxes} has no box to {purpose} on: all are marked as difficult or as a crowd")
         if both:
             raise ValueError(
                 f"{len(both)} images of {self.boxes} would be trained on and tested on, such as {min(both).name}: "
@@ -266,7 +281,8 @@ def _pictures(
         picture = pictures.read(image.path)
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         sides = torch.tensor([image.width, image.height, image.width, image.height])
-        sure = one["scores"] >= _SURE
+        # Scores fall; a detector that has learnt little is sure of boxes everywhere.
+        sure = (one["scores"] >= _SURE).nonzero().flatten()[:_MOST]
         rows = zip(one["labels"][sure].tolist(), one["scores"][sure].tolist(), one["boxes"][sure] / sides, strict=True)
         true = torch.tensor([box.edges for box in image.boxes]).reshape(-1, 4) / sides
         made.append(

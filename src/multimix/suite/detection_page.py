@@ -21,8 +21,9 @@ WIDTH, GAP = 320, 10
 
 
 def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
-    """Precision, precision by class, detections to look at, and the paper's table."""
-    return [_precision(results, colors), _by_class(results), _pictures(results), _paper()]
+    """Precision, precision by class, detections to look at, what was left out if it is much, and the paper's table."""
+    left_out = [_left_out(skipped)] if len(skipped := next(iter(results.values()))[0]["skipped"]) > 3 else []
+    return [_precision(results, colors), _by_class(results), _pictures(results), *left_out, _paper()]
 
 
 def _precision(results: Results, colors: Mapping[str, str]) -> Section:
@@ -41,7 +42,10 @@ def _precision(results: Results, colors: Mapping[str, str]) -> Section:
     kept = f", the first {frozen} stages of the encoder frozen" if frozen else ""
     skipped = first["skipped"]
     left_out = (
-        f" Left out as damaged: {'; '.join(skipped[:3])}{' and more' if len(skipped) > 3 else ''}." if skipped else ""
+        f" Left out as damaged: {'; '.join(skipped[:3])}"
+        f"{f', and {len(skipped) - 3} more, listed below' if len(skipped) > 3 else ''}."
+        if skipped
+        else ""
     )
     return Section(
         "Transfer to object detection",
@@ -54,6 +58,15 @@ def _precision(results: Results, colors: Mapping[str, str]) -> Section:
         "classifier, which also seed the fine-tuning. All detectors are the same network, so that none is faster than "
         f"another.{left_out}",
         table=estimates_table(values, colors),
+    )
+
+
+def _left_out(skipped: Sequence[str]) -> Section:
+    return Section(
+        "Left out of the detection set",
+        "Images and boxes that are damaged or missing; neither trained nor tested on.",
+        table=Table(["what, and why"], [[Cell(line, line)] for line in skipped]),
+        folded=True,
     )
 
 
@@ -87,7 +100,7 @@ def _pictures(results: Results) -> Section:
     return Section(
         "What the detectors find",
         "Some test images: dashed white boxes are the annotated ones, coloured boxes what is found with a score of at "
-        f"least 0.5. Look for dashed boxes without a coloured one and the other way round.{seeds}",
+        f"least 0.5, the 20 surest. Look for dashed boxes without a coloured one and the other way round.{seeds}",
         [Panel(label, grid(run["pictures"], colors, label=label)) for label, run in runs.items()],
         legend=colors if len(colors) <= len(CLASS_COLORS) else {},
     )
@@ -98,7 +111,8 @@ def grid(pictures: Sequence[Mapping[str, Any]], colors: Mapping[str, str], *, la
     drawn, top = [], 0
     for start in range(0, len(pictures), 2):
         row = pictures[start : start + 2]
-        heights = [round(WIDTH / picture["aspect"]) for picture in row]
+        # A picture a hundred times as high as wide would push all else off the page.
+        heights = [round(WIDTH / max(picture["aspect"], 1 / 3)) for picture in row]
         for k, (picture, height) in enumerate(zip(row, heights, strict=True)):
             drawn.append(_picture(picture, colors, k * (WIDTH + GAP), top, height))
         top += max(heights) + GAP

@@ -1,14 +1,14 @@
-"""Ctrl-C and SIGTERM: finish the step, save, say how to go on."""
+"""Ctrl-C, SIGTERM and a terminal that is closed (SIGHUP): finish the step, save, say how to go on."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupted", "StopRequest", "listening"]
+__all__ = ["Interrupted", "StopRequest", "as_ctrl_c", "listening"]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -29,7 +29,7 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request that the training loop honours after its step.
+    """Turn SIGINT, SIGTERM and SIGHUP into a request that the training loop honours after its step.
 
     Outside the main thread, where Python allows no handlers, the request is never made.
     """
@@ -37,9 +37,37 @@ def listening() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {name: signal.signal(name, request.handle) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled([signal.SIGINT, *_ends()], request.handle):
         yield request
+
+
+@contextmanager
+def as_ctrl_c() -> Iterator[None]:
+    """Raise KeyboardInterrupt for SIGTERM and SIGHUP too, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _handled(_ends(), _interrupt):
+        yield
+
+
+def _ends() -> list[signal.Signals]:
+    """The signals that end a process; under nohup a closed terminal is not to be heard of."""
+    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)
+    if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
+        return [signal.SIGTERM]
+    return [signal.SIGTERM, hangup]
+
+
+@contextmanager
+def _handled(signals: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {name: signal.signal(name, handler) for name in signals}
+    try:
+        yield
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        for name, previous in before.items():
+            signal.signal(name, previous)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
