@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,3 +127,12 @@ def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
         save_checkpoint(path, state(2))
     assert load_checkpoint(path)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_told_in_the_systems_words(tmp_path, monkeypatch):
+    """torch.save reports what it expected at which position of its file."""
+    monkeypatch.setattr(files_module, "open", lambda *_: open("/dev/full", "wb", buffering=0), raising=False)  # noqa: SIM115
+    with pytest.raises(OSError, match=r"cannot write .*a\.pt: No space left on device$"):
+        save_checkpoint(tmp_path / "a.pt", state(1))
+    assert not list(tmp_path.iterdir())

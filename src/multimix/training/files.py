@@ -25,7 +25,7 @@ ABANDONED = 600.0
 """Seconds after which a temporary file that has not grown belongs to a process that was killed."""
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     """Let `write` fill a temporary file beside `path`, force it to disk, then rename it to `path`.
 
     Several processes may write the same `path` at once: the last one to finish wins.
@@ -34,20 +34,39 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         OSError: the file cannot be written (the disk is full, no permission); `path` is as before.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    refused: list[OSError] = []
     try:
         with open(temporary, "xb") as file:
             _remove_abandoned(path, now=os.fstat(file.fileno()).st_mtime)
-            write(file)
+            write(_Remembering(file, refused))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError of its own.
-        raise OSError(f"cannot write {path}: {error}") from error
+        # torch.save reports a full disk as a RuntimeError with positions in its file.
+        cause = refused[0] if refused else error
+        raise OSError(f"cannot write {path}: {getattr(cause, 'strerror', None) or cause}") from error
     finally:
         # Ctrl-C leaves nothing either. A read-only disk refuses to remove even what is not there.
         with suppress(OSError):
             temporary.unlink()
+
+
+class _Remembering:
+    """Writes to a file, and remembers what the system answered where that is an error."""
+
+    def __init__(self, file: BinaryIO, refused: list[OSError]) -> None:
+        self._file, self._refused = file, refused
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self._refused.append(error)
+            raise
 
 
 def _remove_abandoned(path: Path, now: float) -> None:
