@@ -94,11 +94,11 @@ def test_a_damaged_result_is_named(capsys, tmp_path, monkeypatch):
 
 
 def test_a_terminal_of_few_characters_gets_the_rest():
-    code = "import sys; from multimix import cli; cli._run = lambda argv: print('1 \u00b1 2'); cli.main([])"
+    code = "from multimix import cli; cli._run = lambda argv: print('\u22121 \u00b1 2 \u00e9'); cli.main([])"
     found = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
     )
-    assert found.stdout == b"1 ? 2\n"
+    assert found.stdout == b"-1 +- 2 ?\n", "a sign is not lost"
 
 
 def test_help_shows_the_values_of_the_recipe(capsys):
