@@ -125,7 +125,9 @@ def scatter_panel(
     np = require("numpy", "train")
     classes_N = np.asarray(classes)
     with figure(2.7, 2.5) as (drawn, axes):
-        axes.set_axis_off()
+        # A thin frame, or clusters at the edge would seem to be the next panel's.
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, color=INK, alpha=0.25)
         axes.set_aspect("equal", adjustable="datalim")
         for number, color in enumerate(colors):
             members = points[classes_N == number]

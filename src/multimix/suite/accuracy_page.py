@@ -101,7 +101,7 @@ def _confusion(results: Results) -> Section:
             "Which classes are confused?",
             "Rows are the true classes, columns the predicted ones: the share of a class's test images, over all "
             "seeds, that is taken for another class, in per cent where it is at least 1 %. The diagonal, what is "
-            f"right, is left out. The darkest cell of all is {100 * highest:.1f} %. Look for pairs that every method "
+            f"right, is left out. The strongest cell of all is {100 * highest:.1f} %. Look for pairs that every method "
             "confuses (the classes are alike, or labels wrong), and for those that only one does.",
             [Panel(label, confusion_panel(shares[label], names, highest, label=label)) for label in results],
             layout="small" if len(names) <= 10 else "pair",

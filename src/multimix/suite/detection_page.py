@@ -131,7 +131,9 @@ def _picture(picture: Mapping[str, Any], colors: Mapping[str, str], x: int, y: i
             f'height="{height * (bottom - top):.1f}" fill="none" {style}><title>{html.escape(title)}</title></rect>'
         )
 
-    drawn = [f'<image x="{x}" y="{y}" width="{WIDTH}" height="{height}" href="{picture["image"]}"/>']
+    # Where its height is cut short the image is squeezed, as its boxes are.
+    place = f'x="{x}" y="{y}" width="{WIDTH}" height="{height}" preserveAspectRatio="none"'
+    drawn = [f'<image {place} href="{picture["image"]}"/>']
     for one in picture["found"]:
         style = f'stroke="{colors.get(one["name"], "#8a8a8a")}" stroke-width="3"'
         drawn.append(box(one["edges"], style, f"{one['name']}, score {one['score']:.2f}"))
