@@ -98,20 +98,21 @@ def main(argv: list[str]) -> None:
     refuse_unwritable(out)
     command = shlex.join(["multimix", "evaluate", *argv])
     try:
-        with following_advice(), as_ctrl_c():
-            missing = check_inputs(candidates, parts)
-        total = len(candidates) * len(parts)
-        if kept := total - sum(missing.values()):
-            print(f"{kept} of {total} evaluations are there already", flush=True)
-        with as_ctrl_c(), EvaluationBoard(total, missing) as board:
-            outcomes = run_parts(candidates, parts, board, log=out / LOG)
-        if not any(outcome.results for outcome in outcomes):
-            raise ValueError(f"nothing could be evaluated: {_failures(outcomes)[0]}")
-        # Before the page, which may fail: hours of work are then not for nothing.
-        show_table(overview(outcomes, parts, label_colors(outcomes)))
-        print("\nMaking the page ...", flush=True)
-        with naming_another_folder():
-            left_out = write_evaluation(outcomes, parts, out, command=command)
+        with as_ctrl_c():
+            with following_advice():
+                missing = check_inputs(candidates, parts)
+            total = len(candidates) * len(parts)
+            if kept := total - sum(missing.values()):
+                print(f"{kept} of {total} evaluations are there already", flush=True)
+            with EvaluationBoard(total, missing) as board:
+                outcomes = run_parts(candidates, parts, board, log=out / LOG)
+            if not any(outcome.results for outcome in outcomes):
+                raise ValueError(f"nothing could be evaluated: {_failures(outcomes)[0]}")
+            # Before the page, which may fail: hours of work are then not for nothing.
+            show_table(overview(outcomes, parts, label_colors(outcomes)))
+            print("\nMaking the page ...", flush=True)
+            with naming_another_folder():
+                left_out = write_evaluation(outcomes, parts, out, command=command)
     except KeyboardInterrupt:
         print(f"\nStopped; every result is saved that could be. Continue with: {command}", file=sys.stderr)
         raise SystemExit(130) from None
