@@ -6,9 +6,11 @@ import contextlib
 import multiprocessing
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +59,16 @@ def test_failed_and_killed_runs_do_not_keep_the_others_from_ending(tmp_path: Pat
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def spawned(target: Callable[..., None], *further: object) -> tuple[Any, Connection]:
+    """A new process that runs `target` on the other end of the pipe."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(theirs, *further))
+    process.start()
+    theirs.close()
+    return process, ours
+
+
 def _ends_in_time(connection: Connection) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)
     connection.send(("end", None))
@@ -65,11 +77,7 @@ def _ends_in_time(connection: Connection) -> None:
 
 
 def test_a_worker_past_its_last_look_at_the_signal_is_let_go() -> None:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_ends_in_time, args=(theirs,))
-    process.start()
-    theirs.close()
+    process, ours = spawned(_ends_in_time)
     assert ours.poll(60)
     workers._stop([workers._Worker(process, ours, Job(recipes.get("digits"), Path()))])
     assert process.exitcode == 0, "it ended by itself, and was not killed after two minutes"
@@ -89,11 +97,7 @@ def _parent_of_one(connection: Connection) -> None:
 
 
 def test_a_worker_whose_parent_is_killed_stops() -> None:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    parent = context.Process(target=_parent_of_one, args=(theirs,))
-    parent.start()
-    theirs.close()
+    parent, ours = spawned(_parent_of_one)
     assert ours.recv() == "here"
     parent.kill()
     parent.join()
@@ -108,12 +112,7 @@ def _start_method(config: Config, out: Path, **_: object) -> None:
 
 def test_a_worker_starts_processes_as_its_parent_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A spawned process would spawn its own, each of which would import everything again."""
-    ours, theirs = multiprocessing.Pipe()
-    log = tmp_path / "log.txt"
-    process = multiprocessing.get_context("spawn").Process(
-        target=_work_with, args=(theirs, log, multiprocessing.get_start_method())
-    )
-    process.start()
+    process, ours = spawned(_work_with, tmp_path / "log.txt", multiprocessing.get_start_method())
     ours.send((recipes.get("digits"), tmp_path / "run"))
     assert ours.recv() == ("end", multiprocessing.get_start_method())
     ours.close()

@@ -241,10 +241,7 @@ def _coco_split(images: Path, file: Path) -> list[_Record]:
         }
         annotations = [(records[one["image_id"]], classes[one["category_id"]], one) for one in content["annotations"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        # Numbers are missing identifiers, texts missing fields.
-        unknown = isinstance(error, KeyError) and not isinstance(error.args[0], str)
-        what = f"an annotation of the unknown image or category {error}" if unknown else error
-        what = f"no {error}" if isinstance(error, KeyError) and not unknown else what
+        what = _missing(error) if isinstance(error, KeyError) else error
         raise ValueError(
             f"cannot read the boxes in {file}: {what}: it must be a COCO file with images, annotations and categories"
         ) from None
@@ -258,6 +255,12 @@ def _coco_split(images: Path, file: Path) -> list[_Record]:
         crowd = bool(one.get("iscrowd"))
         record.boxes.append(NamedBox(name, left, top, left + width, top + height, crowd))
     return list(records.values())
+
+
+def _missing(error: KeyError) -> str:
+    """Fields have names, identifiers are numbers."""
+    field = isinstance(error.args[0], str)
+    return f"no {error}" if field else f"an annotation of the unknown image or category {error}"
 
 
 def _choose(split: str | None, wanted: Sequence[str], known: Sequence[str], folder: Path) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..extras import require
-from .statistics import Difference
+from .statistics import Difference, Estimate
 from .style import BASELINE_COLOR, INK, figure, line, to_svg
 from .summary import Summary
 
@@ -63,6 +63,18 @@ def learning_curves(summary: Summary, key: str, colors: Mapping[str, str], *, pe
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("epoch")
         return to_svg(drawn, f"{key.replace('_', ' ')} over epochs, one line for each method")
+
+
+def dots_and_bars(axes: Any, found: Sequence[tuple[float, Estimate]], *, label: str, color: str, **style: Any) -> None:
+    """The means of fractions, in per cent, at their places, with bars of one standard deviation where there is one."""
+    axes.errorbar(
+        [x for x, _ in found],
+        [100 * value.mean for _, value in found],
+        yerr=[0.0 if math.isnan(value.std) else 100 * value.std for _, value in found],
+        label=label,
+        elinewidth=1,
+        **line(color) | style,
+    )
 
 
 def histogram_panel(

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .charts import dots_and_bars
 from .page import fill
 from .runs import Run
 from .sections import Panel, Section
 from .statistics import Estimate, estimate
-from .style import INK, figure, line, method_colors, to_svg
+from .style import INK, figure, method_colors, to_svg
 from .tables import Cell, Table, csv_text
 
 
@@ -63,16 +64,9 @@ def panel(found: Sequence[Row]) -> str:
     with figure(min(9.0, 2.0 + 1.1 * len(places)), 3.2) as (drawn, axes):
         for k, row in enumerate(found):
             values = [*row.domains.values(), row.average]
-            done = [(x, value) for x, value in enumerate(values) if value is not None]
             shift = 0.6 * ((k + 0.5) / len(found) - 0.5)
-            axes.errorbar(
-                [x + shift for x, _ in done],
-                [100 * value.mean for _, value in done],
-                yerr=[0.0 if math.isnan(value.std) else 100 * value.std for _, value in done],
-                label=row.method,
-                elinewidth=1,
-                **line(colors[row.method]) | {"linestyle": "none", "marker": "o"},
-            )
+            done = [(x + shift, value) for x, value in enumerate(values) if value is not None]
+            dots_and_bars(axes, done, label=row.method, color=colors[row.method], linestyle="none", marker="o")
         axes.set_xticks(range(len(places)), places, rotation=20 if len(places) > 5 else 0)
         axes.set_xlim(-0.5, len(places) - 0.5)
         axes.axvline(len(places) - 1.5, color=INK, linewidth=0.8, linestyle=(0, (1, 3)))

@@ -10,11 +10,12 @@ from typing import Any
 from .. import published
 from ..methods import spelled, split_list
 from ..training import Config
+from .charts import dots_and_bars
 from .page import fill
 from .runs import Run
 from .sections import Panel, Section
 from .statistics import Estimate, estimate
-from .style import INK, figure, line, method_colors, to_svg
+from .style import INK, figure, method_colors, to_svg
 from .tables import Cell, Table, csv_text
 
 DEFAULT = "as it is"
@@ -105,14 +106,7 @@ def panel(axis: Axis, found: Sequence[Point], *, quantity: str) -> str:
                     axes.axhline(100 * point.accuracy.mean, color=colors[base], linewidth=1, linestyle=(0, (4, 3)))
             mine = [p for p in found if p.base == base and p.option == axis.option]
             done = [(x, p.accuracy) for x, p in enumerate(mine) if p.accuracy is not None]
-            axes.errorbar(
-                [x for x, _ in done],
-                [100 * accuracy.mean for _, accuracy in done],
-                yerr=[0.0 if math.isnan(accuracy.std) else 100 * accuracy.std for _, accuracy in done],
-                label=base,
-                elinewidth=1,
-                **line(colors[base]),
-            )
+            dots_and_bars(axes, done, label=base, color=colors[base])
             stars = [(x, p.paper) for x, p in enumerate(mine) if p.paper is not None]
             if stars:
                 axes.plot(*zip(*stars, strict=True), "*", color=colors[base], markersize=10, markeredgecolor=INK)

@@ -25,7 +25,7 @@ from ..reports.sections import Section
 from ..training.checkpoint import CheckpointError
 from ..training.progress import duration
 from .boxes import is_grey, read_boxes_once
-from .detection_page import sections
+from .detection_page import MOST, SURE, sections
 from .part import Results, Store, Subject
 
 
@@ -46,8 +46,8 @@ _USUAL = {
     "ssd": _Usual(300, 120, 32, 0.002 / 32, 5e-4, "ssd"),
     "faster-rcnn": _Usual(800, 12, 16, 0.02 / 16, 1e-4, "flip"),
 }
-_SHOWN, _THUMBNAIL, _SURE, _MOST = 4, 320, 0.5, 20
-"""Pictures on the page, their longer side in pixels, the score from which a detection is drawn, and how many are."""
+_SHOWN, _THUMBNAIL = 4, 320
+"""Pictures on the page, and their longer side in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +282,7 @@ def _pictures(
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         sides = torch.tensor([image.width, image.height, image.width, image.height])
         # Scores fall; a detector that has learnt little is sure of boxes everywhere.
-        sure = (one["scores"] >= _SURE).nonzero().flatten()[:_MOST]
+        sure = (one["scores"] >= SURE).nonzero().flatten()[:MOST]
         rows = zip(one["labels"][sure].tolist(), one["scores"][sure].tolist(), one["boxes"][sure] / sides, strict=True)
         true = torch.tensor([box.edges for box in image.boxes]).reshape(-1, 4) / sides
         made.append(

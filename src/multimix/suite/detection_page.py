@@ -18,6 +18,8 @@ NAMES = {"ssd": "SSD", "faster-rcnn": "Faster R-CNN"}
 AUGMENTED = {"flip": "mirrored at random", "ssd": "SSD's augmentation"}
 WIDTH, GAP = 320, 10
 """Of a picture, in units that are about pixels."""
+SURE, MOST = 0.5, 20
+"""The score from which a detection is drawn, and how many are in a picture."""
 
 
 def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
@@ -100,7 +102,8 @@ def _pictures(results: Results) -> Section:
     return Section(
         "What the detectors find",
         "Some test images: dashed white boxes are the annotated ones, coloured boxes what is found with a score of at "
-        f"least 0.5, the 20 surest. Look for dashed boxes without a coloured one and the other way round.{seeds}",
+        f"least {SURE:g}, the {MOST} surest. Look for dashed boxes without a coloured one and the other way round."
+        f"{seeds}",
         [Panel(label, grid(run["pictures"], colors, label=label)) for label, run in runs.items()],
         legend=colors if len(colors) <= len(CLASS_COLORS) else {},
     )

@@ -34,9 +34,6 @@ def listening() -> Iterator[StopRequest]:
     Outside the main thread, where Python allows no handlers, the request is never made.
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
     with _handled([signal.SIGINT, *_ends()], request.handle):
         yield request
 
@@ -44,9 +41,6 @@ def listening() -> Iterator[StopRequest]:
 @contextmanager
 def as_ctrl_c() -> Iterator[None]:
     """Raise KeyboardInterrupt for SIGTERM and SIGHUP too, in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     with _handled(_ends(), _interrupt):
         yield
 
@@ -61,6 +55,9 @@ def _ends() -> list[signal.Signals]:
 
 @contextmanager
 def _handled(signals: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python allows no handlers here
+        return
     before = {name: signal.signal(name, handler) for name in signals}
     try:
         yield
