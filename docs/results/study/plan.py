@@ -26,6 +26,10 @@ BASES = {
 }  # fmt: skip
 
 TIMES = {"long": 3, "x10": 10, "x30": 30}  # as many epochs
+
+ON_TEST = ("final", "confirm")
+"""What looks at the test set, on cifar20 with three times the epochs; everything else at the validation split."""
+
 LEFT_OUT = {
     "map": ("alpha=0.5",),
     "grid": ("alpha=0.5",),
@@ -44,7 +48,7 @@ def settings(part: str, base: str) -> dict[str, Setting]:
     """The settings of a part by name; on the slower data set some are left out, and the last runs are long ones."""
     found = PARTS[part]()
     left_out = LEFT_OUT.get(part, ()) if base == "cifar20" else ()
-    if times := 3 if (base, part) == ("cifar20", "final") else TIMES.get(part):
+    if times := 3 if base == "cifar20" and part in ON_TEST else TIMES.get(part):
         found = {name: (method, {"epochs": times * BASES[base].epochs}) for name, (method, _) in found.items()}
     return {name: setting for name, setting in found.items() if not any(text in name for text in left_out)}
 
@@ -166,11 +170,16 @@ def _long() -> dict[str, Setting]:
 
 
 def _longer() -> dict[str, Setting]:
-    return _named(["erm", "input-mixup", PAPER, SMALL, "multimix(share=1)"])
+    return _named(["erm", "input-mixup", PAPER, SMALL, "multimix(share=1)"]) | CONTROL
 
 
 def _final() -> dict[str, Setting]:
     return _named([*CHOSEN, "manifold-mixup", "cutmix"])
+
+
+def _confirm() -> dict[str, Setting]:
+    """Named before it was run: with fresh seeds, what of the gain is MultiMix's, and what input mixup's."""
+    return _named(["erm", "input-mixup", PAPER, SMALL]) | CONTROL
 
 
 def _dense() -> dict[str, Setting]:
@@ -193,4 +202,5 @@ def _regime(**options: Any) -> Method:
 PARTS = {
     "map": _map, "n": _n, "m": _m, "grid": _grid, "lead": _lead, "optimiser": _optimiser, "variants": _variants,
     "half": _half, "terms": _terms, "dense": _dense, "long": _long, "x10": _longer, "x30": _longer, "final": _final,
+    "confirm": _confirm,
 }  # fmt: skip

@@ -3,8 +3,9 @@
     python docs/results/study/study.py digits map --seeds 5
     python docs/results/study/study.py cifar20 map --seeds 3 --data-root cifar20.npz
 
-Settings are chosen on a validation split of the training images; `final` alone looks at the test set. The same command
-continues where it stopped. Every seed draws other training and validation images, weights, order and mixing.
+Settings are chosen on a validation split of the training images; `final` and `confirm` alone look at the test set.
+The same command continues where it stopped. Every seed draws other training and validation images, weights, order and
+mixing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from plan import BASES, settings
+from plan import BASES, ON_TEST, settings
 from torch.nn import functional as F
 
 from multimix import data, methods, models
@@ -49,7 +50,7 @@ def main() -> None:
     for k, (name, seed) in enumerate(wanted, 1):
         method, changes = chosen[name]
         config = replace(BASES[options.base], seed=seed, subset_seed=seed, data_root=options.data_root, **changes)
-        row = {"setting": name, "seed": seed} | run(config, method(), test=options.part == "final")
+        row = {"setting": name, "seed": seed} | run(config, method(), test=options.part in ON_TEST)
         with file.open("a") as stream:
             stream.write(json.dumps(finite(row), allow_nan=False) + "\n")
         left = (time.monotonic() - start) / k * (len(wanted) - k) / 60
