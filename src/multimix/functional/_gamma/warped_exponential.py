@@ -13,8 +13,7 @@ of Gamma(a) and of T(E), as functions of E,
 
 and HIGH a bound of it. R / HIGH is at least SURE for E < CUT, and beyond between a half and 1. So an E below CUT with a
 uniform variate below SURE is accepted without computing R. Only the others, one in seventy-five, are looked at. It is
-chance alone that decides which these are, so they are chosen beforehand, by the gaps between them, at no cost for all
-the others.
+chance alone that decides which these are: all are drawn as if they were not, and then those that are anew.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .scratch import Scratch, log_uniform_, signed_uniform_
+from .scratch import Scratch, signed_uniform_
 
 MOST_SHAPE = 2.0
 """The fit is for shapes from 1/2 to this."""
@@ -48,53 +47,48 @@ def gamma_(out: Tensor, shape: Tensor, scratch: Scratch, generator: torch.Genera
 
     `shape` (rows, 1) is in [1/2, 2]. The scratch memory is for at least a tenth of the variates, which are not few.
     """
-    warp = Warp.of(shape.view(-1))
-    looked_at = _bernoulli(out.numel(), _LOOK, scratch, generator)
-    x = _fill_(out, warp, looked_at, scratch, generator)
-    warp = warp.of_rows(looked_at.double().add_(0.5).mul_(1 / out.shape[1]).long())
-    bar = torch.empty_like(x).uniform_(SURE, 1, generator=generator)
-    # What is looked at because it is beyond CUT may have any uniform variate.
-    beyond = _bernoulli(len(x), _BEYOND / _LOOK, scratch, generator)
-    bar.index_copy_(0, beyond, x.new_empty(len(beyond)).uniform_(generator=generator))
-    e = log_uniform_(x.new_empty(len(beyond)), scratch, generator).clamp_(min=-LONGEST).neg_().add_(CUT)
-    x.index_copy_(0, beyond, e.div_(warp.s.index_select(0, beyond)))
-    t, ratio = warp.t_and_ratio(x)
-    rejected = (bar > ratio).nonzero().view(-1)
-    again = torch._standard_gamma(warp.shape.index_select(0, rejected), generator=generator)
-    t.index_copy_(0, rejected, again.div_(warp.c.index_select(0, rejected)))
-    out.view(-1).index_copy_(0, looked_at, t)
-    return out
-
-
-def _fill_(out: Tensor, warp: Warp, looked_at: Tensor, scratch: Scratch, generator: torch.Generator) -> Tensor:
-    """Fill `out` with T / C at variates below CUT, part by part; returns x at the places that are looked at."""
-    m = out.shape[1]
-    ends = torch.tensor([rows.stop * m for rows in scratch.rows(out)], device="cpu")
-    looked_at_in_parts = looked_at.tensor_split(torch.searchsorted(looked_at, ends)[:-1])
-    columns = -1 / warp.s, warp.c1, warp.c2, warp.power
-    minus_inverse_s, c1, c2, power = (column[:, None] for column in columns)
-    chosen = []
-    for rows, places in zip(scratch.rows(out), looked_at_in_parts, strict=True):
+    warp = Warp.of(shape)
+    minus_inverse_s = -1 / warp.s
+    for rows in scratch.rows(out):
         part = out[rows]
         x, y = (memory[: part.numel()].view_as(part) for memory in (scratch.first, scratch.second))
         _minus_exponential_below_cut_(x, scratch, generator).mul_(minus_inverse_s[rows])
-        chosen.append(x.view(-1).index_select(0, places - rows.start * m))
-        _t_(_p_less_1_(part, torch.rsqrt(x, out=y), c1[rows], c2[rows]), x, power[rows])
-    return torch.cat(chosen)
+        _t_(_p_(part, torch.rsqrt(x, out=y), warp.c1[rows], warp.c2[rows]), x, warp.power[rows])
+    looked_at = _bernoulli(out.numel(), _LOOK, generator)
+    rows_of_these = looked_at.double().add_(0.5).mul_(1 / out.shape[1]).long()
+    out.view(-1).index_copy_(0, looked_at, _looked_at(warp.of_rows(rows_of_these), scratch, generator))
+    return out
 
 
-def _p_less_1_(out: Tensor, y: Tensor, c1: Tensor, c2: Tensor) -> Tensor:
-    """Fill `out` with P(y) - 1."""
-    return torch.add(y, c2, out=out).mul_(y).add_(c1).mul_(y)
+def _looked_at(warp: Warp, scratch: Scratch, generator: torch.Generator) -> Tensor:
+    """T / C, or what is drawn in its place, of variates beyond CUT or with a uniform one above SURE, a row each."""
+    x = _minus_exponential_below_cut_(torch.empty_like(warp.s), scratch, generator).div_(warp.s).neg_()
+    bar = torch.empty_like(x).uniform_(generator=generator)
+    beyond = (bar < _BEYOND / _LOOK).nonzero().view(-1)
+    # Of the others the same variate serves again, and is above SURE; those beyond CUT may have any.
+    bar.sub_(1).mul_((1 - SURE) / (1 - _BEYOND / _LOOK)).add_(1)
+    bar.index_copy_(0, beyond, x.new_empty(len(beyond)).uniform_(generator=generator))
+    minus_e = x.new_empty(len(beyond), dtype=torch.float64).uniform_(math.exp(-LONGEST), 1, generator=generator).log_()
+    x.index_copy_(0, beyond, torch.rsub(minus_e, CUT).to(x.dtype).div_(warp.s.index_select(0, beyond)))
+    t, ratio = warp.t_and_ratio(x)
+    rejected = (bar > ratio).nonzero().view(-1)
+    again = torch._standard_gamma(warp.shape.index_select(0, rejected), generator=generator)
+    return t.index_copy_(0, rejected, again.div_(warp.c.index_select(0, rejected)))
 
 
-def _t_(p_less_1: Tensor, x: Tensor, power: Tensor) -> Tensor:
-    """Replace P - 1 by T / C."""
-    return p_less_1.log1p_().mul_(power).exp2_().mul_(x)
+def _p_(out: Tensor, y: Tensor, c1: Tensor, c2: Tensor) -> Tensor:
+    """Fill `out` with P(y)."""
+    torch.addcmul(c1, torch.add(y, c2, out=out), y, out=out)
+    return torch.addcmul(y.new_ones(()), out, y, out=out)
+
+
+def _t_(p: Tensor, x: Tensor, power: Tensor) -> Tensor:
+    """Replace P by T / C."""
+    return p.log2_().mul_(power).exp2_().mul_(x)
 
 
 class Warp(NamedTuple):
-    """T and R for shapes (rows,)."""
+    """T and R for shapes of any shape."""
 
     shape: Tensor
     s: Tensor
@@ -102,32 +96,32 @@ class Warp(NamedTuple):
     c1: Tensor
     c2: Tensor
     power: Tensor
-    """-2k / 3 over log 2, the power of 2 for a natural logarithm."""
+    """-2k / 3."""
     log_constant: Tensor
     """log(C^a / (Gamma(a) s HIGH)), the factor of R / HIGH that does not depend on E."""
 
     @classmethod
     def of(cls, shape: Tensor) -> Warp:
         log_a = shape.log()
-        constants, slopes, squares = shape.new_tensor(FIT).T[:, :, None]
+        constants, slopes, squares = shape.new_tensor(FIT).T.view(3, 4, *[1] * shape.ndim)
         fitted = torch.addcmul(constants, torch.addcmul(slopes, squares, log_a), log_a)
         log_s, c1, c2 = fitted[0], fitted[2], fitted[3]
         log_c = fitted[1] + log_s
         constant = torch.addcmul(shape.lgamma().add_(log_s).add_(math.log(HIGH)).neg_(), shape, log_c)
-        return cls(shape, log_s.exp(), log_c.exp(), c1, c2, (1 - 1 / shape) * (2 / 3 / math.log(2)), constant)
+        return cls(shape, log_s.exp(), log_c.exp(), c1, c2, (1 - 1 / shape) * (2 / 3), constant)
 
     def of_rows(self, rows: Tensor) -> Warp:
-        return Warp(*torch.stack(self).index_select(1, rows))
+        return Warp(*(column.view(-1).index_select(0, rows) for column in self))
 
     def t_and_ratio(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """T / C and R / HIGH at E = x s."""
         y = x.rsqrt()
-        p_less_1 = _p_less_1_(torch.empty_like(y), y, self.c1, self.c2)
-        t = _t_(p_less_1.clone(), x, self.power)
+        p = _p_(torch.empty_like(y), y, self.c1, self.c2)
+        t = _t_(p.clone(), x, self.power)
         log_r = (t.log() * self.shape).addcmul_(t, self.c, value=-1).addcmul_(x, self.s)
         ratio = log_r.sub_(x.log()).add_(self.log_constant).exp_()
-        third_of_slope = _p_less_1_(torch.empty_like(y), y, self.c1 / 3, self.c2 * (2 / 3))  # y P' / 3
-        slope = third_of_slope.div_(p_less_1.add_(1)).mul_(1 / self.shape - 1).add_(1)
+        third_of_slope = (y + self.c2 * (2 / 3)).mul_(y).add_(self.c1 / 3).mul_(y)  # y P' / 3
+        slope = third_of_slope.div_(p).mul_(1 / self.shape - 1).add_(1)
         return t, ratio.mul_(slope)
 
 
@@ -136,17 +130,17 @@ def _minus_exponential_below_cut_(out: Tensor, scratch: Scratch, generator: torc
     # A little shorter, so that none is rounded to 1.
     length = (1 - _BEYOND) * (1 - 2 * torch.finfo(out.dtype).eps)
     signed_uniform_(out, scratch, generator)
-    return torch.add(out.new_tensor((_BEYOND - 1) / 2), out, alpha=length / 2**32, out=out).log1p_()
+    return torch.add(out.new_tensor((1 + _BEYOND) / 2), out, alpha=length / 2**32, out=out).log_()
 
 
-def _bernoulli(count: int, probability: float, scratch: Scratch, generator: torch.Generator) -> Tensor:
+def _bernoulli(count: int, probability: float, generator: torch.Generator) -> Tensor:
     """Which of `count` things happen, sorted, each with the probability, independently: by the gaps between them."""
     expected = count * probability
     per_gap = 1 / math.log1p(-probability)
     happened, last = [], -1
     while last < count:
-        gaps = scratch.first.new_empty(int(expected + 6 * math.sqrt(expected)) + 10)
-        log_uniform_(gaps, scratch, generator).mul_(per_gap)
+        gaps = torch.empty(int(expected + 6 * math.sqrt(expected)) + 10, dtype=torch.float64, device="cpu")
+        gaps.uniform_(generator=generator).neg_().log1p_().mul_(per_gap)
         happened.append(gaps.long().add_(1).cumsum_(0).add_(last))
         last = int(happened[-1][-1])
     places = torch.cat(happened)
