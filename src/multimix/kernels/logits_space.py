@@ -77,12 +77,7 @@ class Accumulator:
         fit_PN: Tensor | float = 0.0
         if self.gram_PBB is None:
             weighted_y_PNC = self.targets.to_classes(lam_PNB, self._held("y", z_PNC.shape)).mul_(w_PN1)
-            if self.targets.summed:
-                # Not y . z: of a masked class, whose logit is -inf, that would be 0 * -inf.
-                z_of_PNB = self.targets.of_classes(z_PNC, self._held("looked up", lam_PNB.shape))
-                fit_PN = z_of_PNB.mul_(lam_PNB).sum(-1).mul_(w_PN)
-            else:
-                fit_PN = torch.mul(weighted_y_PNC, z_PNC, out=self._held("products", z_PNC.shape)).sum(-1)
+            fit_PN = torch.mul(weighted_y_PNC, z_PNC, out=self._held("products", z_PNC.shape)).sum(-1)
         top_PN1 = None if self.shallow else z_PNC.amax(-1, keepdim=True)
         exp_PNC = z_PNC.exp2_() if top_PN1 is None else z_PNC.sub_(top_PN1).exp2_()
         total_PN = exp_PNC.sum(-1)
