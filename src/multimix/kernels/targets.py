@@ -49,11 +49,11 @@ class Targets:
             return torch.einsum("bc,pbc->pb", self.y_BC, values_PBC)
         return values_PBC.gather(2, self._given_1B1.expand(len(values_PBC), -1, 1)).squeeze(2)
 
-    def of_classes(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+    def of_classes(self, values: Tensor) -> Tensor:
         """y_i . values, (..., C) -> (..., B)."""
         if self.soft:
-            return torch.matmul(values, self.y_BC.T, out=out)
-        return torch.gather(values, -1, self.given.expand(*values.shape[:-1], -1), out=out)
+            return values @ self.y_BC.T
+        return values.gather(-1, self.given.expand(*values.shape[:-1], -1))
 
     def to_classes(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
         """sum_i weight_i y_i, (..., B) -> (..., C)."""
