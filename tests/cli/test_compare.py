@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from multimix import cli, recipes
 from multimix.cli import planned
@@ -171,3 +172,23 @@ def test_failed_runs_are_named_after_the_table_of_the_others(
     page = (tmp_path / "out" / "report.html").read_text()
     assert "cutmix, seed 0: not started" in page
     assert "One training method on digits" in page
+
+
+def test_a_speed_that_cannot_be_measured_takes_no_table_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
+
+    def train_all(jobs: list[Job], **_: object) -> dict[Job, str]:
+        for job in jobs:
+            train(job.config, job.out)
+        return {}
+
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", train_all)
+    monkeypatch.setattr("multimix.cli.compare.measure_speed", out_of_memory)
+    with pytest.warns(UserWarning, match="the training speed is not measured: CUDA out of memory. Tried"):
+        cli.main(["compare", "--methods", "erm", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path / "out")])
+    assert "erm" in capsys.readouterr().out
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())

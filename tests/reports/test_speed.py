@@ -31,6 +31,14 @@ def test_a_mixture_of_methods_costs_its_expectation(monkeypatch: pytest.MonkeyPa
     assert alone["cutmix"].relative is None
 
 
+def test_what_passes_through_the_network_at_a_time_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tell(monkeypatch, lambda model, method, batch: 0.5 if len(batch.images) == 5 else 7.0)
+    config = replace(recipes.get("digits"), method="erm", batch_size=60, accumulate=4, devices=3)
+    found, how = speed.measure_speed({"erm": config}, device="cpu")
+    assert found["erm"] == timing.Speed(10.0, 1.0)
+    assert "one real micro-batch" in how
+
+
 def test_real_steps_train_and_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     [(weight, step)] = speed.steps_of(replace(recipes.get("digits"), method="manifold-mixup"), "cpu")

@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -211,6 +211,16 @@ def expected_times(
         for name, found in measured.items()
     }
     return expected, block
+
+
+def one_pass(config: Config) -> Config:
+    """The configuration of what one device takes at a time: a micro-batch, as large as its memory is known to hold.
+
+    >>> one_pass(Config(data="digits", model="smallnet", method="erm", batch_size=64, accumulate=8)).batch_size
+    8
+    """
+    at_a_time = config.batch_size // (config.accumulate * config.devices * config.nodes)
+    return replace(config, batch_size=max(1, at_a_time), accumulate=1, devices=1, nodes=1)
 
 
 def steps(fabric: Fabric, config: Config, model: SplitModel, method: Method, batch: Batch) -> Steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from ..errors import one_line
 from ..reports import summarize
 from ..reports.evaluated import default_device
 from ..reports.page import write_page
@@ -67,7 +69,8 @@ def _report(plan: Plan, options: Options) -> None:
 
 
 def _with_speed(plan: Plan, done: Sequence[str], options: Options) -> Plan:
-    """The plan with the training speed of the methods that have a finished run, kept for later."""
+    """The plan with the training speed of the methods that have a finished run, kept for later; as it is where that
+    cannot be measured, since the runs are worth their table all the same."""
     print("Measuring the training speed of the methods, side by side ...", flush=True)
     device: Literal["cpu", "cuda"] = default_device(options.config)
     _, threads = workers_and_threads(options.config, options.jobs, len(plan.methods) * len(plan.seeds))
@@ -76,6 +79,9 @@ def _with_speed(plan: Plan, done: Sequence[str], options: Options) -> Plan:
     try:
         configs = {method: dataclasses.replace(options.config, method=method) for method in done}
         speed, conditions = measure_speed(configs, device=device)
+    except Exception as error:  # the GPU of others is full, a library is gone
+        warnings.warn(f"the training speed is not measured: {one_line(error)}", stacklevel=2)
+        return plan
     finally:
         torch.set_num_threads(before)
     plan = dataclasses.replace(plan, speed=speed, speed_conditions=conditions)

@@ -15,7 +15,7 @@ import torch
 
 from .. import methods
 from ..benchmarking.measure import median_ratio
-from ..benchmarking.methods import Speed, Steps, expected_times, steps
+from ..benchmarking.methods import Speed, Steps, expected_times, one_pass, steps
 from ..training import Config
 from ..training.devices import connect
 from ..training.setting import build_model, train_loader
@@ -32,12 +32,15 @@ def measure_speed(configs: Mapping[str, Config], *, device: Device) -> tuple[dic
     """Time whole training steps (forward, loss, backward, optimiser) on one real batch, without data loading.
 
     Args:
-        configs: the configuration of each method; "erm" is what the others are compared with.
+        configs: the configuration of each method; "erm" is what the others are compared with. Of batches that are
+            accumulated, or divided over devices, what passes through the network at a time is timed.
         device: "cpu" or "cuda".
 
     Returns:
         The speed of each, and a sentence that says how it was measured.
     """
+    whole = all(config == one_pass(config) for config in configs.values())
+    configs = {name: one_pass(config) for name, config in configs.items()}
     measured = {name: steps_of(config, device) for name, config in configs.items()}
     expected, block = expected_times(measured, rounds=ROUNDS, device=device, seconds=SECONDS)
     rounds = len(next(iter(expected.values())))
@@ -46,9 +49,10 @@ def measure_speed(configs: Mapping[str, Config], *, device: Device) -> tuple[dic
         relative = None if BASELINE not in expected else median_ratio(expected[BASELINE], expected[name])
         speeds[name] = Speed(config.batch_size / statistics.median(expected[name]), relative)
     threads = torch.get_num_threads()
+    batch = "batch" if whole else "micro-batch"
     where = "one GPU" if device == "cuda" else f"{threads} CPU thread{'s' if threads > 1 else ''}"
     how = (
-        f"Speed is of whole training steps on one real batch without data loading, in one process on {where} after "
+        f"Speed is of whole training steps on one real {batch} without data loading, in one process on {where} after "
         f"the runs, the methods taking turns: the median of {rounds} rounds of {block} "
         f"step{'s' if block > 1 else ''}; for methods that toss a coin, the expected time."
     )
@@ -57,7 +61,7 @@ def measure_speed(configs: Mapping[str, Config], *, device: Device) -> tuple[dic
 
 def steps_of(config: Config, device: Device) -> Steps:
     """The optimiser steps among which the method of `config` chooses, on one model and the first batch of its data."""
-    fabric = connect(replace(config, accelerator=device, devices=1, nodes=1))
+    fabric = connect(replace(config, accelerator=device))
     fabric.launch()
     splits = load_splits(config)
     batch = next(iter(train_loader(replace(config, workers=0), splits, device=fabric.device).batches(0)))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from .. import data, methods
 from ..benchmarking.measure import hardware
-from ..benchmarking.methods import beside_erm
+from ..benchmarking.methods import beside_erm, one_pass
 from ..methods import spelled, split_list
 from ..models import SplitModel
 from ..reports.sections import Section
@@ -56,7 +56,7 @@ class Speed:
         hand), with the optimiser and the precision of the training.
         """
         device: Any = subject.device.type
-        config = replace(_config(subject), accelerator=device, devices=1, nodes=1)
+        config = replace(one_pass(_config(subject)), accelerator=device)
         own = None if subject.method is None else spelled(subject.method)
         chosen = list(
             dict.fromkeys([*([own] if own else []), *map(spelled, self.methods or (() if own else ELSEWHERE))])
