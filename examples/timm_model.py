@@ -10,7 +10,7 @@ import multimix as mm
 
 model = mm.models.split(timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=64))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-dense = mm.methods.DenseMultiMix(n=1000)
+dense = mm.methods.DenseMultiMix(alpha=mm.SMALL_ALPHA)
 
 images, labels = torch.rand(8, 3, 64, 64), torch.randint(10, (8,))
 out = dense(model, images, labels)
