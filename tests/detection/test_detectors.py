@@ -79,7 +79,8 @@ def test_grey_classifiers_and_those_without_normalisation(make) -> None:  # type
 
     grey = models.build("smallnet", num_classes=5, image_size=8, mean=(0.3,), std=(0.3,))
     plain = models.build("smallnet", num_classes=5, image_size=32)
-    for classifier, channels in ((grey, 1), (plain, 3)):
+    alone = models.build("smallnet", num_classes=5, image_size=8, channels=1)
+    for classifier, channels in ((grey, 1), (plain, 3), (alone, 1)):
         assert all(loss.isfinite() for loss in losses(classifier, channels).values())
 
 

@@ -185,6 +185,16 @@ def test_attacks_in_full_precision_within_inference_mode_and_autocast() -> None:
     assert torch.equal(inside, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_integer_type(dtype: torch.dtype) -> None:
+    net, images, labels = problem()
+
+    def attack(labels: Tensor) -> Tensor:
+        return pgd(net, images, labels, 0.05, 0.02, 3, generator=torch.Generator().manual_seed(0), restarts=2)
+
+    assert torch.equal(attack(labels.to(dtype)), attack(labels))
+
+
 NET, IMAGES, LABELS = problem(n=2)
 
 

@@ -79,6 +79,15 @@ def test_a_mixture_of_all_classes_is_refused_at_threshold_0() -> None:
         ev.intrusion_distance(torch.zeros(2, 2), shares, torch.ones(3, 2), torch.arange(3), threshold=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_integer_type(dtype: torch.dtype) -> None:
+    mixed, targets, embeddings, labels = example(0)
+    expected = ev.intrusion_distances(mixed, targets, embeddings, labels)
+    assert torch.equal(ev.intrusion_distances(mixed, targets, embeddings, labels.to(dtype)), expected)
+    with pytest.raises(TypeError, match=r"integer type, got torch\.float32"):
+        ev.intrusion_distances(mixed, targets, embeddings, labels.float())
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -109,6 +118,11 @@ def net() -> SplitModel:
 
 def batch() -> tuple[Tensor, Tensor]:
     return torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(10) % 5
+
+
+def test_what_a_method_mixes_by_and_the_data_lack_is_named() -> None:
+    with pytest.raises(ValueError, match="Daml mixes with domain, which this data set does not have: leave it out"):
+        ev.mixed_embeddings(methods.parse("daml"), net(), *batch())
 
 
 @pytest.mark.parametrize("name", ["input-mixup", "cutmix", "manifold-mixup(layers=(1, 2))"])

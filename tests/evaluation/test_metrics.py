@@ -15,6 +15,9 @@ from torchmetrics.functional.classification import (
 
 from multimix.evaluation import (
     accuracy,
+    adaptive_calibration_error,
+    classwise_calibration_error,
+    confusion_matrix,
     expected_calibration_error,
     negative_log_likelihood,
     per_class_accuracy,
@@ -113,12 +116,41 @@ def test_half_precision_probabilities_of_many_classes_are_accepted() -> None:
     assert expected_calibration_error(logits.softmax(1).half(), labels) == pytest.approx(exact, abs=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_integer_type_count_as_those_of_64_bits(dtype: torch.dtype) -> None:
+    logits, labels = predictions(5, 400, 100)
+    narrow, p = labels.to(dtype), logits.softmax(1)
+    # 99 * 100 is beyond bytes.
+    assert torch.equal(confusion_matrix(logits, narrow), confusion_matrix(logits, labels))
+    assert accuracy(logits, narrow, k=5) == accuracy(logits, labels, k=5)
+    assert torch.equal(per_class_accuracy(logits, narrow).nan_to_num(), per_class_accuracy(logits, labels).nan_to_num())
+    assert negative_log_likelihood(logits, narrow) == negative_log_likelihood(logits, labels)
+    for error in (expected_calibration_error, adaptive_calibration_error, classwise_calibration_error):
+        assert error(p, narrow) == error(p, labels)
+
+
+def test_adaptive_error_does_not_depend_on_the_order_of_equal_confidences() -> None:
+    g = torch.Generator().manual_seed(6)
+    confidence = torch.tensor([0.6, 0.7, 0.7, 0.7, 0.9])[torch.randint(5, (100,), generator=g)].double()
+    p, labels = torch.stack([confidence, 1 - confidence], 1), torch.randint(2, (100,), generator=g)
+    found = {
+        round(adaptive_calibration_error(p[order], labels[order], bins=15), 12)
+        for order in (torch.randperm(100, generator=g) for _ in range(20))
+    }
+    assert len(found) == 1
+    # Of one confidence, every bin has the mean accuracy.
+    same = p.new_tensor([[0.75, 0.25]]).expand(100, 2)
+    right = (labels == 0).double().mean().item()
+    assert adaptive_calibration_error(same, labels, bins=15) == pytest.approx(abs(right - 0.75))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: accuracy(torch.ones(3), torch.zeros(3).long()), ValueError, r"\(N, c\).*got \(3,\)"),
         (lambda: accuracy(torch.ones(0, 4), torch.zeros(0).long()), ValueError, r"N >= 1.*got \(0, 4\)"),
         (lambda: accuracy(torch.ones(3, 4), torch.zeros(2).long()), ValueError, r"shape \(3,\).*got \(2,\)"),
+        (lambda: accuracy(torch.tensor([[0.0, math.nan]]), torch.tensor([1])), ValueError, "logits must be numbers"),
         (lambda: accuracy(torch.ones(3, 4), torch.zeros(3)), TypeError, "integer type, got torch.float32"),
         (lambda: accuracy(torch.ones(3, 4), torch.tensor([0, 1, 4])), ValueError, r"\[0, 4\).*got 0 to 4"),
         (
@@ -144,7 +176,7 @@ def test_half_precision_probabilities_of_many_classes_are_accepted() -> None:
         (
             lambda: expected_calibration_error(torch.full((1, 2), math.nan), torch.tensor([0])),
             ValueError,
-            "nan",
+            "probabilities must be numbers, got NaN for 1 of 1 examples",
         ),
         (lambda: reliability(torch.eye(2), torch.tensor([0, 1]), bins=0), ValueError, "at least 1, got 0"),
     ],

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.spatial import Delaunay
 
 from multimix import functional as F
-from multimix.reports import charts, hull, overlays, pictures, style
+from multimix.reports import charts, hull, overlays, pictures, sections, style
 from multimix.reports.charts import difference_chart, reliability_panel
 from multimix.reports.runs import read_run
 from multimix.reports.statistics import Difference
@@ -77,6 +77,30 @@ def test_colours_stay_with_their_method_and_the_baseline_is_grey() -> None:
     assert colors["erm"] == style.BASELINE_COLOR
     assert len(set(colors.values())) == 3
     assert len(style.method_colors([str(k) for k in range(20)], None)) == 20
+
+
+def test_a_figure_that_fails_in_any_way_leaves_the_others(make_run, monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(sections, "learning_curves", fail)
+    monkeypatch.setattr(sections, "hull_panels", lambda: [])
+    made = {section.title: section for section in sections.make(summarize([make_run("a")]), {"erm": "#000000"})}
+    assert made["Learning curves"].left_out == "out of memory"
+    assert made["What MultiMix samples"].left_out == ""
+
+
+def test_attention_pictures_are_of_a_run_that_attends_to_the_last_features(make_run, monkeypatch) -> None:
+    early = make_run("a", method="dense-multimix(n=5, layer=1)")
+    with pytest.raises(ValueError, match=r"last stage, but dense-multimix\(n=5, layer=1\) attends to those of stage 1"):
+        sections._attention(summarize([early]))
+    shown = []
+    monkeypatch.setattr(sections, "attention_pictures", lambda run: shown.append(run.path) or [])
+    late = make_run("b", method="dense-multimix(n=5)")
+    section = sections._attention(summarize([early, late]))
+    assert shown == [late]
+    assert section is not None
+    assert "(dense-multimix(n=5), seed 0;" in section.caption
 
 
 class TestHull:

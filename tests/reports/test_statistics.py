@@ -55,6 +55,23 @@ def test_pairs_are_by_seed_and_seeds_without_a_partner_do_not_count() -> None:
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 
+def test_rates_that_differ_by_the_same_number_of_images_have_no_spread() -> None:
+    right = {0: 301, 1: 317, 2: 306}
+    ours, theirs = ({k: (count + more) / 360 for k, count in right.items()} for more in (7, 0))
+    assert statistics.stdev(ours[k] - theirs[k] for k in right) > 0  # of rounding
+    found = paired_difference(ours, theirs)
+    assert found == (pytest.approx(7 / 360), 0.0, 3)
+    assert found is not None
+    assert found.verdict == "unknown"
+
+
+def test_what_differs_by_rounding_alone_does_not_differ() -> None:
+    found = paired_difference({0: 0.1 + 0.2, 1: 0.7}, {0: 0.3, 1: 0.7})
+    assert found == (0.0, 0.0, 2)
+    assert found is not None
+    assert found.verdict == "noise"
+
+
 @pytest.mark.parametrize(
     ("difference", "verdict"),
     [
@@ -94,6 +111,12 @@ BETTER, WORSE, NOISE = Difference(0.03, 0.01, 5), Difference(-0.03, 0.01, 5), Di
             True,
             "a (−3.00 ± 1.00) is worse than ERM in M; for b (+50.00) there is only one pair of runs, "
             "which cannot tell.",
+        ),
+        (
+            {"a": Difference(0.5, 0.0, 2), "b": Difference(0.5, math.nan, 1)},
+            True,
+            "for b (+50.00) there is only one pair of runs, which cannot tell a difference from ERM in M from noise; "
+            "for a (+50.00) there is no spread between pairs of runs, which cannot tell.",
         ),
     ],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from multimix.benchmarking.methods import Speed
+from multimix.reports import notes
 from multimix.reports.headline import headline
 from multimix.reports.page import as_json
 from multimix.reports.plan import Plan, folder_name, read_plan
@@ -68,7 +69,7 @@ def test_one_seed_is_not_called_better(make_run: MakeRun) -> None:
 
 def test_without_erm_the_page_does_not_judge(make_run: MakeRun) -> None:
     summary = summarize([make_run("a", method="cutmix")])
-    assert summary.baseline is None
+    assert summary.baselines == []
     assert "no finished ERM runs" in headline(summary)[0]
     assert len(results_table(summary).columns) == len(results_table(summary).rows[0])
 
@@ -77,6 +78,65 @@ def test_runs_that_differ_in_a_setting_are_different_rows(make_run: MakeRun) -> 
     runs = [make_run("a", lr=0.1), make_run("b", lr=0.5), make_run("c", lr=0.5, seed=1)]
     summary = summarize(runs)
     assert [(row.label, list(row.seeds)) for row in summary.rows] == [("erm, lr=0.1", [0]), ("erm, lr=0.5", [0, 1])]
+
+
+def test_a_row_is_compared_with_erm_of_its_own_settings(make_run: MakeRun) -> None:
+    # With four epochs ERM is the best, with one the worst.
+    lasts = {("erm", 1): [0.2, 0.3], ("cutmix", 1): [0.4, 0.51], ("erm", 4): [0.8, 0.9], ("cutmix", 4): [0.7, 0.81]}
+    runs = [
+        make_run(f"{epochs}/{method}/{seed}", method=method, seed=seed, accuracies=[0.1] * (epochs - 1) + [last])
+        for (method, epochs), of_method in lasts.items()
+        for seed, last in enumerate(of_method)
+    ]
+    runs += [make_run("2/cutmix", method="cutmix", accuracies=[0.1, 0.99])]
+    summary = summarize(runs)
+    rows = {row.label: row for row in summary.rows}
+    assert summary.baselines == ["erm, epochs=1", "erm, epochs=4"]
+    assert {label: row.baseline for label, row in rows.items()} == {
+        "erm, epochs=1": None,
+        "erm, epochs=4": None,
+        "cutmix, epochs=1": "erm, epochs=1",
+        "cutmix, epochs=4": "erm, epochs=4",
+        "cutmix, epochs=2": None,
+    }
+    found = {label: row.accuracy_difference.mean for label, row in rows.items() if row.accuracy_difference}
+    assert found == {"cutmix, epochs=1": pytest.approx(0.205), "cutmix, epochs=4": pytest.approx(-0.095)}
+    told = headline(summary)
+    assert told[0].startswith("On this data, each against ERM of its settings: ")
+    assert told[-1] == "Nothing is said of cutmix, epochs=2: no ERM run with the same settings and seed is finished."
+    assert "ERM with the same settings" in notes.headline(summary)
+    assert notes.title(summary).startswith("Two training methods on ")
+    over_erm = {row[0].text: row[3].text for row in results_table(summary).rows}
+    assert (over_erm["erm, epochs=4"], over_erm["cutmix, epochs=4"], over_erm["cutmix, epochs=2"]) == (
+        "–",
+        "−9.50",
+        "–",
+    )
+    assert as_json(summary)["baselines"] == summary.baselines
+    apart = summarize([runs[0], runs[-1]])
+    assert headline(apart) == [
+        "No ERM run with settings and seed of another method is finished, so the page cannot say which helps."
+    ]
+
+
+def test_a_speed_is_that_of_the_comparison_that_the_runs_are_of(make_run: MakeRun, tmp_path: Path) -> None:
+    for epochs in (1, 2):
+        for method in ("erm", "cutmix"):
+            make_run(f"{epochs}/{method}/seed0", method=method, accuracies=[0.5] * epochs)
+        speed = {"erm": Speed(1000.0 * epochs, 1.0), "cutmix": Speed(900.0 * epochs, 0.9)}
+        folder = tmp_path / str(epochs)
+        Plan(folder, list(speed), [0], "multimix compare", "2020-01-01T00:00:00", speed, "How.").write()
+    alone = make_run("3/cutmix", method="cutmix", accuracies=[0.5] * 3)
+    summary = summarize([tmp_path / "1", tmp_path / "2", alone])
+    assert "How. Speeds of different comparisons were not measured side by side." in notes.results(summary)
+    found = {row.label: row.speed for row in summary.rows}
+    assert {label: speed and speed.images_per_second for label, speed in found.items()} == {
+        "erm, epochs=1": 1000.0,
+        "erm, epochs=2": 2000.0,
+        "cutmix, epochs=1": 900.0,
+        "cutmix, epochs=2": 1800.0,
+        "cutmix, epochs=3": None,
+    }
 
 
 def test_how_often_it_was_evaluated_makes_no_difference(make_run: MakeRun) -> None:

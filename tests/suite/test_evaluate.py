@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import shutil
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from multimix.cli import evaluate as command
 from multimix.cli.evaluation_board import EvaluationBoard
 from multimix.reports.sections import Section
 from multimix.suite import ALL, Accuracy, Ood, results
+from multimix.suite.libraries import library_candidate
 from multimix.suite.page import label_colors
 from multimix.suite.paper_numbers import beside_paper
 from multimix.suite.part import Store, Subject
@@ -232,6 +235,24 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_computed(
     assert "cannot be read as weights: it must be a .safetensors file" in told
     assert "weights_only" not in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_library_model_is_gone_when_it_has_been_measured(tmp_path: Path) -> None:
+    images, weights = tmp_path / "images", tmp_path / "weights.safetensors"
+    for label in ("cat", "dog"):
+        (images / label).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(images / label / "0.png")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file(timm.create_model("resnet10t", num_classes=2).state_dict(), weights)
+    candidate = library_candidate(
+        "timm:resnet10t", data="imagefolder", root=images, weights=weights, image_size=None, batch_size=2,
+        device="cpu", folder=tmp_path,
+    )  # fmt: skip
+    candidate.check()
+    model = weakref.ref(candidate.load().model)
+    gc.collect()
+    assert model() is None
 
 
 def test_a_library_model_with_weights_of_ones_own_on_a_folder_of_classes(tmp_path: Path) -> None:

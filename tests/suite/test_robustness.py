@@ -284,7 +284,29 @@ def test_the_page_on_attacks(attacked: dict[str, Any]) -> None:
     assert verdicts["logits"] == ["passed", "passed"]
     assert "cutmix, gradients: The gradient of the loss is exactly zero" in trust.caption
     clean = Attacks().section({"erm": [low]}, COLORS)[1]
-    assert clean.caption.startswith("Every check passed")
+    assert clean.caption.startswith("Every check that was made passed")
+
+
+def test_a_check_that_was_not_made_did_not_pass(attacked: dict[str, Any]) -> None:
+    def run(*, surrogate: bool, passed: bool = True) -> dict[str, Any]:
+        copy: dict[str, Any] = json.loads(json.dumps(attacked))
+        copy["checks"] = [c | {"passed": passed} for c in copy["checks"] if surrogate or c["name"] != "transfer"]
+        return copy
+
+    def transfers(**runs: list[dict[str, Any]]) -> tuple[list[list[str]], str]:
+        trust = Attacks().section(runs, COLORS)[1]
+        assert trust.table is not None
+        return [[cell.text for cell in row[1:]] for row in trust.table.rows if row[0].text == "transfer"], trust.caption
+
+    without, failing = run(surrogate=False), run(surrogate=True, passed=False)
+    shown, caption = transfers(erm=[without], cutmix=[without, failing])
+    assert shown == [["–", "1 of 1 fail"]]
+    assert "small surrogate" in caption
+    assert caption.endswith("–: not made, as no images were left to teach a surrogate.")
+    shown, caption = transfers(erm=[without])
+    assert shown == []
+    assert "random noise does no more harm than the attack" in caption
+    assert "surrogate" not in caption
 
 
 def test_the_page_on_corruptions_and_the_mean_corruption_error() -> None:

@@ -207,7 +207,8 @@ def _first(strides: Sequence[int], finest: float) -> int:
 
 def _normalisation(model: SplitModel) -> dict[str, list[float]]:
     if model.pixel_mean is None or model.pixel_std is None:
-        return {"image_mean": [0.0, 0.0, 0.0], "image_std": [1.0, 1.0, 1.0]}
+        # torchvision's detectors normalise in any case; one value stands for every channel, however many there are.
+        return {"image_mean": [0.0], "image_std": [1.0]}
     return {"image_mean": model.pixel_mean.flatten().tolist(), "image_std": model.pixel_std.flatten().tolist()}
 
 

@@ -64,7 +64,7 @@ def check_attack(
     draws = random.fork(generator, images.device)
     slack = max(findings.SLACK, 1 / len(images))
     logits = _all_logits(model, images, batch_size)
-    check_predictions(logits, labels)
+    labels = check_predictions(logits, labels)
     batches = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
 
     def wrong(x: Tensor, y: Tensor) -> Tensor:

@@ -173,8 +173,7 @@ def input_gradient(model: Classifier, images: Tensor, labels: Tensor, *, check: 
         # Clones, because tensors made in inference mode (as `predict` returns them) cannot take part in autograd.
         x, labels = images.detach().clone().requires_grad_(), labels.clone()
         logits = model(x)
-        if check:
-            check_predictions(logits, labels)
+        labels = check_predictions(logits, labels) if check else labels.long()
         if not logits.requires_grad:
             raise ValueError("the logits do not depend on the images: the model detaches them, so it has no gradient")
         (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, labels, reduction="sum"), x)
@@ -253,4 +252,5 @@ def _losses(model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, 
     """Cross entropy of every image, and whether it is classified rightly."""
     with attacking(model, images.device):
         logits = model(images)
+    labels = check_predictions(logits, labels)
     return nn.functional.cross_entropy(logits, labels, reduction="none"), logits.argmax(dim=1) == labels

@@ -53,7 +53,7 @@ def autoattack(
     check_images(images)
     with torch.no_grad(), attacking(model, images.device):
         logits = model(images)
-    check_predictions(logits, labels)
+    labels = check_predictions(logits, labels)
     classes = logits.shape[1]
     torchattacks = load_torchattacks(classes)
     seed = int(draw_seed(generator)) % 2**31

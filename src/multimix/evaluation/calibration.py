@@ -38,7 +38,7 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> Reliab
     >>> diagram.counts.tolist(), diagram.accuracies[1].item()
     ([0.0, 3.0], 0.6666666666666666)
     """
-    p = _check(probabilities, labels, bins)
+    p, labels = _check(probabilities, labels, bins)
     confidence, predicted = p.max(dim=1)
     right = (predicted == labels).double()
     edges = torch.arange(1, bins, dtype=p.dtype, device=p.device) / bins
@@ -64,17 +64,22 @@ def adaptive_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     """The calibration error in bins that hold equally many examples each, up to one, instead of equal widths (Nguyen
     and O'Connor, EMNLP 2015): where nearly all predictions are confident, equal widths put them into one or two bins.
 
+    Examples of equal confidence that lie on both sides of an edge all count with their mean accuracy, as nothing says
+    which of them belong to which bin.
+
     Args and errors as in `reliability`; with fewer examples than `bins` every example is a bin.
 
     >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.6, 0.4]])
     >>> round(adaptive_calibration_error(p, torch.tensor([0, 0, 0, 1]), bins=2), 6)  # (0.15 + 0.1) / 2
     0.125
     """
-    p = _check(probabilities, labels, bins)
+    p, labels = _check(probabilities, labels, bins)
     confidence, predicted = p.max(dim=1)
-    order = confidence.argsort(stable=True)
+    distinct, group = confidence.unique(return_inverse=True)
+    right = _gathered(confidence, (predicted == labels).double(), group, len(distinct)).accuracies[group]
+    order = confidence.argsort()
     bin_of = torch.arange(len(p), device=p.device) * bins // len(p)
-    return _error(_gathered(confidence[order], (predicted == labels).double()[order], bin_of, bins))
+    return _error(_gathered(confidence[order], right[order], bin_of, bins))
 
 
 def classwise_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
@@ -87,7 +92,7 @@ def classwise_calibration_error(probabilities: Tensor, labels: Tensor, bins: int
     >>> classwise_calibration_error(p, torch.tensor([0, 0, 1, 1]))  # both classes are 0.25 off
     0.25
     """
-    p = _check(probabilities, labels, bins)
+    p, labels = _check(probabilities, labels, bins)
     edges = torch.arange(1, bins, dtype=p.dtype, device=p.device) / bins
     errors = []
     for number, column in enumerate(p.T):
@@ -96,9 +101,9 @@ def classwise_calibration_error(probabilities: Tensor, labels: Tensor, bins: int
     return sum(errors) / len(errors)
 
 
-def _check(probabilities: Tensor, labels: Tensor, bins: int) -> Tensor:
-    """The probabilities in float64, or one clear error."""
-    check_predictions(probabilities, labels, name="probabilities")
+def _check(probabilities: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """The probabilities in float64 and the labels in int64, or one clear error."""
+    labels = check_predictions(probabilities, labels, name="probabilities")
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     p = probabilities.double()
@@ -109,7 +114,7 @@ def _check(probabilities: Tensor, labels: Tensor, bins: int) -> Tensor:
             f"{p.min().item():.4g} to {p.max().item():.4g} and row sums from {p.sum(1).min().item():.4g} to "
             f"{p.sum(1).max().item():.4g}: pass logits.softmax(dim=1)"
         )
-    return p
+    return p, labels
 
 
 def _gathered(confidence: Tensor, right: Tensor, bin_of: Tensor, bins: int) -> Reliability:

@@ -18,13 +18,14 @@ def accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
         A fraction in [0, 1].
 
     Raises:
-        ValueError: no examples, shapes that do not fit, labels outside [0, c), or k outside [1, c].
+        TypeError: labels that are not integers.
+        ValueError: no examples, shapes that do not fit, labels outside [0, c), NaN, or k outside [1, c].
 
     >>> logits, labels = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]), torch.tensor([0, 1])
     >>> accuracy(logits, labels), accuracy(logits, labels, k=2)
     (0.5, 1.0)
     """
-    check_predictions(logits, labels)
+    labels = check_predictions(logits, labels)
     classes = logits.shape[1]
     if not 1 <= k <= classes:
         raise ValueError(f"k must lie between 1 and the number of classes {classes}, got {k}")
@@ -40,7 +41,7 @@ def per_class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     >>> per_class_accuracy(torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), torch.tensor([0, 1]))
     tensor([1., 0., nan], dtype=torch.float64)
     """
-    check_predictions(logits, labels)
+    labels = check_predictions(logits, labels)
     classes = logits.shape[1]
     hits = torch.bincount(labels[logits.argmax(dim=1) == labels], minlength=classes)
     return hits.double() / torch.bincount(labels, minlength=classes)
@@ -54,7 +55,7 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
     >>> confusion_matrix(torch.tensor([[2.0, 1.0], [2.0, 1.0], [1.0, 2.0]]), torch.tensor([0, 1, 1])).tolist()
     [[1, 0], [1, 1]]
     """
-    check_predictions(logits, labels)
+    labels = check_predictions(logits, labels)
     classes = logits.shape[1]
     return torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes**2).view(classes, classes)
 
@@ -67,17 +68,21 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
         labels: (N,) class indices.
 
     Raises:
-        ValueError: no examples, shapes that do not fit, or labels outside [0, c).
+        TypeError: labels that are not integers.
+        ValueError: no examples, shapes that do not fit, labels outside [0, c), or NaN.
 
     >>> round(negative_log_likelihood(torch.zeros(4, 10), torch.arange(4)), 4)  # log 10
     2.3026
     """
-    check_predictions(logits, labels)
+    labels = check_predictions(logits, labels)
     return torch.nn.functional.cross_entropy(logits.double(), labels).item()
 
 
-def check_predictions(scores: Tensor, labels: Tensor, name: str = "logits") -> None:
-    """One clear error when `scores` (N, c) and `labels` (N,) do not belong together."""
+def check_predictions(scores: Tensor, labels: Tensor, name: str = "logits") -> Tensor:
+    """The labels as int64, or one clear error when `scores` (N, c) and `labels` (N,) do not belong together.
+
+    Narrower integers overflow where they are multiplied, and losses do not take them.
+    """
     if scores.ndim != 2 or scores.shape[0] == 0 or scores.shape[1] == 0:
         raise ValueError(f"{name} must have shape (N, c) with N >= 1 and c >= 1, got {tuple(scores.shape)}")
     if labels.shape != scores.shape[:1]:
@@ -90,3 +95,10 @@ def check_predictions(scores: Tensor, labels: Tensor, name: str = "logits") -> N
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= scores.shape[1]:
         raise ValueError(f"labels must lie in [0, {scores.shape[1]}), as {name} have columns, got {low} to {high}")
+    if damaged := int(scores.isnan().any(dim=1).sum()):
+        # The largest of a row would be the NaN, so that it would pass for a prediction.
+        raise ValueError(
+            f"{name} must be numbers, got NaN for {damaged} of {len(scores)} examples: check the images and the "
+            "model's weights"
+        )
+    return labels.long()

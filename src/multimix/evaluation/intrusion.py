@@ -60,10 +60,11 @@ def intrusion_distances(
         (n,), float64.
 
     Raises:
+        TypeError: labels that are not integers.
         ValueError: shapes that do not fit; a label outside the c classes; a threshold outside [0, 1); a mixed
             embedding that mixes all classes of the bank.
     """
-    _check(mixed, targets, embeddings, labels)
+    labels = _check(mixed, targets, embeddings, labels)
     threshold = 1 / targets.shape[1] if threshold is None else threshold
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold must lie in [0, 1), got {threshold}")
@@ -87,7 +88,8 @@ def intrusion_distances(
     return torch.cat(parts)
 
 
-def _check(mixed: Tensor, targets: Tensor, embeddings: Tensor, labels: Tensor) -> None:
+def _check(mixed: Tensor, targets: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+    """The labels as int64, or one clear error."""
     for name, x in (("mixed", mixed), ("embeddings", embeddings)):
         if x.ndim != 2 or not x.numel():
             raise ValueError(f"{name} must have shape (N, d) with N, d >= 1, got {tuple(x.shape)}")
@@ -102,8 +104,12 @@ def _check(mixed: Tensor, targets: Tensor, embeddings: Tensor, labels: Tensor) -
         )
     if labels.shape != embeddings.shape[:1]:
         raise ValueError(f"labels must have shape ({len(embeddings)},), got {tuple(labels.shape)}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be class indices of an integer type, got {labels.dtype}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= targets.shape[1]:
         raise ValueError(
             f"labels must be class indices below c = {targets.shape[1]}, the width of targets, got {low} to {high}"
         )
+    # As bytes they would be taken for a mask.
+    return labels.long()

@@ -73,7 +73,8 @@ def mixed_embeddings(
         extras: the further tensors that the method `needs`, by name.
 
     Raises:
-        ValueError: a method that does not mix; Dense MultiMix where embeddings are not the mean over positions.
+        ValueError: a method that does not mix, or that needs what `extras` lack; Dense MultiMix where embeddings are
+            not the mean over positions.
 
     >>> from torch import nn
     >>> from multimix.models import SplitModel
@@ -84,7 +85,13 @@ def mixed_embeddings(
     (torch.Size([100, 4]), torch.Size([100, 3]))
     """
     if isinstance(method, methods.Mixer):
-        needed = {name: (extras or {})[name] for name in method.needs}
+        extras = extras or {}
+        if lacking := [name for name in method.needs if name not in extras]:
+            raise ValueError(
+                f"{type(method).__name__} mixes with {', '.join(lacking)}, which this data set does not have: leave it "
+                "out, or use data that have it"
+            )
+        needed = {name: extras[name] for name in method.needs}
         mixed = method.mixed(model, images, targets, generator, **needed)
         with torch.no_grad():
             return MixedEmbeddings(_embed(model, mixed.features.detach(), mixed.layer), mixed.targets.detach())

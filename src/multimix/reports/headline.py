@@ -5,29 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .statistics import Difference
-from .summary import Summary
+from .summary import BASELINE, Summary
 
 
 def headline(summary: Summary) -> list[str]:
-    """One sentence about accuracy and one about calibration.
+    """One sentence about accuracy and one about calibration, and one about what cannot be compared.
 
-    A method is called better or worse only when the 95 % interval of its paired difference from ERM leaves out 0.
+    A method is called better or worse only when the 95 % interval of its paired difference from ERM leaves out 0. It
+    is compared with the ERM runs of its own settings alone.
     """
     accuracy = {row.label: row.accuracy_difference for row in summary.rows if row.accuracy_difference}
     calibration = {row.label: row.ece_difference for row in summary.rows if row.ece_difference}
-    if summary.baseline is None:
+    alone = [row.label for row in summary.rows if row.method != BASELINE and not row.accuracy_difference]
+    if not summary.baselines:
         return ["There are no finished ERM runs here, so the page cannot say which method helps."]
+    if not accuracy and alone:
+        return ["No ERM run with settings and seed of another method is finished, so the page cannot say which helps."]
     if not accuracy:
         return ["Only ERM is finished, so there is nothing to compare it with yet."]
+    left = []
+    if alone:
+        left = [f"Nothing is said of {_enumerate(alone)}: no ERM run with the same settings and seed is finished."]
     if all(difference.n == 1 for difference in accuracy.values()):
         best = max(summary.rows, key=lambda row: row.last_accuracy.mean)
         return [
             "One seed cannot tell a difference from noise. The highest test accuracy here is that of "
-            f"{best.label}, {100 * best.last_accuracy.mean:.2f} %; run at least three seeds before you choose."
+            f"{best.label}, {100 * best.last_accuracy.mean:.2f} %; run at least three seeds before you choose.",
+            *left,
         ]
+    where = "On this data and budget, " if summary.one_setting else "On this data, each against ERM of its settings: "
     return [
-        "On this data and budget, " + sentence("test accuracy", accuracy, higher_is_better=True),
+        where + sentence("test accuracy", accuracy, higher_is_better=True),
         "Calibration: " + sentence("calibration error", calibration, higher_is_better=False),
+        *left,
     ]
 
 
@@ -39,9 +49,11 @@ def sentence(metric: str, differences: Mapping[str, Difference], *, higher_is_be
     'a (+1.20 ± 0.40) is better than ERM in test accuracy; for b (−2.00 ± 3.00) the difference is within the noise.'
     """
     better, worse = ("higher", "lower") if higher_is_better else ("lower", "higher")
-    by_verdict: dict[str, list[str]] = {better: [], worse: [], "noise": [], "unknown": []}
+    unknown = {label: difference for label, difference in differences.items() if difference.verdict == "unknown"}
+    by_verdict: dict[str, list[str]] = {better: [], worse: [], "noise": []}
     for label, difference in differences.items():
-        by_verdict[difference.verdict].append(f"{label} ({points(difference)})")
+        if label not in unknown:
+            by_verdict[difference.verdict].append(f"{label} ({points(difference)})")
     if len(by_verdict["noise"]) == len(differences) > 1:
         return f"no method differs from ERM in {metric} by more than the noise: {_enumerate(by_verdict['noise'])}."
     clauses: list[str] = []
@@ -52,11 +64,10 @@ def sentence(metric: str, differences: Mapping[str, Difference], *, higher_is_be
     if names := by_verdict["noise"]:
         than = "" if clauses else f" from ERM in {metric}"
         clauses.append(f"for {_enumerate(names)} the difference{than} is within the noise")
-    if names := by_verdict["unknown"]:
-        what = "" if clauses else f" a difference from ERM in {metric} from noise"
-        single = all(difference.n == 1 for difference in differences.values() if difference.verdict == "unknown")
-        pairs = "only one pair of runs" if single else "no spread between pairs of runs"
-        clauses.append(f"for {_enumerate(names)} there is {pairs}, which cannot tell{what}")
+    for single, pairs in ((True, "only one pair of runs"), (False, "no spread between pairs of runs")):
+        if names := [f"{label} ({points(d)})" for label, d in unknown.items() if (d.n == 1) is single]:
+            what = "" if clauses else f" a difference from ERM in {metric} from noise"
+            clauses.append(f"for {_enumerate(names)} there is {pairs}, which cannot tell{what}")
     return f"{'; '.join(clauses)}."
 
 

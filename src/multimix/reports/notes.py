@@ -13,7 +13,7 @@ _NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight"
 
 def title(summary: Summary) -> str:
     """What is compared on what."""
-    count = len(summary.rows)
+    count = len({row.method for row in summary.rows})
     word = _NUMBERS[count] if count < len(_NUMBERS) else str(count)
     noun = "training method" if count == 1 else "training methods"
     config = summary.runs[0].config
@@ -38,13 +38,15 @@ def kicker(summary: Summary) -> str:
 
 def headline(summary: Summary) -> str:
     """How the sentences above it came about."""
-    if summary.baseline is None:
+    if not summary.baselines:
         return ""
+    same = "" if summary.one_setting else " with the same settings"
+    here = "this training set, this network and this budget" if summary.one_setting else "these settings"
     return (
-        "In brackets: the mean difference from ERM in percentage points after the last epoch, over runs paired by "
-        "seed, with its 95 % t-interval. A method is called better or worse only when the interval leaves out zero. "
-        "The intervals are not corrected for the number of methods, and they describe this training set, this "
-        "network and this budget: another one can turn the order round."
+        f"In brackets: the mean difference from ERM{same} in percentage points after the last epoch, over runs paired "
+        "by seed, with its 95 % t-interval. A method is called better or worse only when the interval leaves out zero. "
+        f"The intervals are not corrected for the number of methods, and they describe {here}: "
+        f"{'another one' if summary.one_setting else 'others'} can turn the order round."
     )
 
 
@@ -57,7 +59,10 @@ def results(summary: Summary) -> str:
         else "“Best epoch” is chosen by looking at the test set, so it flatters every method; it is given because "
         "published tables often do so."
     )
-    speed = next((plan.speed_conditions for plan in summary.plans if plan.speed_conditions), "")
+    measured = [plan.speed_conditions for plan in summary.plans if plan.speed_conditions]
+    speed = " ".join(dict.fromkeys(measured))
+    if len(measured) > 1:
+        speed += " Speeds of different comparisons were not measured side by side."
     return (
         "Mean ± standard deviation over seeds, on test images; bold is the best mean of a column, whatever the noise. "
         f"{best} Calibration error is the expected calibration error in 15 bins; it and the negative log-likelihood "
@@ -68,18 +73,23 @@ def results(summary: Summary) -> str:
 def conditions(summary: Summary, made: str | None = None) -> dict[str, str]:
     """Everything that decides the numbers, by name."""
     runs = summary.runs
-    config, info = runs[0].config, runs[0].data_info
 
     def of(name: str) -> str:
         return _several(getattr(run.config, name) for run in runs)
 
-    subset = f" ({of('per_class')} of every class; the same images in every run)" if config.per_class else ""
+    def known(name: str) -> str:
+        return _several(run.data_info[name] for run in runs)
+
+    alike = len({(run.config.per_class, run.config.subset_seed) for run in runs}) == 1
+    images = "; the same images in every run" if alike else ""
+    subset = f" ({of('per_class')} of every class{images})" if any(run.config.per_class for run in runs) else ""
+    sizes = _several(f"{size} × {size}" for size in (run.data_info["image_size"] for run in runs))
     rate = f"learning rate {of('lr')} ({of('schedule')})"
     machines = [run.environment.get("hardware", {}) for run in runs]
     versions = [run.environment.get("versions", {}) for run in runs]
     found = {
-        "Data": f"{of('data')}: {info['num_classes']} classes, {info['train_examples']} training images{subset}, "
-        f"{info['test_examples']} test images of {info['image_size']} × {info['image_size']} pixels",
+        "Data": f"{of('data')}: {known('num_classes')} classes, {known('train_examples')} training images{subset}, "
+        f"{known('test_examples')} test images of {sizes} pixels",
         "Network": of("model"),
         "Training": f"{of('epochs')} epochs, batches of {of('batch_size')}, {of('optimizer')}, {rate}, "
         f"weight decay {of('weight_decay')}, augmentation {of('augment')}, precision {of('precision')}",

@@ -54,7 +54,9 @@ def write_page(summary: Summary, out: Path) -> None:
 
 def render(summary: Summary) -> str:
     """The page as a string."""
-    colors = method_colors([row.label for row in summary.rows], summary.baseline)
+    # Several ERM rows would not be told apart in grey.
+    only = summary.baselines[0] if len(summary.baselines) == 1 else None
+    colors = method_colors([row.label for row in summary.rows], only)
     return fill(
         title=notes.title(summary),
         kicker=notes.kicker(summary),
@@ -104,7 +106,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         rows.append(value)
     return {
         "headline": headline(summary),
-        "baseline": summary.baseline,
+        "baselines": list(summary.baselines),
         "methods": rows,
         "missing": list(summary.missing),
         "conditions": notes.conditions(summary),

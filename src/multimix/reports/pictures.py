@@ -40,11 +40,16 @@ def attention_pictures(run: Run, *, count: int = 10) -> list[AttentionPicture]:
     """The attention that the run's own loss used, over one test image of each of `count` classes.
 
     Raises:
-        ValueError: the run was not trained with Dense MultiMix.
+        ValueError: the run was not trained with Dense MultiMix, or not on the features of the last stage.
     """
     dense = dense_method(run.config.method)
     if dense is None:
         raise ValueError(f"attention maps need a run of Dense MultiMix, got {run.config.method}")
+    if dense.layer is not None:
+        raise ValueError(
+            f"attention maps are of the features of the last stage, but {run.config.method} attends to those of "
+            f"stage {dense.layer}"
+        )
     config, model = load_run(run.path, device=default_device(run.config))
     splits = load_splits(config)
     chosen = one_of_each(splits.test.labels, count)

@@ -70,6 +70,8 @@ class Group:
 
     label: str
     method: str
+    setting: str
+    """The settings in which runs of a page differ, with their values; "" where there are none."""
     runs: Mapping[int, Run]
     """By seed, ascending."""
 
@@ -138,20 +140,25 @@ def group_runs(runs: Iterable[Run], order: Sequence[str] = ()) -> list[Group]:
             raise ValueError(f"{first.path} and {run.path} are on different data: make one report for each")
     settings = [{k: v for k, v in run.config.to_json().items() if k not in _INCIDENTAL} for run in runs]
     varying = [key for key in settings[0] if any(setting[key] != settings[0][key] for setting in settings)]
-    groups: dict[str, dict[int, Run]] = {}
-    for run, setting in zip(runs, settings, strict=True):
-        label = ", ".join([run.config.method, *(f"{key}={setting[key]}" for key in varying)])
-        members = groups.setdefault(label, {})
+    groups: dict[tuple[str, str], dict[int, Run]] = {}
+    for run, values in zip(runs, settings, strict=True):
+        setting = ", ".join(f"{key}={values[key]}" for key in varying)
+        members = groups.setdefault((run.config.method, setting), {})
         seed = run.config.seed
         if seed in members:
+            label = _label(run.config.method, setting)
             raise ValueError(f"{run.path} and {members[seed].path} are both {label} with seed {seed}: leave out one")
         members[seed] = run
     made = [
-        Group(label, next(iter(members.values())).config.method, dict(sorted(members.items())))
-        for label, members in groups.items()
+        Group(_label(method, setting), method, setting, dict(sorted(members.items())))
+        for (method, setting), members in groups.items()
     ]
     rank = {method: position for position, method in enumerate(order or ["erm"])}
     return sorted(made, key=lambda group: rank.get(group.method, len(rank)))
+
+
+def _label(method: str, setting: str) -> str:
+    return f"{method}, {setting}" if setting else method
 
 
 def _data(run: Run) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import one_line
 from .charts import difference_chart, learning_curves, scatter_panel
 from .hull import hull_panels
 from .pictures import (
@@ -70,8 +71,8 @@ def make(summary: Summary, colors: Mapping[str, str]) -> list[Section]:
     for title, maker in makers.items():
         try:
             section = maker()
-        except (ValueError, OSError, ImportError) as error:
-            section = Section(title, "", left_out=textwrap.shorten(str(error), 300, placeholder=" ..."))
+        except Exception as error:  # the rest of the page does not suffer from it
+            section = Section(title, "", left_out=textwrap.shorten(one_line(error), 300, placeholder=" ..."))
         if section is not None:
             made.append(section)
     return made
@@ -92,8 +93,8 @@ def _differences(summary: Summary, colors: Mapping[str, str]) -> Section | None:
         return None
     return Section(
         "Difference from ERM",
-        "Mean of the differences between runs with the same seed, and its 95 % t-interval. An interval that crosses "
-        "the line means that these runs do not show a difference, not that there is none.",
+        "Mean of the differences between runs with the same seed and the same settings, and its 95 % t-interval. An "
+        "interval that crosses the line means that these runs do not show a difference, not that there is none.",
         panels,
     )
 
@@ -126,12 +127,13 @@ def _evaluate(summary: Summary) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def _hull(summary: Summary) -> Section:
-    b = summary.runs[0].config.batch_size
+    sizes = sorted({run.config.batch_size for run in summary.runs})
+    batches, spread = " / ".join(map(str, sizes)), " / ".join(f"{(b + 1) / 2:.0f}" for b in sizes)
     return Section(
         "What MultiMix samples",
         "A mini-batch of b = 10 points in the plane and the points sampled from it (orange), as in the paper's "
         "Figure 1, drawn by the sampler that training uses. The more examples are mixed, the nearer a mixture comes to "
-        f"the centre: in the batches of {b} used here, α = 1 spreads a mixture over about {(b + 1) / 2:.0f} examples. "
+        f"the centre: in the batches of {batches} used here, α = 1 spreads a mixture over about {spread} examples. "
         "Mixtures that all resemble the mean say little about any one class, which slows learning in short training.",
         [Panel(panel.title, panel.svg, panel.caption) for panel in hull_panels()],
         layout="wide",
@@ -139,9 +141,10 @@ def _hull(summary: Summary) -> Section:
 
 
 def _attention(summary: Summary) -> Section | None:
-    run = next((run for run in summary.runs if dense_method(run.config.method) is not None), None)
-    if run is None:
+    runs = [(run, dense) for run in summary.runs if (dense := dense_method(run.config.method)) is not None]
+    if not runs:
         return None
+    run = next((run for run, dense in runs if dense.layer is None), runs[0][0])
     return Section(
         "Where Dense MultiMix attends",
         f"Test images and, over each, the attention map by which its loss weights positions ({run.config.method}, seed "

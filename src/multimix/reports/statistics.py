@@ -8,6 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from ..extras import require
 
+ROUNDING = 1e-9
+"""What is smaller than this part of the numbers that it was computed from is their rounding."""
+
 Verdict = Literal["higher", "lower", "noise", "unknown"]
 
 
@@ -72,16 +75,22 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
 
     Runs with the same seed share the initial weights and the order of the data, so their difference is less
     noisy than the difference of two means. The interval is Student's, for the mean of the differences; it is
-    not corrected for the number of comparisons made.
+    not corrected for the number of comparisons made. Rates that differ by the same number of images differ by the same
+    number up to rounding, which is no spread.
 
     >>> difference = paired_difference({0: 0.5, 1: 0.7, 2: 0.6}, {0: 0.4, 1: 0.5, 3: 0.9})
     >>> round(difference.mean, 6), round(difference.half_width, 6), difference.n  # 12.706 * 0.0707 / sqrt(2)
     (0.15, 0.63531, 2)
     """
-    differences = [values[key] - baseline[key] for key in values if key in baseline]
-    if not differences:
+    pairs = [(values[key], baseline[key]) for key in values if key in baseline]
+    if not pairs:
         return None
-    mean, std, n = estimate(differences)
+    mean, std, n = estimate([value - reference for value, reference in pairs])
+    rounding = ROUNDING * max(abs(number) for pair in pairs for number in pair)
+    if abs(mean) <= rounding:
+        mean = 0.0
+    if std <= rounding:
+        std = 0.0
     if n == 1:
         return Difference(mean, math.nan, 1)
     quantile = float(require("scipy.stats", "evaluate").t.ppf(0.975, n - 1))

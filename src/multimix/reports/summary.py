@@ -27,12 +27,15 @@ class Row:
     """Test accuracy of the best epoch (see `Run.best`)."""
     ece: Estimate
     nll: Estimate
+    baseline: str | None
+    """The label of the ERM row with the same settings, which this one is compared with; None for ERM or without one."""
     accuracy_difference: Difference | None
-    """Last test accuracy minus the baseline's, paired by seed; None for the baseline itself or without one."""
+    """Last test accuracy minus the baseline's, paired by seed; None without a baseline or a common seed."""
     ece_difference: Difference | None
     nll_difference: Difference | None
     speed: Speed | None
-    """Measured side by side (see `multimix.reports.speed`); None where it was not."""
+    """Measured side by side (see `multimix.reports.speed`) in the comparison that the runs are of; None where it was
+    not."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,16 @@ class Summary:
     rows: Sequence[Row]
     groups: Sequence[Group]
     """The finished runs behind each row, in the same order."""
-    baseline: str | None
-    """The label of the row that the others are compared with."""
+    baselines: Sequence[str]
+    """The labels of the ERM rows, one for each of the settings that it was trained with."""
     missing: Sequence[str]
     """What was planned or begun and is not finished, one line each."""
     plans: Sequence[Plan]
+
+    @property
+    def one_setting(self) -> bool:
+        """Whether the runs differ in nothing but method and seed."""
+        return len({group.setting for group in self.groups}) == 1
 
     @property
     def runs(self) -> list[Run]:
@@ -68,12 +76,11 @@ def summarize(paths: Iterable[Path]) -> Summary:
     if not finished:
         raise ValueError(f"no run is finished, so there is nothing to report: {'; '.join(missing)}")
     groups = group_runs(finished, order=[method for plan in plans for method in plan.methods])
-    baseline = next((group for group in groups if group.method == BASELINE), None)
-    speeds = {method: speed for plan in plans for method, speed in plan.speed.items()}
+    baselines = {group.setting: group for group in groups if group.method == BASELINE}
     return Summary(
-        rows=[_row(group, baseline, speeds.get(group.method)) for group in groups],
+        rows=[_row(group, baselines.get(group.setting), _speed(group, plans)) for group in groups],
         groups=groups,
-        baseline=baseline.label if baseline else None,
+        baselines=[group.label for group in baselines.values()],
         missing=missing,
         plans=plans,
     )
@@ -82,7 +89,9 @@ def summarize(paths: Iterable[Path]) -> Summary:
 def _row(group: Group, baseline: Group | None, speed: Speed | None) -> Row:
     last = {name: {s: float(run.last[name]) for s, run in group.runs.items()} for name in _LAST}
     differences: dict[str, Difference | None] = dict.fromkeys(_LAST)
-    if baseline is not None and baseline is not group:
+    if baseline is group:
+        baseline = None
+    if baseline is not None:
         for name in _LAST:
             reference = {s: float(run.last[name]) for s, run in baseline.runs.items()}
             differences[name] = paired_difference(last[name], reference)
@@ -94,11 +103,22 @@ def _row(group: Group, baseline: Group | None, speed: Speed | None) -> Row:
         best_accuracy=estimate([float(run.best["test_accuracy"]) for run in group.runs.values()]),
         ece=estimate(list(last["test_ece"].values())),
         nll=estimate(list(last["test_loss"].values())),
+        baseline=baseline.label if baseline else None,
         accuracy_difference=differences["test_accuracy"],
         ece_difference=differences["test_ece"],
         nll_difference=differences["test_loss"],
         speed=speed,
     )
+
+
+def _speed(group: Group, plans: Iterable[Plan]) -> Speed | None:
+    """As the comparison measured it that the runs lie in; another one may have had other settings."""
+    by_folder = {plan.folder.resolve(): plan for plan in plans}
+    for run in group.runs.values():
+        plan = next((by_folder[folder] for folder in run.path.resolve().parents if folder in by_folder), None)
+        if plan is not None and group.method in plan.speed:
+            return plan.speed[group.method]
+    return None
 
 
 _LAST = ("test_accuracy", "test_ece", "test_loss")

@@ -37,7 +37,7 @@ class Table:
 def results_table(summary: Summary, colors: Mapping[str, str] | None = None) -> Table:
     """Mean and standard deviation over seeds of everything measured, one row for each method."""
     columns = ["method", "accuracy, %\nlast epoch", "accuracy, %\nbest epoch"]
-    if summary.baseline is not None:
+    if summary.baselines:
         columns.append("over ERM,\npoints")
     columns += ["calibration\nerror, %", "neg. log-\nlikelihood"]
     uneven = len({len(row.seeds) for row in summary.rows}) > 1
@@ -46,7 +46,7 @@ def results_table(summary: Summary, colors: Mapping[str, str] | None = None) -> 
     measured = any(row.speed for row in summary.rows)
     if measured:
         columns.append("training\nimages/s")
-        if summary.baseline is not None:
+        if summary.baselines:
             columns.append("speed ÷\nERM's")
     best = {
         "last": max(round(row.last_accuracy.mean, 4) for row in summary.rows),
@@ -61,7 +61,7 @@ def results_table(summary: Summary, colors: Mapping[str, str] | None = None) -> 
             _percent(row.last_accuracy, best["last"]),
             _percent(row.best_accuracy, best["best"]),
         ]
-        if summary.baseline is not None:
+        if summary.baselines:
             cells.append(_difference(row))
         cells += [_percent(row.ece, best["ece"]), _number(row.nll, best["nll"])]
         if uneven:

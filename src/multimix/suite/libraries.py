@@ -69,7 +69,7 @@ def library_candidate(
             "evaluate it on data with its own classes, or give weights trained on these with --weights"
         )
 
-    @functools.cache
+    # Made anew each time: the candidates live as long as the evaluation, and their models would fill a GPU together.
     def build() -> models.SplitModel:
         return _build(name, weights, num_classes=len(class_names), image_size=test.image_size)
 
@@ -99,7 +99,7 @@ def library_candidate(
         model=name,
         source=name if weights is None else f"{name} with {weights}",
         folder=folder / name.replace(":", "-").replace("/", "-"),
-        identity=make_identity(*parts, root=root),
+        identity=make_identity(*parts, data=data, root=root),
         load=load,
         class_names=tuple(class_names),
         image_size=test.image_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ from .results import as_csv, as_json, by_label, headlines, kinds_of, overview
 from .running import Outcome, options_of
 
 __all__ = ["label_colors", "write_evaluation"]
+
+LONGEST = 150
+"""Characters of a file name, of which file systems take 255 bytes with whatever a writer puts around them."""
 
 
 def write_evaluation(outcomes: Sequence[Outcome], parts: Sequence[Part], out: Path, *, command: str) -> list[str]:
@@ -50,7 +54,6 @@ def write_evaluation(outcomes: Sequence[Outcome], parts: Sequence[Part], out: Pa
     for which in kinds:
         groups = by_label(outcomes, which=which)
         shown[which] = [section for part in parts for section in _sections(part, groups, colors)]
-        _write_plots(shown[which], out / "plots" / (which or ""))
     about = outcomes[0].candidate
     networks = _several(o.candidate.model for o in outcomes)
     methods = {label: group[0].candidate.method for label, group in of_first_kind.items()}
@@ -77,6 +80,8 @@ def write_evaluation(outcomes: Sequence[Outcome], parts: Sequence[Part], out: Pa
         conditions={**conditions, "Page made": now()},
     )
     write_text(out / "evaluation.html", page)
+    for kind, sections in shown.items():
+        _write_plots(sections, out / "plots" / (kind or ""))
     return [f"{section.title}: {section.left_out}" for section in first if section.left_out]
 
 
@@ -103,6 +108,7 @@ def _sections(part: Part, groups: Mapping[str, Sequence[Outcome]], colors: Mappi
 def _sentences(groups: Mapping[str, Sequence[Outcome]], parts: Sequence[Part]) -> list[str]:
     """For the first number of every part, how the methods differ from ERM."""
     found = []
+    single, several = False, False
     for part in parts:
         of_part = {label: headlines(group, [part]) for label, group in groups.items()}
         title = next(iter(of_part.get(BASELINE, {})), "")
@@ -113,13 +119,14 @@ def _sentences(groups: Mapping[str, Sequence[Outcome]], parts: Sequence[Part]) -
             for label, of_label in differences_from_erm(of_part).items()
             if title in of_label
         }
-        told = {label: d for label, d in differences.items() if d.verdict != "unknown"}
-        if differences and not told:
-            return ["There is one pair of runs to compare with ERM: differences cannot be told from noise."]
+        told = {label: d for label, d in differences.items() if d.n > 1}
+        single, several = single or bool(differences), several or bool(told)
         if told and "%" in title and title.endswith(("↑", "↓")):
             name = title.rstrip(" ↑↓").removesuffix(", %")
             text = sentence(name, told, higher_is_better=title.endswith("↑"))
             found.append(text[0].upper() + text[1:] if text.startswith(("no ", "for ")) else text)
+    if single and not several:
+        return ["There is one pair of runs to compare with ERM: differences cannot be told from noise."]
     return [text.replace(" ± ", "\u00a0±\u00a0") for text in found]
 
 
@@ -142,16 +149,19 @@ def _write_plots(sections: Sequence[Section], folder: Path) -> None:
     for section in sections:
         for panel in section.panels:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / f"{_slug(section.title)}-{_slug(panel.title)}.svg", standalone(panel.svg))
+            write_text(folder / f"{_slug(f'{section.title}-{panel.title}')}.svg", standalone(panel.svg))
 
 
 def _slug(text: str) -> str:
-    """A title as part of a file name.
+    """A title as a file name; a long one is cut, with a digest that tells it from others with the same beginning.
 
     >>> _slug("PGD 4/255, error over steps")
     'pgd-4-255-error-over-steps'
     """
-    return re.sub(r"[^a-z0-9.=]+", "-", text.lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9.=]+", "-", text.lower()).strip("-")
+    if len(slug) <= LONGEST:
+        return slug
+    return f"{slug[:LONGEST]}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 def _weights(kinds: Sequence[str | None]) -> str:

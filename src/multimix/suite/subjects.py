@@ -18,6 +18,7 @@ from ..reports.runs import Run, find_runs, group_runs
 from ..training import RunDirectory, load_run
 from .fingerprint import fingerprint
 from .part import Subject
+from .sources import places
 
 __all__ = ["Candidate", "Which", "run_candidate", "run_candidates", "run_subject", "verified"]
 
@@ -97,7 +98,9 @@ def run_candidate(
         model=run.config.model,
         source=str(run.path),
         folder=run.path / "evaluation" / which,
-        identity=make_identity(file_digest(weights_file(run.path, which)), root=run.config.data_root),
+        identity=make_identity(
+            file_digest(weights_file(run.path, which)), data=run.config.data, root=run.config.data_root
+        ),
         load=lambda: run_subject(run, label, which=which, device=device, batch_size=batch_size),
         class_names=tuple(run.data_info["class_names"]),
         image_size=run.data_info.get("image_size"),
@@ -186,15 +189,15 @@ def weights_file(path: Path, which: Which) -> Path:
     )
 
 
-def make_identity(*parts: str, root: Path | None) -> str:
-    """A digest of the parts, and of the files in `root` that the data are read from."""
-    return hashlib.blake2b(repr([*parts, _files(root)]).encode()).hexdigest()[:32]
+def make_identity(*parts: str, data: str, root: Path | None) -> str:
+    """A digest of the parts, and of the files in `root` that the data set `data` is read from."""
+    return hashlib.blake2b(repr([*parts, _files(data, root)]).encode()).hexdigest()[:32]
 
 
 @functools.lru_cache(maxsize=8)
-def _files(root: Path | None) -> str:
+def _files(data: str, root: Path | None) -> str:
     # Looked at once in a process, as the data are: many runs share a folder, and it may hold a million images.
-    return "" if root is None else fingerprint(root)
+    return "" if root is None else fingerprint(root, places(data, root))
 
 
 def file_digest(path: Path) -> str:
