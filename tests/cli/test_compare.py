@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,14 @@ from multimix.training.files import locked
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--resume"], "leave out --resume: the same command of compare goes on where it stopped"),
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--devices", "2"], "compare trains each run in one process, got --devices 2 --nodes 1: leave that out"),
+        (["--nodes", "2"], "compare trains each run in one process, got --devices 1 --nodes 2: leave that out"),
         (["--epohcs", "3"], "unknown option --epohcs: did you mean --epochs?"),
         (["--model", "smalnet"], "smalnet"),
         (["imagefolder", "--data-root", "nowhere"], "nowhere"),
         (["--methods", "erm,manifold-mixup(layers=9)"], "manifold-mixup(layers=9) cannot be trained here: layers must"),
+        (["--methods", "either(erm, multimix-alone(layer=9))"], "cannot be trained here: layers must"),
+        (["--methods", "either(multimix-alone(layer=9), erm)"], "cannot be trained here: layers must"),
         (["--methods", "erm,transmix"], "transmix cannot be trained here"),
         (["--methods", 'erm,supermix(teacher="absent")'], "absent"),
         (["--methods", "soft-targets(erm)"], "method 'soft-targets(erm)' needs soft_targets for every example"),
@@ -63,6 +68,42 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert message in error
     assert error.count("\n") == 1
     assert not Path("made").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["compare digits", "sweep digits --vary n=10", "domains office-home --data-root nowhere"]
+)
+def test_several_processes_for_a_run_are_refused(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # as torchrun does
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command.split(), "--out", str(tmp_path / "made")])
+    assert stop.value.code == 2
+    name = command.split()[0]
+    assert f"{name} trains each run in one process, got torchrun: leave that out" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_check_with_few_images_does_not_warn_of_them() -> None:
+    config = dataclasses.replace(recipes.get("digits"), accelerator="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        planned._check_setting(config, ["multimix-alone(n=inf)"])
+
+
+def test_a_finished_run_that_is_longer_is_not_taken_for_the_one_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--schedule", "constant", "--warmup-epochs", "0", "--per-class", "5", "--model", "smallnet-w8"]
+    run = tmp_path / "erm" / "seed0"
+    cli.main(["train", "digits", "--method", "erm", *options, "--epochs", "2", "--out", str(run)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", "--methods", "erm", "--seeds", "1", *options, "--epochs", "1", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert f"the run in {run} has done 2 epochs, more than the 1 asked for: ask for as many" in capsys.readouterr().err
+    assert not (tmp_path / "compare.json").exists()
 
 
 def test_another_process_in_the_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from multimix import data
 from multimix.cli import main
 from multimix.cli.train import default_name
 from multimix.training import Config, load_run
@@ -136,6 +137,18 @@ def test_interrupt_saves_and_says_how_to_go_on(tmp_path):
     config, _ = load_run(tmp_path / "my run")
     assert config.epochs == 500
     assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == list(range(1, done + 1))
+
+
+def test_interrupt_before_the_first_step_is_no_error(tmp_path, monkeypatch, capsys):
+    def decode_for_long(**options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr(data, "load", decode_for_long)
+    with pytest.raises(SystemExit) as stop:
+        main([*QUICK, "--out", str(tmp_path / "run")])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_default_names_are_safe_for_a_shell():

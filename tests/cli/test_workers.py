@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -122,6 +123,34 @@ def test_a_worker_starts_processes_as_its_parent_does(tmp_path: Path, monkeypatc
 def _work_with(connection: Connection, log: Path, start_method: str) -> None:
     workers.train = _start_method  # type: ignore[assignment]
     workers._work(connection, 1, log, start_method)
+
+
+def _note_process(config: Config, out: Path, **_: object) -> None:
+    out.write_text(str(os.getpid()))
+    if out.name == "bad":
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def _work_on_a_gpu(connection: Connection, threads: int, log: Path, start_method: str) -> None:
+    import torch
+
+    torch.cuda.is_initialized = lambda: True
+    workers.train = _note_process  # type: ignore[assignment]
+    workers._work(connection, threads, log, start_method)
+
+
+def test_a_process_whose_gpu_may_be_unusable_takes_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_work", _work_on_a_gpu)
+    jobs = [Job(recipes.get("digits"), tmp_path / name) for name in ("first", "bad", "next", "last")]
+    failures = run_jobs(
+        jobs, workers=1, threads=1, log=tmp_path / "log.txt", on_progress=lambda *_: None, on_end=lambda *_: None
+    )
+    assert failures == {jobs[1]: "CUDA error: device-side assert triggered"}
+    first, bad, following, last = (job.out.read_text() for job in jobs)
+    assert first == bad != following == last
+    assert not multiprocessing.active_children()
 
 
 def test_runs_may_read_images_with_processes_of_their_own(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_two_epochs_at_once_are_refused_rather_than_mixed_up(photos: FileDataset
         next(first)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_workers_leave_signals_to_the_parent(name: str, photos: FileDataset) -> None:
     batches = loader(photos.subset(torch.arange(14).repeat(20)), batch_size=1, train=True, workers=1)
     found = batches.batches(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -90,6 +91,21 @@ def test_files_are_not_looked_at_when_folders_are_listed(root: Path, monkeypatch
     assert len(image_files(root)) == 7
     assert looked
     assert not [path for path in looked if path.endswith(".png")]
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = root / "train" / "dog" / "more"
+    refused.mkdir()
+    scan = os.scandir
+
+    def failing(place: str) -> object:
+        if os.path.abspath(place) == str(refused):
+            raise OSError(errno.EIO, "Input/output error", place)
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(OSError, match=r"Input/output error: '.*train/dog/more'"):
+        load("imagefolder", root=root)
 
 
 @pytest.mark.parametrize("place", ["train", "test"])

@@ -180,6 +180,24 @@ def test_bad_calls(model, images, labels):
         Daml().setup(model)
 
 
+def test_the_domains_of_the_data_are_checked_through_every_wrapper():
+    for text in ("daml(domains=2)", "either(erm, daml(domains=2))", "soft-targets(daml(domains=2))"):
+        method = parse(text)
+        method.check_extras({"domain": torch.tensor([0, 1])})
+        with pytest.raises(ValueError, match="numbered from 0 to 1 for domains=2, got -1 to 2: set domains"):
+            method.check_extras({"domain": torch.tensor([0, 2, -1])})
+    DenseLoss(Daml(domains=4)).check_extras({"domain": DOMAIN})
+
+
+def test_more_heads_than_domains_train(model, images, labels):
+    method = ready(model, Daml(domains=5))
+    method.check_extras({"domain": DOMAIN})
+    loss = method(model, images, labels, seeded(0), domain=DOMAIN).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in (method.weight, method.bias))
+
+
 def test_learns_what_the_domains_share():
     """The class is the brighter half; the domain is the bright channel. Tested on a mixture of channels never seen."""
 

@@ -241,6 +241,12 @@ def test_the_protocol_carries_the_methods_to_come(model, images, labels) -> None
         (lambda m: MultiMix(math.inf, layer=1), ValueError, "just before the classifier"),
         (lambda m: DenseMultiMix(attention="cam", layer=1)(m, numbered(2), torch.arange(2)), ValueError, "'cam' needs"),
         (lambda m: Either(Erm(), None), TypeError, "must be methods, got Erm and NoneType"),
+        (
+            lambda m: Erm()(m, numbered(2), torch.eye(5, dtype=torch.int64)[:2]),
+            ValueError,
+            "one-hot targets use a float",
+        ),
+        (lambda m: Erm()(m, numbered(2), torch.tensor([0, 9])), ValueError, "class indices must be in .* got values"),
         (lambda m: Either(Erm(), Erm(), p=1.5), ValueError, r"probability in \[0, 1\], got 1.5"),
     ],
 )

@@ -1,5 +1,7 @@
 """SuperMix: one step in float64 with finite differences, teachers whose answer is known, and sets made in advance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from tests.methods.conftest import numbered, seeded
 from torch import Tensor, nn
 
 from multimix import data
-from multimix.data import ArrayDataset, DataSplits
+from multimix.data import ArrayDataset, DataSplits, FileDataset
 from multimix.methods import Erm, SoftTargets, SuperMix, parse
 from multimix.methods.supermix import build_set, optimise_masks
 
@@ -206,6 +208,44 @@ def test_a_set_made_in_advance_is_the_same_after_an_interrupt(tmp_path, splits) 
         assert set(a) == set(b)
         assert all(np.array_equal(a[key], b[key]) for key in a)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.npz", "whole.npz"]
+
+
+def test_a_set_goes_on_with_the_same_data_only(tmp_path, splits) -> None:
+    method, path = SuperMix(Quadrants(), width=4), tmp_path / "set.npz"
+
+    def begin(train: data.Dataset, test: data.Dataset) -> None:
+        def stop(made: int, wanted: int) -> None:
+            raise Interrupt
+
+        build_set(replace(splits, train=train, test=test), method, path, count=50, batch_size=8, progress=stop)
+
+    train, test = splits.train, splits.test
+    others = [ArrayDataset(255 - train.images, train.labels), ArrayDataset(train.images, train.labels.flip(0))]
+    with pytest.raises(Interrupt):
+        begin(train, test)
+    with pytest.raises(Interrupt):
+        begin(ArrayDataset(train.images.clone(), train.labels), test)
+    for other in others:
+        with pytest.raises(ValueError, match="was begun with other values of data: use the same"):
+            begin(other, test)
+    with pytest.raises(ValueError, match="was begun with other values of data: use the same"):
+        begin(train, test.subset(torch.arange(6).flip(0)))
+
+
+def test_a_set_from_files_is_known_by_their_names_and_labels(tmp_path, splits) -> None:
+    """None of the files is there: they are not read to tell them apart."""
+    method, names, labels = SuperMix(Quadrants(), width=4), [f"{k}.png" for k in range(24)], splits.train.labels
+
+    def begin(folder: str, names: list[str], labels: Tensor) -> None:
+        files = FileDataset(folder, names, labels, image_size=8)
+        build_set(replace(splits, train=files), method, tmp_path / "set.npz", count=50, batch_size=8)
+
+    for folder in ("here", "moved"):
+        with pytest.raises(data.UnreadableImageError):
+            begin(folder, names, labels)
+    for other in ((["other.png", *names[1:]], labels), (names, labels.flip(0))):
+        with pytest.raises(ValueError, match="was begun with other values of data: use the same"):
+            begin("here", *other)
 
 
 def test_soft_targets_survive_and_are_trained_on(tmp_path, splits, model) -> None:

@@ -52,6 +52,12 @@ def test_bad_values_are_named(change, message):
         replace(BASE, **change)
 
 
+def test_a_list_of_milestones_is_the_same_configuration():
+    config = replace(BASE, schedule="multistep", milestones=[50, 75])
+    assert config == replace(BASE, schedule="multistep", milestones=(50, 75))
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
 def test_unknown_field_names_the_nearest():
     with pytest.raises(ValueError, match="unknown configuration field 'epoch': did you mean epochs"):
         Config.from_json({"data": "digits", "epoch": 3})

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from multimix import data, evaluation, methods, models
+from multimix.methods import erm
 from multimix.methods.base import Method, MethodOutput
 from multimix.random import make_generator
 from multimix.training import Config, DivergenceError, Interrupted, evaluate_model, load_run, train
@@ -309,6 +310,8 @@ def test_the_step_never_reads_the_device(tmp_path, monkeypatch):
             step(*args)
 
     monkeypatch.setattr(Loop, "_step", watched)
+    # On the CPU it looks at the values; tests/training/test_host_waits.py holds that it does nowhere else.
+    monkeypatch.setattr(erm, "check_targets", lambda *_: None)
     train(replace(CONFIG, epochs=1, average="ema", accumulate=2, clip_norm=1.0), tmp_path / "run")
     assert torch.ops.aten.convolution in seen
     assert not seen & {torch.ops.aten._local_scalar_dense, torch.ops.aten.is_nonzero, torch.ops.aten.equal}
@@ -342,6 +345,84 @@ def test_images_from_files_resume_within_an_epoch(tmp_path):
     same = [(run / "model.safetensors").read_bytes() for run in (whole, tmp_path / "resumed")]
     assert same[0] == same[1]
     assert metrics(whole)[0]["test_top5"] is None
+
+
+@pytest.mark.parametrize(("split", "batch"), [("train", 1), ("val", 3)])
+@pytest.mark.parametrize(("damage", "error"), [("cut", data.UnreadableImageError), ("refused", IsADirectoryError)])
+def test_an_image_that_cannot_be_read_costs_nothing_that_was_done(split, batch, damage, error, tmp_path):
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for place, count in (("train", 6), ("val", 1)):
+        for name in ("one", "two"):
+            (tmp_path / "data" / place / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 256, (110, 110, 3), generator=generator, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(tmp_path / "data" / place / name / f"{number}.png")
+    config = replace(
+        CONFIG, data="imagefolder", data_root=tmp_path / "data", per_class=None, image_size=104, batch_size=4, workers=0
+    )
+    files = sorted((tmp_path / "data" / split).rglob("*.png"))
+    whole = [file.read_bytes() for file in files]
+
+    def break_all(progress):
+        for file in files:
+            if file.is_file() and damage == "cut":
+                file.write_bytes(file.read_bytes()[:1000])
+            elif file.is_file():
+                file.unlink()
+                file.mkdir()
+
+    run = tmp_path / "run"
+    with pytest.raises(error, match=rf"{split}/.*png.*is saved in {run}; resuming it takes a readable file under that"):
+        train(config, run, progress=break_all)
+    saved = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    assert (saved["epoch"], saved["batch"], saved["step"]) == (0, batch, batch)
+    for file, content in zip(files, whole, strict=True):
+        if file.is_dir():
+            file.rmdir()
+        file.write_bytes(content)
+    train(config, run, resume=True)
+    expected = train(config, tmp_path / "whole")
+    assert (run / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_before_the_first_step_ends_at_once(name, tmp_path, monkeypatch):
+    load, handler = data.load, signal.getsignal(signal.SIGTERM)
+    # Whoever runs the tests in the background may have made its children ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def decode_for_long(**options):
+        os.kill(os.getpid(), getattr(signal, name))
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr(data, "load", decode_for_long)
+    try:
+        with pytest.raises(KeyboardInterrupt) as stop:
+            train(CONFIG, tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not isinstance(stop.value, Interrupted)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    monkeypatch.setattr(data, "load", load)
+    train(replace(CONFIG, epochs=1), tmp_path / "run")
+
+
+def test_domains_that_a_method_has_no_head_for_are_refused_before_the_run_begins(tmp_path, monkeypatch):
+    """On a GPU, a step does not look at them."""
+    monkeypatch.setattr(methods.Daml, "forward", None)
+    load = data.load
+
+    def with_domains(**options):
+        splits = load(**options)
+        labels = splits.train.labels
+        return replace(splits, train=data.ArrayDataset(splits.train.images, labels, extras={"domain": labels % 3}))
+
+    monkeypatch.setattr(data, "load", with_domains)
+    with pytest.raises(ValueError, match="numbered from 0 to 1 for domains=2, got 0 to 2: set domains to the number"):
+        train(replace(CONFIG, method="either(erm, daml(domains=2))"), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_same_seed_same_weights_and_the_first_batch_is_the_same_for_all_methods(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from tests.training.conftest import read_metrics
 
-from multimix.training import Config, RunDirectory, train
+from multimix.training import Config, RunDirectory, load_run, train
 
 # Half-and-half regime (host and device draws), augmentation, a validation split, an average, micro-batches; a
 # checkpoint after every step.
@@ -242,8 +243,59 @@ def test_more_epochs_continue_a_finished_run_as_if_planned(uninterrupted, tmp_pa
     train(CONFIG, run, resume=True)
     assert same_weights(run, uninterrupted)
     assert json.loads((run / "config.json").read_text())["epochs"] == 3
-    with pytest.raises(ValueError, match="has done 3 epochs, more than the 2 asked for"):
-        train(replace(CONFIG, epochs=2), replaced_result(run), resume=True)
+    for longer in (run, replaced_result(run)):
+        with pytest.raises(ValueError, match="has done 3 epochs, more than the 2 asked for"):
+            train(replace(CONFIG, epochs=2), longer, resume=True)
+
+
+def has_weights_of_its_checkpoints(run: Path) -> bool:
+    """Whether what is loaded is what the checkpoints hold, and its epoch as far as the metrics go."""
+    for which in ("last", "best"):
+        held = torch.load(run / "checkpoints" / f"{which}.pt", weights_only=True)["average"]["model"]
+        _, model = load_run(run, which=which)
+        if not all(torch.equal(held[name], value) for name, value in model.state_dict().items()):
+            return False
+    return True
+
+
+def test_a_run_that_is_extended_gives_its_newest_weights(tmp_path):
+    run = train(replace(CONFIG, epochs=2), tmp_path / "run")
+
+    def stop(progress):
+        if progress.metrics is not None:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(replace(CONFIG, epochs=4), run, resume=True, progress=stop)
+    assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["epoch"] == 3
+    assert has_weights_of_its_checkpoints(run)
+
+
+def test_a_run_that_is_extended_has_weights_at_every_moment(run_training, tmp_path):
+    run = train(replace(CONFIG, epochs=2), tmp_path / "run")
+    for number in range(1, 9):
+        copy = shutil.copytree(run, tmp_path / f"{number}")
+        assert run_training(CONFIG, copy, resume=True, kill_at_call=number).code == -9
+        assert not (copy / "result.json").exists()
+        assert has_weights_of_its_checkpoints(copy)
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_weights_without_a_whole_checkpoint_are_kept_until_the_end(which, tmp_path):
+    run = train(replace(CONFIG, epochs=2), tmp_path / "run")
+    checkpoint, weights = run / "checkpoints" / f"{which}.pt", RunDirectory(run).weights(which)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    before = weights.read_bytes()
+    seen = []
+
+    def look(progress):
+        if progress.metrics is None and not seen:
+            seen.append(weights.read_bytes())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train(CONFIG, run, resume=True, progress=look)
+    assert seen == [before]
 
 
 def replaced_result(run: Path) -> Path:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from .. import methods
+from ..benchmarking.methods import expand
 from ..reports.evaluated import default_device, load_splits
 from ..reports.plan import Plan, read_plan
 from ..training import Config, RunDirectory
@@ -110,11 +112,6 @@ def _is_finished(job: Job) -> bool:
     if run.config.is_file() and run.begun:
         stored, _ = run.read_config()
         refuse_changes(stored, job.config, job.out)
-        if run.result.is_file() and stored.epochs > job.config.epochs:
-            raise ValueError(
-                f"the run in {job.out} is for {stored.epochs} epochs, not {job.config.epochs}: ask for as many, "
-                "or choose another folder with --out"
-            )
     return run.is_finished(job.config)
 
 
@@ -134,7 +131,12 @@ def _check_setting(config: Config, chosen: Sequence[str]) -> None:
         wanted = wanted_extras(dataclasses.replace(config, method=text), method, extras)
         try:
             method.setup(model)
-            method(model, images, targets, torch.Generator(), **wanted)
+            method.check_extras(splits.train.extras)
+            # Which of several methods a single step takes is left to chance.
+            for _, part in expand(method):
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "n=math.inf is inaccurate")  # for these few images
+                    part(model, images, targets, torch.Generator(), **{name: wanted[name] for name in part.needs})
         except (ValueError, TypeError) as error:
             raise ValueError(f"{text} cannot be trained here: {error}") from None
 

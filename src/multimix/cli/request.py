@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+import torch.distributed as dist
+
 from .. import methods
 from ..reports.plan import Plan, folder_name
 from ..training import Config
@@ -71,8 +73,8 @@ def read_request(
         recipe: what is trained when none is named.
 
     Raises:
-        ValueError: an unknown recipe, option or method, --method, a method that is named twice, none at all, or a
-            number that is not positive.
+        ValueError: an unknown recipe, option or method, --method, a method that is named twice, none at all, a number
+            that is not positive, or several devices for a run.
         NotADirectoryError: --out is a file.
     """
     from .. import recipes
@@ -87,6 +89,7 @@ def read_request(
         raise ValueError(
             f"{command} takes a list of methods: --methods {baseline}{options.config.method} instead of --method"
         )
+    _refuse_several_processes(command, options.config)
     for name in ("seeds", "jobs"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -103,6 +106,17 @@ def read_request(
         folder=folder,
         command=shlex.join(["multimix", command, *argv]),
     )
+
+
+def _refuse_several_processes(command: str, config: Config) -> None:
+    """A run here is trained by a worker, which has no command line of its own that could be started once more."""
+    launched = dist.is_available() and dist.is_torchelastic_launched()
+    if launched or config.devices > 1 or config.nodes > 1:
+        got = "torchrun" if launched else f"--devices {config.devices} --nodes {config.nodes}"
+        raise ValueError(
+            f"{command} trains each run in one process, got {got}: leave that out, or train on several devices with "
+            "multimix train, one run at a time"
+        )
 
 
 def checked_methods(chosen: Sequence[str]) -> list[str]:

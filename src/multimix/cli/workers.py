@@ -91,6 +91,9 @@ def run_jobs(
                 if kind == "died":
                     crew.remove(worker)
                     worker.connection.close()
+                    # The next run needs the memory of the GPU that this one still holds.
+                    worker.process.join(_PATIENCE)
+                    worker.process.kill()
                 if worker.job is not None:
                     if content is not None:
                         failures[worker.job] = content
@@ -192,4 +195,8 @@ def _work(connection: Connection, threads: int, log: Path, start_method: str) ->
         except Exception as error:
             print(f"{config.method}, seed {config.seed}:", file=sys.stderr)
             traceback.print_exc()
-            connection.send(("end", one_line(error)))
+            # A failed assertion on a GPU makes it unusable for this process, and every run after it would fail too.
+            last = torch.cuda.is_initialized()
+            connection.send(("died" if last else "end", one_line(error)))
+            if last:
+                return

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -88,6 +89,7 @@ def image_files(folder: Path) -> list[str]:
 
     Raises:
         ValueError: a link that leads back to a folder that it lies in, as its images would be found again and again.
+        OSError: the machine refuses to read a folder.
     """
     found = []
     for where, files in sorted(_walk(folder)):
@@ -103,10 +105,15 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
     top = os.path.abspath(folder)
     if os.path.islink(top):
         _require_no_loop(os.path.dirname(top), [os.path.basename(top)])
-    for where, folders, files in os.walk(folder, followlinks=True):
+    for where, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         if links := [name for name in folders if os.path.islink(os.path.join(where, name))]:
             _require_no_loop(os.path.abspath(where), links)
         yield where, files
+
+
+def _refuse(error: OSError) -> NoReturn:
+    """Without this, `os.walk` leaves out a folder that cannot be read, and all of its images."""
+    raise error
 
 
 def _require_no_loop(where: str, links: Sequence[str]) -> None:
@@ -133,6 +140,7 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
         FileNotFoundError: `folder` is missing, or holds no class folder.
         ValueError: a class folder without images, that is not in `classes`, or whose name is not UTF-8; a link that
             leads back.
+        OSError: the machine refuses to read a folder.
     """
     present = class_folders(folder)
     classes = present if classes is None else classes

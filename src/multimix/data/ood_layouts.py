@@ -42,7 +42,10 @@ def _folder(folder: Path, name: str, download: bool) -> Listing:
 
 
 def _in_classes(folder: Path) -> list[str]:
-    """The images of a folder and of the class folders in it: what lies deeper belongs to another set kept there."""
+    """The images of a folder and of the class folders in it: what lies deeper belongs to another set kept there. None
+    where the folder is yet to be made."""
+    if not folder.is_dir():
+        return []
     return [file for file in image_files(folder) if len(Path(file).parts) <= 2]
 
 

@@ -228,9 +228,11 @@ def _as_is(batch: Any) -> Any:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal, and a scheduler's SIGTERM every process of the job; the parent
-    finishes its step, which still needs images, saves, and ends its workers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C and the end of a terminal (SIGHUP) reach every process of it, and a scheduler's SIGTERM every process of
+    the job; the parent finishes its step, which still needs images, saves, and ends its workers itself."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     # Without sigwaitinfo (macOS, Windows) nobody can tell the parent's SIGTERM from others.
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -15,6 +15,7 @@ What the protocol carries, and how:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -66,6 +67,16 @@ class Method(nn.Module):
         Initial weights follow `torch.initial_seed()`, which is the same on every rank of a run, and leave the global
         generator alone: `with random.initialising(random.make_generator(torch.initial_seed(), "name")): ...`
         """
+
+    def check_extras(self, extras: Mapping[str, Tensor]) -> None:
+        """Called once before training with the further tensors (N, ...) of the whole training set, on the host.
+
+        Raises:
+            ValueError: a value that the method cannot train on. In a step, looking at values would stall a GPU.
+        """
+        for part in self.children():
+            if isinstance(part, Method):
+                part.check_extras(extras)
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,7 +34,8 @@ class Daml(Mixer):
     Args:
         own, other: Dirichlet concentrations.
         layer: None: the features of the last stage, as published. k: the output of stage k, 0 being the input.
-        domains: the number of source domains; the extra `domain` of every example is one of 0 .. domains - 1.
+        domains: the number of source domains; the extra `domain` of every example is one of 0 .. domains - 1. More than
+            the data have does no harm: a head without a domain learns from mixtures alone.
         mixing, distillation: weights of the terms.
         temperature: T.
 
@@ -76,6 +78,10 @@ class Daml(Mixer):
         weight = model.classifier.weight
         self.weight = nn.Parameter(weight.new_zeros(self.domains, *weight.shape))
         self.bias = nn.Parameter(weight.new_zeros(self.domains, len(weight)))
+
+    def check_extras(self, extras: Mapping[str, Tensor]) -> None:
+        if "domain" in extras:
+            self._check_range(extras["domain"])
 
     def forward(
         self,
@@ -162,12 +168,17 @@ class Daml(Mixer):
         if domain is None or domain.shape != (b,) or domain.is_floating_point():
             got = "none" if domain is None else f"{domain.dtype} of shape {tuple(domain.shape)}"
             raise ValueError(f"domain must hold one whole number for each of the {b} images, got {got}")
-        if domain.device.type == "cpu" and (int(domain.min()) < 0 or int(domain.max()) >= self.domains):
-            raise ValueError(
-                f"domains must be numbered from 0 to {self.domains - 1} for domains={self.domains}, got "
-                f"{int(domain.min())} to {int(domain.max())}: set domains to the number of source domains"
-            )
+        if domain.device.type == "cpu":
+            self._check_range(domain)
         return domain.long()
+
+    def _check_range(self, domain: Tensor) -> None:
+        low, high = int(domain.min()), int(domain.max())
+        if low < 0 or high >= self.domains:
+            raise ValueError(
+                f"domains must be numbered from 0 to {self.domains - 1} for domains={self.domains}, got {low} to "
+                f"{high}: set domains to the number of source domains"
+            )
 
 
 def _choose(heads_BDC: Tensor, domain: Tensor) -> Tensor:

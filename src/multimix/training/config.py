@@ -127,6 +127,8 @@ class Config:
     """Write TensorBoard files beside metrics.jsonl."""
 
     def __post_init__(self) -> None:
+        # As it comes back from JSON: a list here would be another configuration on resume.
+        object.__setattr__(self, "milestones", tuple(self.milestones))
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
@@ -185,8 +187,6 @@ class Config:
         values = dict(fields)
         if values.get("data_root") is not None:
             values["data_root"] = Path(values["data_root"])
-        if "milestones" in values:
-            values["milestones"] = tuple(values["milestones"])
         return cls(**values)
 
 

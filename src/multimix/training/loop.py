@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..data import UnreadableImageError
 from ..random import derive_seed, make_generator
 from .checkpoint import save_checkpoint, save_latest
 from .config import Config
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 
-    from ..data import Loader
+    from ..data import Batch, Loader
 
 __all__ = ["DivergenceError", "Loop"]
 
@@ -67,6 +68,7 @@ class Loop:
         Raises:
             Interrupted: a signal arrived; the state is saved.
             DivergenceError: the loss or the weights are not finite.
+            UnreadableImageError, OSError: an image cannot be read; with one process, the state is saved.
         """
         while self.state.epoch < self.config.epochs:
             totals = self.train_epoch()
@@ -83,7 +85,7 @@ class Loop:
         """
         state = self.state
         self.module.train()
-        for batch in self.loaders["train"].batches(state.epoch, start=state.batch):
+        for batch in self._batches("train", state.epoch, start=state.batch):
             self._step(batch.images, batch.targets, batch.extras)
             state.train_seconds += self._tick()
             self._heed(*self.ranks.agree(*self._signals()))
@@ -91,6 +93,19 @@ class Loop:
         totals = self._finite_totals()
         state.train_seconds += self._tick()
         return totals
+
+    def _batches(self, split: str, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of a loader; where an image cannot be read, one process alone saves what has been done so far."""
+        try:
+            yield from self.loaders[split].batches(epoch, start=start)
+        except (OSError, UnreadableImageError) as error:
+            if self.ranks.size > 1:
+                raise  # the others wait for this one in their step, and could not save
+            self._save()
+            raise type(error)(
+                f"{error}. The run is saved in {self.run.path}; resuming it takes a readable file under that name, "
+                "since without this image the data would be others"
+            ) from error
 
     def _step(self, images: Tensor, targets: Tensor, extras: Mapping[str, Tensor]) -> None:
         config, state, rank = self.config, self.state, self.ranks.rank
@@ -158,7 +173,7 @@ class Loop:
 
     def _images_of(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         like = next(self.state.evaluated.parameters())
-        for batch in self.loaders[split].batches(0):
+        for batch in self._batches(split, 0):
             if self.stop.received and self.ranks.size == 1:
                 # Evaluation of a large set takes minutes; it is done again after a resume.
                 self._save()
@@ -200,7 +215,7 @@ class Loop:
         if self.ranks.rank == 0:
             # A kill between the two leaves a best.pt that the resumed run would write again just so.
             if best:
-                save_checkpoint(self.run.best_checkpoint, checkpoint)
+                save_checkpoint(self.run.checkpoint("best"), checkpoint)
             save_latest(self.run.checkpoints, checkpoint)
         self.saved_at = time.perf_counter()
         self.state.other_seconds += self._tick()

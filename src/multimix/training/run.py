@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from .checkpoint import CheckpointError, load_checkpoint
 from .config import Config
 from .devices import Ranks, connect
 from .files import write_json
-from .interrupt import listening
+from .interrupt import as_ctrl_c, listening
 from .loop import Loop
 from .meters import Meters
 from .optimizers import make_optimizer, warn_of_unreached
@@ -61,7 +61,8 @@ def train(
         ValueError: a value of `config` cannot be used, or is not the one the run in `out` began with, or its
             checkpoints are damaged.
         DivergenceError: the loss is not finite (a ValueError; the last good checkpoint is kept).
-        Interrupted: SIGINT or SIGTERM arrived, and everything has been saved (a KeyboardInterrupt).
+        Interrupted: SIGINT, SIGTERM or SIGHUP arrived, and everything has been saved (a KeyboardInterrupt).
+        KeyboardInterrupt: it arrived before the first step, and there is nothing new to save.
     """
     from .. import methods
 
@@ -74,7 +75,7 @@ def train(
     ranks = Ranks(fabric)
     with ExitStack() as stack:
         stack.enter_context(borrowed_global_state(deterministic=config.deterministic))
-        stop = stack.enter_context(listening())
+        stack.enter_context(as_ctrl_c())
         if resume and _on_first(ranks, lambda: run.is_finished(config)):
             return run.path
         saved = _on_first(ranks, lambda: stack.enter_context(run.opened(config, resume=resume)))
@@ -88,6 +89,7 @@ def train(
             model = model.to(memory_format=torch.channels_last)
         torch.manual_seed(derive_seed(config.seed, "method"))
         method.setup(model)
+        method.check_extras(splits.train.extras)
         step = TrainingStep(model, method)
         optimizer = make_optimizer(step, config, device=fabric.device)
         module, fabric_optimizer = fabric.setup(step, optimizer)
@@ -97,6 +99,8 @@ def train(
             state.restore(saved, ranks)
         if config.compile:
             stack.enter_context(compiled_stages(step, config))
+        # Not before: a download or decoding would go on for minutes with nothing to save at their end.
+        stop = stack.enter_context(listening())
         if ranks.rank == 0:
             warn_of_unreached(config)
             _begin(run, config, _data_info(splits, model), state, environment(fabric.device, ranks.size))
@@ -173,10 +177,21 @@ def _begin(
             )
     run.checkpoints.mkdir(exist_ok=True)
     run.result.unlink(missing_ok=True)
+    _give_up_exported(run)
     write_json(run.environment, about)
     run.write_metrics(state.history)
     # Last: a directory with a config.json is a run.
     run.write_config(config, data_info)
+
+
+def _give_up_exported(run: RunDirectory) -> None:
+    """Remove the weights of a run that had finished: they are read before the checkpoints, which will be newer."""
+    for which in ("last", "best"):
+        if run.weights(which).exists():
+            # Whatever reads weights falls back to the checkpoint, so it must be there, and whole.
+            with suppress(FileNotFoundError, CheckpointError):
+                load_checkpoint(run.checkpoint(which))
+                run.weights(which).unlink()
 
 
 def _finish(run: RunDirectory, state: TrainingState) -> None:
@@ -184,7 +199,7 @@ def _finish(run: RunDirectory, state: TrainingState) -> None:
     save_weights(run.weights("last"), state.evaluated.state_dict())
     best = best_record(state.history)
     try:
-        checkpoint = load_checkpoint(run.best_checkpoint)
+        checkpoint = load_checkpoint(run.checkpoint("best"))
         best = json.loads(checkpoint["history"])[-1]
         save_weights(run.weights("best"), model_weights(checkpoint))
     except (FileNotFoundError, CheckpointError) as error:

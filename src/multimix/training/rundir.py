@@ -50,9 +50,9 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    @property
-    def best_checkpoint(self) -> Path:
-        return self.checkpoints / "best.pt"
+    def checkpoint(self, which: str) -> Path:
+        """The checkpoint of the "last" or "best" epoch."""
+        return self.checkpoints / f"{which}.pt"
 
     @property
     def tensorboard(self) -> Path:
@@ -66,13 +66,14 @@ class RunDirectory:
         """Whether a run of this configuration has ended here.
 
         Raises:
-            ValueError: the run here is of another configuration, or its files are damaged.
+            ValueError: the run here is of another configuration or longer, or its files are damaged.
         """
         if not self.result.is_file():
             return False
         stored, _ = self.read_config()
         refuse_changes(stored, config, self.path)
-        return stored.epochs >= config.epochs
+        self._refuse_longer(stored.epochs, config)
+        return stored.epochs == config.epochs
 
     @property
     def begun(self) -> bool:
@@ -171,12 +172,16 @@ class RunDirectory:
                 f"{self.path} holds results of {self._epochs()} epochs but no checkpoint to go on from: put its "
                 f"{self.checkpoints.name} folder back, or start anew in another directory with --out"
             )
-        if state is not None and state["epoch"] > config.epochs:
-            raise ValueError(
-                f"the run in {self.path} has done {state['epoch']} epochs, more than the {config.epochs} asked for: "
-                "raise epochs, or choose another directory"
-            )
+        if state is not None:
+            self._refuse_longer(state["epoch"], config)
         return state
+
+    def _refuse_longer(self, done: int, config: Config) -> None:
+        if done > config.epochs:
+            raise ValueError(
+                f"the run in {self.path} has done {done} epochs, more than the {config.epochs} asked for: "
+                "ask for as many, or choose another directory with --out"
+            )
 
 
 def refuse_changes(stored: Config, config: Config, where: Path) -> None:

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,10 +139,31 @@ def _parts_folder(path: Path, identity: dict[str, Any]) -> Path:
 def _identity(data: DataSplits, method: SuperMix) -> dict[str, Any]:
     """What decides the mixtures, besides the arguments of `build_set`."""
     options = {name: getattr(method, name) for name in ("k", "alpha", "width", "lambda_s", "max_iter", "sigma")}
-    digest = hashlib.blake2b(digest_size=16)
-    for tensor in method.teacher.on("cpu").state_dict().values():
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return {**options, "teacher": digest.hexdigest(), "data": repr(data), "class_names": list(data.class_names)}
+    return {
+        **options,
+        "teacher": _digest(method.teacher.on("cpu").state_dict().values()),
+        "data": {"train": _contents(data.train), "test": _contents(data.test), "image_size": data.image_size},
+        "class_names": list(data.class_names),
+    }
+
+
+def _contents(dataset: Dataset) -> str:
+    """A digest of the labels with the images, or with their names where they are in files: reading those may take
+    hours, and a folder may be moved."""
+    from ...data import ArrayDataset
+
+    if isinstance(dataset, ArrayDataset):
+        return _digest([dataset.labels, dataset.images])
+    names = "\0".join(dataset.name(index) for index in range(len(dataset)))
+    return _digest([dataset.labels], os.fsencode(names))
+
+
+def _digest(tensors: Iterable[Tensor], further: bytes = b"") -> str:
+    digest = hashlib.blake2b(further, digest_size=16)
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _batches(
