@@ -153,7 +153,7 @@ def group_runs(runs: Iterable[Run], order: Sequence[str] = ()) -> list[Group]:
         Group(_label(method, setting), method, setting, dict(sorted(members.items())))
         for (method, setting), members in groups.items()
     ]
-    rank = {method: position for position, method in enumerate(order or ["erm"])}
+    rank = {method: position for position, method in enumerate(dict.fromkeys(order or ["erm"]))}
     return sorted(made, key=lambda group: rank.get(group.method, len(rank)))
 
 
