@@ -79,10 +79,7 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
 
 
 def check_predictions(scores: Tensor, labels: Tensor, name: str = "logits") -> Tensor:
-    """The labels as int64, or one clear error when `scores` (N, c) and `labels` (N,) do not belong together.
-
-    Narrower integers overflow where they are multiplied, and losses do not take them.
-    """
+    """The labels as int64, or one clear error when `scores` (N, c) and `labels` (N,) do not belong together."""
     if scores.ndim != 2 or scores.shape[0] == 0 or scores.shape[1] == 0:
         raise ValueError(f"{name} must have shape (N, c) with N >= 1 and c >= 1, got {tuple(scores.shape)}")
     if labels.shape != scores.shape[:1]:
@@ -90,8 +87,7 @@ def check_predictions(scores: Tensor, labels: Tensor, name: str = "logits") -> T
             f"labels must have shape ({scores.shape[0]},) to fit {name} {tuple(scores.shape)}, "
             f"got {tuple(labels.shape)}"
         )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be class indices of an integer type, got {labels.dtype}")
+    labels = class_indices(labels)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= scores.shape[1]:
         raise ValueError(f"labels must lie in [0, {scores.shape[1]}), as {name} have columns, got {low} to {high}")
@@ -101,4 +97,14 @@ def check_predictions(scores: Tensor, labels: Tensor, name: str = "logits") -> T
             f"{name} must be numbers, got NaN for {damaged} of {len(scores)} examples: check the images and the "
             "model's weights"
         )
+    return labels
+
+
+def class_indices(labels: Tensor) -> Tensor:
+    """Labels of any integer type as int64, or a TypeError.
+
+    Narrower ones overflow where they are multiplied, bytes are taken for a mask, and losses take neither.
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be class indices of an integer type, got {labels.dtype}")
     return labels.long()

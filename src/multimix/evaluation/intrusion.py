@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .classification import class_indices
+
 _ENTRIES = 2**24
 """Distances held at a time."""
 
@@ -104,12 +106,10 @@ def _check(mixed: Tensor, targets: Tensor, embeddings: Tensor, labels: Tensor) -
         )
     if labels.shape != embeddings.shape[:1]:
         raise ValueError(f"labels must have shape ({len(embeddings)},), got {tuple(labels.shape)}")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be class indices of an integer type, got {labels.dtype}")
+    labels = class_indices(labels)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= targets.shape[1]:
         raise ValueError(
             f"labels must be class indices below c = {targets.shape[1]}, the width of targets, got {low} to {high}"
         )
-    # As bytes they would be taken for a mask.
-    return labels.long()
+    return labels

@@ -39,17 +39,16 @@ def measure_speed(configs: Mapping[str, Config], *, device: Device) -> tuple[dic
     Returns:
         The speed of each, and a sentence that says how it was measured.
     """
-    whole = all(config == one_pass(config) for config in configs.values())
-    configs = {name: one_pass(config) for name, config in configs.items()}
-    measured = {name: steps_of(config, device) for name, config in configs.items()}
+    passes = {name: one_pass(config) for name, config in configs.items()}
+    measured = {name: steps_of(config, device) for name, config in passes.items()}
     expected, block = expected_times(measured, rounds=ROUNDS, device=device, seconds=SECONDS)
     rounds = len(next(iter(expected.values())))
     speeds = {}
-    for name, config in configs.items():
+    for name, config in passes.items():
         relative = None if BASELINE not in expected else median_ratio(expected[BASELINE], expected[name])
         speeds[name] = Speed(config.batch_size / statistics.median(expected[name]), relative)
     threads = torch.get_num_threads()
-    batch = "batch" if whole else "micro-batch"
+    batch = "batch" if passes == configs else "micro-batch"
     where = "one GPU" if device == "cuda" else f"{threads} CPU thread{'s' if threads > 1 else ''}"
     how = (
         f"Speed is of whole training steps on one real {batch} without data loading, in one process on {where} after "

@@ -179,7 +179,7 @@ def weights_file(path: Path, which: Which) -> Path:
         FileNotFoundError: there is none.
     """
     run = RunDirectory(path)
-    exported, checkpoint = run.weights(which), run.checkpoints / f"{which}.pt"
+    exported, checkpoint = run.weights(which), run.checkpoint(which)
     for file in (exported, checkpoint):
         if file.is_file():
             return file

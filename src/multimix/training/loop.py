@@ -231,7 +231,7 @@ class Loop:
         return totals
 
     def _diverged(self, what: str) -> DivergenceError:
-        last = self.run.checkpoints / "last.pt"
+        last = self.run.checkpoint("last")
         kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been written yet"
         return DivergenceError(
             f"training diverged in epoch {self.state.epoch + 1}: {what}; {kept}. "

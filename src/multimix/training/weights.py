@@ -76,7 +76,7 @@ def _read_weights(run: RunDirectory, which: str) -> dict[str, Tensor]:
             raise ValueError(f"{path} is damaged: {error}") from error
         return loaded
     try:
-        state: dict[str, Any] = load_checkpoint(run.checkpoints / f"{which}.pt")
+        state: dict[str, Any] = load_checkpoint(run.checkpoint(which))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{run.path} has no {which} weights yet: neither {path.name} nor checkpoints/{which}.pt"

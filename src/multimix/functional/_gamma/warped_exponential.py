@@ -35,7 +35,7 @@ FIT = ((0.5172, 0.3024, 0.0804), (0.0007, -0.1117, 0.0811), (1.5169, 0.1907, -0.
 HIGH = 1.0068
 
 # R(E) / HIGH is at least SURE for E < CUT, and at most 1 for E <= CUT + LONGEST: the tests look. What is beyond, one
-# variate in 10^12, is taken to be there.
+# variate in 10^12, is drawn below it.
 CUT, SURE, LONGEST = 7.0, 0.9876, 22.0
 
 _BEYOND = math.exp(-CUT)
