@@ -10,6 +10,7 @@ Needs torch alone; `multimix.training`, `multimix.data` and `multimix.evaluation
 from . import functional, methods, models, random
 from ._version import __version__
 from .criteria import DenseMultiMix, Metrix, MMix, MultiMix
+from .distributed import gather
 from .functional import SMALL_ALPHA
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "MultiMix",
     "__version__",
     "functional",
+    "gather",
     "methods",
     "models",
     "random",

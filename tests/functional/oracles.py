@@ -62,6 +62,8 @@ def loss_loop(logits: Tensor, targets: Tensor, lam: Tensor, weight: Tensor | Non
         terms = [cross_entropy(combine(row, y), combine(row, z)) for row in rows]
         sums.append(sum(w * term for w, term in zip(s, terms, strict=True)))
         totals.append(sum(s))
+    if normalize == "none":
+        return sum(sums)
     if normalize == "global":
         return sum(sums) / sum(totals) if sum(totals) else 0.0
     present = [a / b for a, b in zip(sums, totals, strict=True) if b]
@@ -110,6 +112,8 @@ def direct_loss(mixed_logits: Tensor, mixed_targets: Tensor, weight: Tensor | No
         mixed_logits.reshape(-1, c), mixed_targets.reshape(-1, c), reduction="none"
     ).view(r, n)
     weight = torch.ones_like(terms) if weight is None else weight
+    if normalize == "none":
+        return (weight * terms).sum()
     if normalize == "global":
         return (weight * terms).sum() / weight.sum()
     return ((weight * terms).sum(1) / weight.sum(1)).mean()

@@ -203,6 +203,17 @@ def test_gradients_of_attended_weights() -> None:
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("r", [4, 49, 196])
+def test_half_precision_weights_are_attended_in_float32(dtype, r) -> None:
+    lam, a = simplex(r, 5, 7, seed=0).to(dtype), simplex(7, r, seed=1).to(dtype)
+    lam_hat, s = attend(lam, a)
+    expected, weight = attend(lam.double(), a.double())
+    assert lam_hat.dtype == s.dtype == torch.float32
+    assert torch.allclose(lam_hat.double(), expected, atol=1e-6)
+    assert torch.allclose(s.double(), weight, rtol=1e-6)
+
+
 def test_attend_leaves_its_inputs_alone() -> None:
     lam, a = simplex(5, 4, 3, seed=0).transpose(0, 2), simplex(5, 3, seed=1)
     copies = lam.clone(), a.clone()

@@ -85,8 +85,8 @@ def attend(lam: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         lam_hat (r, n, b), the columns of M-hat (11) as rows, and s (r, n), the l1 norms of the columns of M (10),
-        which weight the loss (14). Where s is 0, or so small that its reciprocal nearly overflows (1e-35 in float32),
-        both are 0.
+        which weight the loss (14), both in float32 or better. Where s is 0, or so small that its reciprocal nearly
+        overflows (1e-35 in float32), both are 0.
 
     >>> lam = torch.tensor([[[0.5, 0.5]]])
     >>> lam_hat, s = attend(lam, torch.tensor([[0.1], [0.3]]))
@@ -95,6 +95,7 @@ def attend(lam: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """
     if lam.ndim != 3 or a.ndim != 2 or a.shape != (lam.shape[2], lam.shape[0]):
         raise ValueError(f"lam must be (r, n, b) and a (b, r), got {tuple(lam.shape)} and {tuple(a.shape)}")
+    lam = lam.to(mixing_dtype(lam.dtype))  # sums of 1/r are next to nothing in float16
     M = lam * a.mT[:, None, :].to(lam.dtype)
     s = counted(M.sum(-1))
     return torch.where(s[..., None] > 0, M / or_one(s)[..., None], 0), s

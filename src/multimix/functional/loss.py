@@ -31,7 +31,8 @@ def mixed_cross_entropy(
         lam: interpolation weights (n, b), or (*, n, b).
         weight: s of (14), (n,) or (*, n), non-negative; None weighs all equally.
         normalize: "position": (14), the weighted mean over n, for each position, then the mean over the positions
-            that have any weight; "global": one weighted mean over all positions and mixtures.
+            that have any weight; "global": one weighted mean over all positions and mixtures; "none": the weighted
+            sum, for whoever divides by a total over several devices or micro-batches.
         implementation: "fused" never holds mixed embeddings or targets, and accumulates the gradients in the forward;
             "reference" is the equation written down; "auto" chooses fused, or the reference when the targets
             need a gradient, for forward-mode derivatives and under transforms of torch.func.
@@ -50,7 +51,7 @@ def mixed_cross_entropy(
     >>> bool(mixed_cross_entropy(logits, labels, one_hot).isclose(torch.nn.functional.cross_entropy(logits, labels)))
     True
     """
-    check_choice("normalize", normalize, ("position", "global"))
+    check_choice("normalize", normalize, ("position", "global", "none"))
     check_choice("implementation", implementation, ("auto", "fused", "reference"))
     _check(logits, targets, lam, weight)
     logits, lam = logits[None].flatten(0, -3), lam[None].flatten(0, -3)
@@ -78,8 +79,10 @@ def normalized_weights(lam: Tensor, weight: Tensor | None, normalize: str) -> Te
     """Weights (r, n) such that the loss is the weighted sum of all r n cross entropies."""
     if weight is None:
         r, n, _ = lam.shape
-        return lam.new_full((r, n), 1 / max(1, r * n))
+        return lam.new_full((r, n), 1 if normalize == "none" else 1 / max(1, r * n))
     weight = weight.to(lam.dtype)
+    if normalize == "none":
+        return weight
     if normalize == "global":
         return weight / or_one(weight.sum())
     total = weight.sum(1, keepdim=True)

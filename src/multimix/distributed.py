@@ -1,0 +1,59 @@
+"""The examples of all devices as one mini-batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from . import random
+
+
+@random.eager
+def gather(examples: Tensor) -> Tensor:
+    """The examples of all processes, in the order of their ranks, so that mixtures are of all of them.
+
+    Gradients go back to the process that each example is from: with every process taking its own loss of all examples,
+    and the gradients averaged as DistributedDataParallel does, the gradient is that of the mean of these losses. With
+    one process, or none initialised, the examples themselves.
+
+    Args:
+        examples: (b, ...): clean logits (the least to send), embeddings, features, attention or targets. `b` may differ
+            between processes, the rest may not.
+
+    Every process must call it, and as often, or the others wait for ever; the gradient may be taken once.
+
+    >>> from multimix import MultiMix
+    >>> embeddings, labels, head = torch.randn(8, 16), torch.arange(8), torch.nn.Linear(16, 10)
+    >>> loss = MultiMix().from_logits(gather(head(embeddings)), gather(labels))
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return examples
+    if examples.ndim == 0:
+        raise ValueError("examples must be (b, ...), got a scalar")
+    gathered: Tensor = _Gather.apply(examples)
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, examples: Tensor) -> Tensor:
+        sizes = [torch.zeros((), dtype=torch.long, device=examples.device) for _ in range(dist.get_world_size())]
+        dist.all_gather(sizes, torch.tensor(len(examples), device=examples.device))
+        counts = torch.stack(sizes).tolist()
+        # Collectives take equal shapes.
+        padded = examples.new_zeros(max(counts), *examples.shape[1:])
+        padded[: len(examples)] = examples
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        ctx.start, ctx.count = sum(counts[: dist.get_rank()]), len(examples)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[ctx.start : ctx.start + ctx.count]

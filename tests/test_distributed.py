@@ -1,0 +1,78 @@
+"""Mixtures of the examples of all devices, against one process that has them all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.functional.oracles import make_targets, normal, rng, simplex
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import multimix as mm
+
+OF_RANK = slice(0, 3), slice(3, 8)
+"""The examples of either process: not as many."""
+
+
+class Step(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+        for k, parameter in enumerate(self.parameters()):
+            parameter.data = normal(*parameter.shape, seed=k).float()
+        self.plain = mm.MultiMix(n=float("inf"), alpha=10.0)
+        self.dense = mm.DenseMultiMix(n=float("inf"), alpha=10.0)
+
+    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        features, labels = mm.gather(self.encoder(tokens)), mm.gather(labels)
+        by_logits = self.plain.from_logits(mm.gather(self.head(self.encoder(tokens).mean(1))), labels)
+        return by_logits + self.dense(features, labels, self.head)
+
+
+def examples() -> tuple[Tensor, Tensor]:
+    return normal(8, 4, 6, seed=5).float(), make_targets("index", 8, 3)
+
+
+def test_without_other_processes_the_examples_are_returned() -> None:
+    tokens, _ = examples()
+    assert mm.gather(tokens) is tokens
+
+
+@pytest.mark.slow
+def test_gradients_are_those_of_one_process_with_all_examples(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_one_of_two, (str(tmp_path / "store"),), nprocs=2)
+
+
+def _one_of_two(rank: int, store: str) -> None:
+    torch.set_num_threads(1)
+    step, (tokens, labels) = Step(), examples()
+    whole = step(tokens, labels)
+    whole.backward()
+    expected = [parameter.grad for parameter in step.parameters()]
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    try:
+        own = OF_RANK[rank]
+        assert torch.equal(mm.gather(labels[own]), labels)
+        assert torch.equal(mm.gather(tokens[own].mT), tokens.mT)
+        wrapped = DistributedDataParallel(Step())
+        loss = wrapped(tokens[own], labels[own])
+        torch.testing.assert_close(loss, whole)
+        loss.backward()
+        for ours, gradient in zip(wrapped.parameters(), expected, strict=True):
+            torch.testing.assert_close(ours.grad, gradient)
+        _exact_dense_loss(rank)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _exact_dense_loss(rank: int) -> None:
+    """docs/numerics.md: (14) over the mixtures of all devices, by `normalize="none"`."""
+    logits, lam, s = normal(2, 4, 3, seed=0), simplex(2, 10, 4, seed=1), torch.rand(2, 10, generator=rng(2)).double()
+    labels = make_targets("index", 4, 3)
+    expected = mm.functional.mixed_cross_entropy(logits, labels, lam, s)
+    own = slice(0, 4) if rank == 0 else slice(4, 10)
+    total = s[:, own].sum(1, keepdim=True)
+    torch.distributed.all_reduce(total)
+    part = mm.functional.mixed_cross_entropy(logits, labels, lam[:, own], s[:, own] / total / 2, normalize="none")
+    torch.distributed.all_reduce(part)
+    torch.testing.assert_close(part, expected)
