@@ -16,13 +16,12 @@ def batch(count: int, size: int, channels: int = 3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("augment", ["crop", "crop-flip"])
-@pytest.mark.parametrize(("size", "channels"), [(32, 3), (8, 1), (5, 3), (64, 3)])
-def test_shifted_crops_equal_torchvision_one_by_one(augment, size, channels) -> None:
+@pytest.mark.parametrize(("size", "channels", "margin"), [(32, 3, 4), (8, 1, 1), (5, 3, 0), (64, 3, 4), (224, 1, 14)])
+def test_shifted_crops_equal_torchvision_one_by_one(augment, size, channels, margin) -> None:
     images = batch(50, size, channels)
     before = images.clone()
     draws = augmentation.draw(augment, 50, size, torch.Generator().manual_seed(1))
     ours = augmentation.apply(augment, images, draws)
-    margin = size // 8
     for image, one, (top, left, flip) in zip(images, ours, draws.tolist(), strict=True):
         expected = tv.crop(tv.pad(image, [margin] * 4), top, left, size, size)
         expected = tv.horizontal_flip(expected) if flip else expected

@@ -58,7 +58,7 @@ def test_small_images_are_used_whole(tmp_path: Path, write_image) -> None:
 @pytest.mark.parametrize("augment", ["crop-flip", "random-resized-crop"])
 def test_augmentation_is_torchvisions_with_a_seed_for_each_example(photos: FileDataset, augment) -> None:
     steps: dict[str, list[object]] = {
-        "crop-flip": [v2.Resize(128), v2.CenterCrop(112), v2.RandomCrop(112, padding=14)],
+        "crop-flip": [v2.Resize(128), v2.CenterCrop(112), v2.RandomCrop(112, padding=7)],
         "random-resized-crop": [v2.RandomResizedCrop(112)],
     }
     transform = v2.Compose([*steps[augment], v2.RandomHorizontalFlip(), v2.PILToTensor()])

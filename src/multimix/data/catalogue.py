@@ -141,6 +141,8 @@ def _find(
         return read_domains(root, held_out), imagenets.MEAN, imagenets.STD
     reader = {"tinyimagenet": imagenets.tiny_imagenet, "imagenet": imagenets.imagenet}.get(name, image_folder)
     source = npz(root) if root.suffix == ".npz" else reader(root)
+    if name == "tinyimagenet":
+        return source, cifar.MEAN, cifar.STD
     return source, imagenets.MEAN, imagenets.STD
 
 

@@ -135,7 +135,7 @@ def loader(
         batch_size: the global batch. Of each, rank r gets the r-th of `world_size` contiguous slices.
         train: shuffle, and leave out the last batch of an epoch if it is not full (a set smaller than a batch
             is one batch). Otherwise all examples come once, in the order of the data set.
-        augment: "crop" shifts the image by up to an eighth of its side, with black borders; "crop-flip" also
+        augment: "crop" shifts the image by a few pixels (4 of 32 and of 64), with black borders; "crop-flip" also
             mirrors every second one; "random-resized-crop" is ImageNet's, with flips. For training only.
         image_size: side of the images in pixels; default: `dataset.image_size`. Arrays of another size are
             resized after the augmentation.
