@@ -164,6 +164,13 @@ def test_dense_on_a_transformer_and_behind_a_hidden_layer(name: str, layer: int 
     assert net.classifier.weight.grad.abs().sum() > 0
 
 
+def test_dense_refuses_pixels_that_become_tokens() -> None:
+    net = mm.models.build("vit-s16", num_classes=4, image_size=64, generator=seeded(0))
+    message = r"layer=0 mixes maps \(3, 64, 64\), and this network ends with tokens \(17, 384\)"
+    with pytest.raises(ValueError, match=message):
+        DenseMultiMix(5, layer=0)(net, torch.rand(2, 3, 64, 64), torch.tensor([0, 3]), seeded(1))
+
+
 def test_either_follows_its_probability(model, images, labels) -> None:
     class Constant(Method):
         def __init__(self, value: float) -> None:

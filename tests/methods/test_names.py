@@ -30,6 +30,30 @@ def test_small_alpha_is_the_paper_s_regime_but_for_alpha() -> None:
         assert parse(f"{name}-small-alpha(n=5, share=0.3)").a.criterion.n == 5
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("erm", "erm"),
+        ("multimix(1000, None, (0.5, 2.0))", "multimix"),
+        ("multimix(n=inf, share=.5)", "multimix(n=inf)"),
+        ("multimix-small-alpha(alpha=0.02)", "multimix-small-alpha"),
+        ("supermix(teacher='a, b-c')", "supermix(teacher='a, b-c')"),
+        (
+            "either(multimix-alone(n=1000), alignmixup(max_iter=3), p=0.5)",
+            "either(a=multimix-alone, b=alignmixup(max_iter=3))",
+        ),
+        ("dense-multimix(detach_attention=False,m=-0.0)", None),
+    ],
+)
+def test_canonical_names(text, expected) -> None:
+    if expected is None:
+        with pytest.raises(ValueError, match="m must be"):
+            methods.canonical(text)
+        return
+    assert methods.canonical(text) == expected
+    assert repr(parse(methods.canonical(text))) == repr(parse(text))
+
+
 def test_options_and_nesting() -> None:
     method = parse("either(multimix-alone(n=inf, alpha=(0.1, 0.3)), either(cutmix, input-mixup(alpha=0.2)), p=0.25)")
     assert method.p == 0.25

@@ -52,10 +52,16 @@ def test_points_are_means_over_seeds_and_gaps_stay_gaps() -> None:
 
 def test_the_papers_number_stands_beside_the_same_setting_only() -> None:
     found = points(["dense-multimix"], AXES, {}, recipes.get("cifar100"), "test_accuracy")
-    assert [p.paper for p in found] == [81.93, 81.59, None, None]
+    assert [p.paper for p in found] == [81.93, 81.59, 81.93, None]
     assert table(found, quantity="q").columns[-1] == "the paper's, %"
     other = replace(recipes.get("cifar100"), model="wrn16-8")
     assert points(["dense-multimix"], AXES, {}, other, "test_accuracy")[1].paper is None
+
+
+def test_a_default_spelled_out_is_the_same_setting() -> None:
+    axes = [Axis("n", ["1000", "10"]), Axis("alpha", ["1.0", "(0.5,2)", "(0.5, 2.0)"]), Axis("layer", ["4"])]
+    found = points(["dense-multimix"], axes, {}, recipes.get("cifar100"), "test_accuracy")
+    assert [p.paper for p in found] == [81.93, 81.93, None, 81.59, 81.93, 81.93, None]
 
 
 def test_the_validation_split_is_shown_where_every_run_has_one() -> None:

@@ -1,4 +1,7 @@
-"""Dense MultiMix (section 3.3) as a loss on features."""
+"""Dense MultiMix (section 3.3) as a loss on features.
+
+Legend: R positions, N mixtures, B examples, C classes.
+"""
 
 from __future__ import annotations
 

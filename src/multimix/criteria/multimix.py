@@ -1,4 +1,7 @@
-"""MultiMix (section 3.2) as a loss on embeddings."""
+"""MultiMix (section 3.2) as a loss on embeddings.
+
+Legend: R positions, B examples, C classes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The mixed embeddings of a training method, for any method that mixes."""
+"""The mixed embeddings of a training method, for any method that mixes.
+
+Legend: B examples, R positions, D channels, N mixtures.
+"""
 
 from __future__ import annotations
 

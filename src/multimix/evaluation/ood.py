@@ -1,6 +1,6 @@
 """Out-of-distribution detection: how well a score tells test images from images of another kind.
 
-Every score is higher for what looks more in-distribution.
+Every score is higher for what looks more in-distribution. Legend: N images.
 
 >>> import torch
 >>> scores_in, scores_out = max_softmax(torch.tensor([[9.0, 0.0]])), max_softmax(torch.tensor([[1.0, 0.5]]))

@@ -9,6 +9,8 @@ make a Dirichlet vector, Exp(1) more. With attention a, pi_i = a_i / sum a, mu =
 where t_i is the share that i gained, and z' an ordinary mixture. For uniform attention t_i = u ~ Beta(1, m alpha). Of
 z' the mean and the variance are taken along. As alpha -> 0 the result is cross entropy; to second order in the
 deviations d it is the Taylor expansion with the exact variances; and it is never negative.
+
+Legend: R positions, B examples, C classes, K nodes of an integral.
 """
 
 from __future__ import annotations

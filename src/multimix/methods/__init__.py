@@ -15,7 +15,7 @@ from .fmix import FMix
 from .input_mixup import InputMixup
 from .manifold_mixup import ManifoldMixup
 from .multimix import DenseMultiMix, MultiMix
-from .names import complete, parse, spelled, split_list
+from .names import canonical, complete, parse, spelled, split_list
 from .opttransmix import OptTransMix
 from .pairs import InputMethod
 from .puzzlemix import PuzzleMix
@@ -59,6 +59,7 @@ __all__ = [
     "TokenMix",
     "TransMix",
     "ZetaMixup",
+    "canonical",
     "complete",
     "parse",
     "spelled",

@@ -1,4 +1,7 @@
-"""DAML (Shu et al., CVPR 2021): Dirichlet mixing of several source domains, and distillation between their heads."""
+"""DAML (Shu et al., CVPR 2021): Dirichlet mixing of several source domains, and distillation between their heads.
+
+Legend: B examples, D domains (and their heads), C classes.
+"""
 
 from __future__ import annotations
 

@@ -70,8 +70,9 @@ class DenseMultiMix(Method):
     Args:
         n, m, alpha, attention, nonlinearity, detach_attention, normalize, rescale, spread_weight: as in
             `multimix.DenseMultiMix`.
-        layer: None: the features of the last stage (patch tokens for transformers). k: the output of stage k; all
-            tokens of a transformer are then positions. `n` examples go through the rest of the network.
+        layer: None: the features of the last stage (patch tokens for transformers). k: the output of stage k, 0
+            being the input, of networks without tokens; all tokens of a transformer are positions. `n` examples go
+            through the rest of the network.
     """
 
     def __init__(
@@ -114,9 +115,8 @@ class DenseMultiMix(Method):
             start = self.layer
             features = model.features(images, stop=start)
             loss = self.criterion(
-                features, targets, lambda z: _classify_positions(model, model.features(z, start=start)),
-                generator=generator,
-            )  # fmt: skip
+                features, targets, lambda z: _classify_positions(model, z, start), generator=generator
+            )
             return MethodOutput(loss, None)
         features = model.features(images)
         dense = model.dense(features)
@@ -138,8 +138,14 @@ def check_layer(layer: int | None, n: int | float) -> int | None:
     return layer
 
 
-def _classify_positions(model: SplitModel, features: Tensor) -> Tensor:
-    """Logits at every position of the last stage's output, in its own layout."""
-    dense = model.dense(features, patches_only=False)
+def _classify_positions(model: SplitModel, mixed: Tensor, start: int) -> Tensor:
+    """Logits at every position of the last stage's output, in its own layout, from the output of stage `start`."""
+    dense = model.dense(model.features(mixed, start=start), patches_only=False)
+    if dense.ndim == 3 < mixed.ndim:
+        raise ValueError(
+            f"layer={start} mixes maps {tuple(mixed.shape[1:])}, and this network ends with tokens "
+            f"{tuple(dense.shape[1:])}, which are no smaller grid of them: mix at a later layer, whose output is tokens, "
+            "or use MultiMix"
+        )
     logits = apply_linear(model.classifier, as_tokens(dense))
     return logits if dense.ndim == 3 else logits.mT.unflatten(2, dense.shape[2:])

@@ -112,13 +112,7 @@ def parse(text: str) -> Method:
     >>> parse("either(multimix-alone(alpha=0.1), cutmix, p=0.3)").p
     0.3
     """
-    try:
-        # A hyphen between letters joins a name.
-        joined = re.sub(rf"{_QUOTED}|(?<=[A-Za-z])-(?=[A-Za-z])", lambda m: m[1] or "_", text.strip())
-        tree = ast.parse(joined, mode="eval").body
-    except SyntaxError:
-        raise ValueError(f"cannot read the method {text!r}: write name, or name(option=value, ...)") from None
-    method = _value(tree, text)
+    method = _value(_tree(text), text)
     if not isinstance(method, Method):
         raise ValueError(f"{text!r} is not a method: expected one of {', '.join(NAMES)}")
     return method
@@ -148,6 +142,33 @@ def spelled(text: str) -> str:
     return re.sub(rf"{_QUOTED}|\s*(,)\s*|\s+", lambda m: m[1] or (", " if m[2] else ""), text)
 
 
+def canonical(text: str) -> str:
+    """A method without the options that say what holds anyway, so that names can be compared.
+
+    >>> canonical("dense-multimix(n=1000, alpha=(0.5,2))"), canonical("multimix( alpha=1.0 )")
+    ('dense-multimix', 'multimix(alpha=1)')
+    """
+    parse(text)
+    return _canonical(_tree(text))
+
+
+def _canonical(node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return node.id.replace("_", "-")
+    if not isinstance(node, ast.Call):
+        value = ast.literal_eval(node)
+        return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
+    assert isinstance(node.func, ast.Name)
+    name = _canonical(node.func)
+    given = inspect.signature(NAMES[name]).bind(*node.args, **{str(o.arg): o.value for o in node.keywords})
+    kept = []
+    for option, value in given.arguments.items():
+        default = given.signature.parameters[option].default
+        if isinstance(value, ast.Name | ast.Call) or ast.literal_eval(value) != default:
+            kept.append(f"{option}={_canonical(value)}")
+    return f"{name}({', '.join(kept)})" if kept else name
+
+
 def split_list(text: str) -> list[str]:
     """A comma-separated list of methods, where commas inside parentheses do not separate.
 
@@ -162,6 +183,15 @@ def split_list(text: str) -> list[str]:
         else:
             parts[-1] += character
     return [part.strip() for part in parts if part.strip()]
+
+
+def _tree(text: str) -> ast.expr:
+    try:
+        # A hyphen between letters joins a name.
+        joined = re.sub(rf"{_QUOTED}|(?<=[A-Za-z])-(?=[A-Za-z])", lambda m: m[1] or "_", text.strip())
+        return ast.parse(joined, mode="eval").body
+    except SyntaxError:
+        raise ValueError(f"cannot read the method {text!r}: write name, or name(option=value, ...)") from None
 
 
 def _value(node: ast.expr, text: str) -> Any:

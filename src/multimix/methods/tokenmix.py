@@ -1,4 +1,7 @@
-"""TokenMix (Liu et al., ECCV 2022)."""
+"""TokenMix (Liu et al., ECCV 2022).
+
+Legend: B examples, R patch tokens, C classes.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 They are the paper's, not measured by us; `numbers.csv` holds them as printed. The printed gains are left out; two of
 them are wrong by the tables' own rows: Table 3, ViT-S/16 (+1.2 printed, +0.8 by its rows), and Table 4, PGD on
-CIFAR-100 with PreActResNet-18 (+1.4 printed, +1.8 by its rows).
+CIFAR-100 with PreActResNet-18 (+1.4 printed, +1.8 by its rows). The "Table 2(a)" of section 4.6 does not exist.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """ImageNet with ViT-S/16: Table 3 of the paper, with an optimisation recipe of our own.
 
 The paper says only that it trains without AutoAugment, RandAugment, random erasing and CutMix; its schedule for the ViT
-is not known. This is DeiT's without the strong augmentations: AdamW, learning rate 1e-3 for batches of 1024, weight
-decay 0.05 (not on biases, normalisation and position embeddings), five epochs of warm-up, a cosine over 300 epochs,
-gradients clipped to norm 1, bfloat16. Accuracies are therefore comparable to the paper's only among themselves.
+is not known. This is DeiT's without strong augmentations, stochastic depth and label smoothing: AdamW, learning rate
+1e-3 for batches of 1024, weight decay 0.05 (not on biases, normalisation and position embeddings), five epochs of
+warm-up, a cosine over 300 epochs; and, which DeiT does not, gradients are clipped to norm 1. Accuracies are therefore
+comparable to the paper's only among themselves.
 
 Command:  torchrun --nproc-per-node 8 -m multimix train imagenet-vit-s16 --data-root DIR --method dense-multimix
 Hardware: eight GPUs

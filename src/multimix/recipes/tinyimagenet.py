@@ -1,9 +1,9 @@
 """TinyImageNet with PreActResNet-18: Table 2 of the paper.
 
-Epochs, learning rate, momentum, weight decay, augmentation and normalisation are AlignMixup's public code, from which the paper quotes
-its baselines; that code uses batches of 256, while the paper says 128 for all experiments, as here. Run it with seeds 0
-to 4: the paper gives mean and standard deviation of five runs. Last and best epoch differ by more than a point here,
-and the paper does not say which it reports; metrics.jsonl has both.
+Epochs, learning rate, momentum, weight decay, augmentation and normalisation are AlignMixup's public code, from which
+the paper quotes its baselines; that code uses batches of 256, while the paper says 128 for all experiments, as here.
+Run it with seeds 0 to 4: the paper gives mean and standard deviation of five runs. Last and best epoch differ by more
+than a point here, and the paper does not say which it reports; metrics.jsonl has both.
 
 Command:  multimix train tinyimagenet --data-root DIR --method dense-multimix --seed 0
 Hardware: one GPU

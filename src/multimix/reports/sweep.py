@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import published
-from ..methods import spelled, split_list
+from ..methods import canonical, spelled, split_list
 from ..training import Config
 from .charts import dots_and_bars
 from .page import fill
@@ -207,5 +207,5 @@ def as_csv(found: Sequence[Point]) -> str:
 
 def _published(method: str, config: Config) -> float | None:
     """What the paper states of the method where data and network are its own."""
-    number = published.find("accuracy", data=config.data, model=config.model, method=method.replace(", ", ","))
+    number = published.find("accuracy", data=config.data, model=config.model, method=canonical(method))
     return None if number is None else number.value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from .. import published
-from ..methods import spelled
+from ..methods import canonical
 from ..reports.sections import Section
 from ..reports.statistics import estimate
 from ..reports.tables import Cell, Table
@@ -52,7 +52,7 @@ def beside_paper(
     for topic, quantities in TOPICS.items():
         paper = [n for n in published.numbers() if n.data == data and n.quantity in quantities]
         if paper:
-            here = {label: spelled(methods[label] or "") for label, quantity in measured if quantity in quantities}
+            here = {label: canonical(methods[label] or "") for label, quantity in measured if quantity in quantities}
             conditions = "; ".join(
                 f"{published.QUANTITIES[q].title}: {published.QUANTITIES[q].condition}"
                 for q in dict.fromkeys(n.quantity for n in paper)

@@ -64,7 +64,7 @@ class Config:
     image_size: int | None = None
     """Side of the square images; default: the data set's own."""
     augment: Literal["none", "crop", "crop-flip", "random-resized-crop"] = "crop-flip"
-    """Training augmentation: shifted crops (4 pixels of black padding for sides of 32 and 64), with flips, or ImageNet's."""
+    """Training augmentation: shifted crops (4 pixels of padding for sides of 32 and 64), with flips, or ImageNet's."""
     workers: int = 2
     """Loader processes for data sets that are streamed from files."""
     bad_images: Literal["error", "skip"] = "error"
