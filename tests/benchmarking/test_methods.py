@@ -1,5 +1,7 @@
 """The speed of methods side by side."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -35,6 +37,25 @@ def test_rows_of_real_steps() -> None:
         assert row.peak_mib > 0
     # Twenty thousand mixed examples dwarf a network of four small convolutions.
     assert rows["multimix-alone(n=20000)"].relative < 0.8
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", (15, 6)), ("cpu", (4, 1))])
+def test_a_first_step_that_compiles_does_not_count_on_a_gpu(monkeypatch, device, expected) -> None:
+    now, costs = [0.0], iter([2.0, *[0.02] * 1000])
+
+    def step() -> None:
+        now[0] += next(costs)
+
+    def timed(variants, *, rounds, **_) -> dict[str, list[float]]:
+        for call in variants.values():
+            call()
+        return dict.fromkeys(variants, [1.0] * rounds)
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(timing, "synchronize", lambda device: None)
+    monkeypatch.setattr(timing, "interleaved", timed)
+    times, block = timing.expected_times({"erm": [(1.0, step)]}, rounds=15, device=device, seconds=2.0)
+    assert (len(times["erm"]), block) == expected
 
 
 def test_a_method_that_cannot_run_is_a_row_that_says_why() -> None:

@@ -144,8 +144,8 @@ def _classify_positions(model: SplitModel, mixed: Tensor, start: int) -> Tensor:
     if dense.ndim == 3 < mixed.ndim:
         raise ValueError(
             f"layer={start} mixes maps {tuple(mixed.shape[1:])}, and this network ends with tokens "
-            f"{tuple(dense.shape[1:])}, which are no smaller grid of them: mix at a later layer, whose output is tokens, "
-            "or use MultiMix"
+            f"{tuple(dense.shape[1:])}, which are no smaller grid of them: mix at a later layer, whose output is "
+            "tokens, or use MultiMix"
         )
     logits = apply_linear(model.classifier, as_tokens(dense))
     return logits if dense.ndim == 3 else logits.mT.unflatten(2, dense.shape[2:])
