@@ -18,7 +18,7 @@ from pytorch_ood.dataset.img import LSUNCrop, LSUNResize, TinyImageNetCrop, Tiny
 from torchvision.datasets import utils
 
 from multimix.data import ArrayDataset, odin
-from multimix.data.ood_layouts import image_folder
+from multimix.data.ood_layouts import read_from
 from multimix.data.ood_sets import check_set, ood_set
 
 CLASSES = {
@@ -127,7 +127,7 @@ def test_sets_share_a_folder_and_none_is_taken_for_another(tmp_path: Path, serve
         with pytest.raises(FileNotFoundError, match=f"{name} is not in {place}: expected {FILES[name]} or images in"):
             reds(name, place)
         assert reds(name, place, download=True) == [0, 1, 2, 3]
-    folders = {image_folder(name, str(place)) for name in FILES}
+    folders = {read_from(name, str(place)).root for name in FILES}
     assert len(folders) == len(FILES)
 
 

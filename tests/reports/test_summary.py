@@ -103,7 +103,7 @@ def test_a_row_is_compared_with_erm_of_its_own_settings(make_run: MakeRun) -> No
     assert found == {"cutmix, epochs=1": pytest.approx(0.205), "cutmix, epochs=4": pytest.approx(-0.095)}
     told = headline(summary)
     assert told[0].startswith("On this data, each against ERM of its settings: ")
-    assert told[-1] == "Nothing is said of cutmix, epochs=2: no ERM run with the same settings and seed is finished."
+    assert told[-1] == "Nothing is said of cutmix, epochs=2: no ERM run with the same settings and seed is here."
     assert "ERM with the same settings" in notes.headline(summary)
     assert notes.title(summary).startswith("Two training methods on ")
     over_erm = {row[0].text: row[3].text for row in results_table(summary).rows}

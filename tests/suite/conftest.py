@@ -18,7 +18,7 @@ MakeDigitsRun = Callable[..., Path]
 
 @pytest.fixture
 def digits_run(tmp_path: Path) -> MakeDigitsRun:
-    """Write a run directory with the given method, seed and weights of that seed."""
+    """Write the directory of a finished run with the given method, seed and weights of that seed."""
 
     def make(name: str, *, method: str = "erm", seed: int = 0, weights: bool = True) -> Path:
         path = tmp_path / name
@@ -29,6 +29,9 @@ def digits_run(tmp_path: Path) -> MakeDigitsRun:
         info |= {"mean": list(splits.mean), "std": list(splits.std), "train_examples": 50, "val_examples": 0}
         info |= {"test_examples": len(splits.test)}
         (path / "config.json").write_text(json.dumps({**config.to_json(), "data_info": info}))
+        epoch = {"epoch": 1, "train_loss": 2.3, "test_loss": 2.3, "test_accuracy": 0.1, "test_ece": 0.1}
+        (path / "metrics.jsonl").write_text(json.dumps({**epoch, "timing": {"seconds": 1.0}}) + "\n")
+        (path / "result.json").write_text("{}")
         if weights:
             generator = torch.Generator().manual_seed(seed)
             model = models.build(

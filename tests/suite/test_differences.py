@@ -9,6 +9,7 @@ from scipy import stats
 
 from multimix.suite.differences import as_rows, differences_from_erm, differences_section
 
+BASELINES = {"cutmix": "erm", "late": "erm"}
 NUMBERS = {
     "erm": {"top-1, % ↑": {0: 50.0, 1: 60.0, 2: 55.0}, "NLL ↓": {0: 1.0, 1: 1.2, 2: 1.1}},
     "cutmix": {"top-1, % ↑": {0: 52.0, 1: 62.5, 2: 57.1}, "NLL ↓": {0: 1.1, 1: 1.1}, "intrusion ↑": {0: 3.0}},
@@ -17,7 +18,7 @@ NUMBERS = {
 
 
 def test_intervals_are_those_of_a_paired_t_test() -> None:
-    found = differences_from_erm(NUMBERS)
+    found = differences_from_erm(NUMBERS, BASELINES)
     assert list(found) == ["cutmix"]
     assert list(found["cutmix"]) == ["top-1, % ↑", "NLL ↓"]
     seeds = NUMBERS["erm"]["top-1, % ↑"]
@@ -29,7 +30,7 @@ def test_intervals_are_those_of_a_paired_t_test() -> None:
 
 
 def test_what_is_beyond_the_noise_is_marked() -> None:
-    section = differences_section(differences_from_erm(NUMBERS), {"cutmix": "#123456"})
+    section = differences_section(differences_from_erm(NUMBERS, BASELINES), {"cutmix": "#123456"})
     assert section is not None
     assert section.table is not None
     assert section.table.columns == ["method", "top-1, % ↑", "NLL ↓"]
@@ -41,10 +42,13 @@ def test_what_is_beyond_the_noise_is_marked() -> None:
 
 def test_one_pair_has_no_interval_and_no_section() -> None:
     numbers = {"erm": {"NLL ↓": {0: 1.0}}, "cutmix": {"NLL ↓": {0: 1.5}}}
-    found = differences_from_erm(numbers)
+    found = differences_from_erm(numbers, {"cutmix": "erm"})
     assert math.isnan(found["cutmix"]["NLL ↓"].half_width)
     assert differences_section(found, {}) is None
-    assert as_rows(found) == [
-        {"label": "cutmix", "number": "NLL ↓", "mean": 0.5, "half_width_95": None, "pairs": 1, "verdict": "unknown"}
-    ]
-    assert differences_from_erm({"cutmix": {"NLL ↓": {0: 1.5}}}) == {}
+    assert as_rows(found, {"cutmix": "erm"}) == [
+        {
+            "label": "cutmix", "baseline": "erm", "number": "NLL ↓", "mean": 0.5, "half_width_95": None, "pairs": 1,
+            "verdict": "unknown",
+        }
+    ]  # fmt: skip
+    assert differences_from_erm({"cutmix": {"NLL ↓": {0: 1.5}}}, {}) == {}

@@ -69,6 +69,51 @@ def test_a_table_a_page_json_csv_and_plots(digits_run, tmp_path: Path, capsys: p
     assert 'xmlns="http://www.w3.org/2000/svg"' in plot
 
 
+def test_runs_of_several_settings_are_compared_with_erm_of_their_own(
+    digits_run,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trained = [(0.1, "erm"), (0.1, "cutmix"), (0.2, "erm"), (0.2, "cutmix"), (0.3, "cutmix")]
+    for number, (lr, method) in enumerate(trained):
+        for seed in range(2):
+            run = digits_run(f"runs/{lr}-{method}{seed}", method=method, seed=seed)
+            config = json.loads((run / "config.json").read_text())
+            (run / "config.json").write_text(json.dumps(config | {"lr": lr}))
+            shutil.copy(digits_run(f"weights{number}{seed}", seed=10 * number + seed) / "model.safetensors", run)
+    cli.main(["evaluate", str(tmp_path / "runs"), "--parts", "accuracy"])
+    whole = json.loads((tmp_path / "runs" / "evaluation.json").read_text())
+    nll: dict[str, list[float]] = {}
+    for model in whole["models"]:
+        nll.setdefault(model["label"], []).append(model["parts"]["accuracy"]["headline"]["NLL ↓"])
+    found = {(d["label"], d["baseline"]): d["mean"] for d in whole["differences"] if d["number"] == "NLL ↓"}
+    pairs = [(f"cutmix, lr={lr}", f"erm, lr={lr}") for lr in (0.1, 0.2)]
+    assert found == {pair: pytest.approx(np.subtract(*(nll[label] for label in pair)).mean()) for pair in pairs}
+    page = (tmp_path / "runs" / "evaluation.html").read_text()
+    assert "2 methods on digits" in page
+    assert "the mean difference from ERM with the same settings" in page
+    assert "Nothing is said of cutmix, lr=0.3: no ERM run with the same settings and seed is here." in page
+
+
+def test_all_parts_and_one_beyond_them() -> None:
+    def chosen(parts: str) -> list[str]:
+        return [part.name for part in command.chosen_parts(command.Options(parts=parts))]
+
+    assert tuple(chosen("all")) == ALL
+    assert set(chosen("detection, all,ood")) == {*ALL, "detection"}
+
+
+def test_a_run_that_is_not_finished_is_shown_as_such(digits_run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    finished, stopped = digits_run("runs/erm"), digits_run("runs/cutmix", method="cutmix")
+    (stopped / "result.json").unlink()
+    epochs = json.loads((stopped / "config.json").read_text())["epochs"]
+    with pytest.warns(UserWarning, match=f"cutmix, seed 0 is evaluated before epochs 2 to {epochs}"):
+        cli.main(["evaluate", str(finished.parent), "--parts", "accuracy", "--out", str(tmp_path)])
+    page = (tmp_path / "evaluation.html").read_text()
+    assert f"<li>cutmix, seed 0: epochs 2 to {epochs}</li>" in page
+    assert "<li>erm" not in page
+
+
 def test_nothing_is_computed_twice(digits_run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     run = digits_run("run")
     cli.main(["evaluate", str(run), "--parts", "accuracy"])
@@ -174,6 +219,7 @@ def test_mistakes_are_one_line_before_anything_is_evaluated(
         ([run, "--wich", "best"], "unknown option --wich: did you mean --which?"),
         ([run, "--which", "worst"], "worst"),
         ([run, "--parts", "acuracy"], "unknown part 'acuracy': did you mean accuracy?"),
+        ([run, "--parts", "ALL"], "unknown part 'ALL': expected accuracy, "),
         ([run, "--parts", ","], "--parts is empty"),
         ([run, "--accuracy.bins", "0"], "bins must be between 1 and 1000, got 0"),
         ([run, "--accuracy.bin", "3"], "did you mean --accuracy.bins?"),
@@ -230,6 +276,11 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_computed(
     told = error_of(capsys, [*options, tmp_path / "three.safetensors"])
     assert "three.safetensors holds timm:resnet10t for 3 classes, but the data have 10" in told
     assert "does not fit timm:resnet10t" in error_of(capsys, [*options, tmp_path / "other.safetensors"])
+    with torch.random.fork_rng():
+        fitting = timm.create_model("resnet10t", num_classes=10)
+    save_file(fitting.state_dict(), tmp_path / "fitting.safetensors")
+    told = error_of(capsys, [*options, tmp_path / "fitting.safetensors"])
+    assert "timm:resnet10t takes images of three channels, and these have one" in told
     (tmp_path / "text.pth").write_text("no weights")
     told = error_of(capsys, [*options, tmp_path / "text.pth"])
     assert "cannot be read as weights: it must be a .safetensors file" in told

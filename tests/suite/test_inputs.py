@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from PIL import Image
 
 from multimix import cli
 from multimix.data import Dataset
+from multimix.data.catalogue import read_from
 from multimix.data.ood_sets import ood_set
 from multimix.reports import evaluated
 from multimix.suite import Accuracy, Ood, ood, subjects
 from multimix.suite.fingerprint import fingerprint
-from multimix.suite.running import measure
-from multimix.suite.subjects import run_candidates
+from multimix.suite.running import check_inputs, measure, run_parts
+from multimix.suite.subjects import Candidate, make_identity, run_candidates
 
 MakeRun = Callable[..., Path]
 
@@ -145,7 +147,7 @@ def test_images_that_changed_are_evaluated_again(tmp_path: Path, capsys: pytest.
     assert "there already" in capsys.readouterr().out
     (tmp_path / "images" / "val" / "ant" / "2.png").rename(tmp_path / "images" / "val" / "bee" / "2.png")
     evaluated._load.cache_clear()  # another process
-    subjects._files.cache_clear()
+    subjects._state.cache_clear()
     assert nll() != before
 
     for label in ("ant", "bee", "cow"):
@@ -230,6 +232,64 @@ def test_only_sets_that_are_new_or_changed_are_measured(
     # What was put together from kept pieces is what one evaluation from nothing says.
     (run / "evaluation" / "last" / "ood.json").unlink()
     assert measured(a, b, noise) == ([a, b, noise], changed)
+
+
+def test_sets_in_one_folder_do_not_count_each_others_files(
+    digits_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = digits_run("run"), tmp_path / "sets"
+    arrays = {f"{split}_{what}": np.zeros((10, 32, 32, 3), np.uint8) if what == "images" else np.arange(10)
+              for split in ("train", "test") for what in ("images", "labels")}  # fmt: skip
+    make: dict[str, Callable[[], object]] = {
+        "cifar10": lambda: np.savez(folder / "cifar10.npz", **arrays),
+        "dtd": lambda: picture(folder / "dtd" / "images" / "banded" / "0.png", 9),
+        "lsun-resize": lambda: picture(folder / "LSUN_resize" / "LSUN_resize" / "0.png", 9),
+        "tinyimagenet-resize": lambda: picture(folder / "val" / "0.png", 9),
+    }
+    folder.mkdir()
+    measured: list[str] = []
+
+    def counted(spec: str, **options: Any) -> Dataset:
+        measured.append(spec.partition("=")[0])
+        return ood_set(spec, **options)
+
+    monkeypatch.setattr(ood, "ood_set", counted)
+    for name, write in make.items():
+        write()
+        evaluate(run, "--parts", "ood", "--ood.sets", *(f"{known}={folder}" for known in [*measured, name]))
+        assert measured[-1] == name
+    assert measured == list(make)
+    # The textures and arrays of a folder, in whichever form they are there.
+    (folder / "dtd").rename(folder / "other")
+    picture(folder / "banded" / "0.png", 9)
+    evaluate(run, "--parts", "ood", "--ood.sets", f"dtd={folder}", f"lsun-resize={folder}")
+    assert measured == [*make, "dtd"]
+    picture(folder / "banded" / "0.png", 200)
+    os.utime(folder / "banded" / "0.png", ns=(5, 5))
+    evaluate(run, "--parts", "ood", "--ood.sets", f"dtd={folder}", f"lsun-resize={folder}")
+    assert measured == [*make, "dtd", "dtd"]
+
+
+def test_results_hold_for_data_that_were_fetched_for_them(digits_run: MakeRun, tmp_path: Path) -> None:
+    run, root = digits_run("run"), tmp_path / "images"
+
+    def candidate() -> Candidate:
+        (of_run,) = run_candidates([run], which=["last"])
+        return replace(
+            of_run,
+            identity=lambda: make_identity("weights", files=read_from("imagefolder", root)),
+            check=lambda: picture(root / "train" / "cat" / "0.png", 9),
+        )
+
+    class Silent:
+        def begin(self, *_: object) -> None: ...
+        def say(self, *_: object) -> None: ...
+        def end(self, *_: object, **__: object) -> None: ...
+
+    first = candidate()
+    assert check_inputs([first], [Accuracy()]) == {"accuracy": 1}
+    run_parts([first], [Accuracy()], Silent())
+    assert check_inputs([candidate()], [Accuracy()]) == {"accuracy": 0}
 
 
 def test_crops_that_are_too_small_are_refused_before_anything_is_computed(

@@ -12,6 +12,7 @@ import pytest
 from multimix.reports.sections import Panel, Section
 from multimix.suite import page
 from multimix.suite.page import write_evaluation
+from multimix.suite.results import overview
 from multimix.suite.running import Outcome
 from multimix.suite.subjects import Candidate
 
@@ -33,7 +34,11 @@ class Told:
 
 
 def outcome(label: str, seed: int, **values: float) -> Outcome:
-    candidate = Candidate(label, seed, "last", label, "digits", "smallnet", "", Path(), "", load=lambda: None)  # type: ignore[arg-type,return-value]
+    method, *lr = label.split(", lr=")
+    candidate = Candidate(
+        label, seed, "last", method, "digits", "smallnet", "", Path(), lambda: [""], load=lambda: None,  # type: ignore[arg-type,return-value]
+        baseline=None if method == "erm" else ", lr=".join(["erm", *lr]),
+    )  # fmt: skip
     return Outcome(candidate, {part: {"value": value} for part, value in values.items()})
 
 
@@ -42,10 +47,11 @@ def sentences(outcomes: Sequence[Outcome]) -> list[str]:
     for one in outcomes:
         groups.setdefault(one.candidate.label, []).append(one)
     parts = [Told(name) for name in dict.fromkeys(name for one in outcomes for name in one.results)]
-    return [text.replace("\u00a0", " ") for text in page._sentences(groups, parts)]
+    baselines = {one.candidate.label: one.candidate.baseline for one in outcomes if one.candidate.baseline in groups}
+    return [text.replace("\u00a0", " ") for text in page._sentences(groups, parts, baselines)]  # type: ignore[arg-type]
 
 
-ONE_PAIR = ["There is one pair of runs to compare with ERM: differences cannot be told from noise."]
+ONE_PAIR = ["There is one pair of runs for each comparison with ERM: differences cannot be told from noise."]
 
 
 def test_a_part_with_one_pair_leaves_the_sentences_of_the_others() -> None:
@@ -56,6 +62,37 @@ def test_a_part_with_one_pair_leaves_the_sentences_of_the_others() -> None:
     assert told.endswith("is better than ERM in b.")
     assert sentences([erm[0], cutmix[0]]) == ONE_PAIR
     assert sentences(erm) == []
+
+
+def test_runs_that_no_erm_run_can_be_paired_with_are_named() -> None:
+    erm, same, other = (
+        outcome("erm, lr=1", 0, a=5.0),
+        outcome("cutmix, lr=1", 0, a=6.0),
+        outcome("cutmix, lr=2", 0, a=7.0),
+    )
+    unsaid = "Nothing is said of cutmix, lr=2: no ERM run with the same settings and seed is here."
+    assert sentences([erm, same, other]) == [*ONE_PAIR, unsaid]
+    assert sentences([erm, other]) == [unsaid]
+    assert sentences([other]) == []
+    late = "Nothing is said of cutmix: no ERM run with the same settings and seed is here."
+    assert sentences([outcome("erm", 0, a=5.0), outcome("cutmix", 1, a=5.0)]) == [late]
+
+
+def test_the_page_explains_brackets_only_where_it_has_some(tmp_path: Path) -> None:
+    def written(*outcomes: Outcome) -> str:
+        write_evaluation(outcomes, [Told("a")], tmp_path, command="")
+        return (tmp_path / "evaluation.html").read_text()
+
+    erm, cutmix = ([outcome(label, seed, a=50.0 + seed * seed) for seed in range(3)] for label in ("erm", "cutmix"))
+    assert "In brackets" in written(*erm, *cutmix[1:])
+    assert "In brackets" not in written(*erm[:1], *cutmix[1:])
+
+
+def test_columns_are_in_the_order_of_the_parts() -> None:
+    outcomes = [outcome("erm", 0, b=50.0), outcome("cutmix", 0, a=50.0, b=50.0)]
+    table = overview(outcomes, [Told("a"), Told("b")], {})
+    assert table.columns == ["method", "a, % ↑", "b, % ↑"]
+    assert [cell.text for cell in table.rows[0]] == ["erm", "–", "50.00"]
 
 
 def test_pairs_that_differ_by_the_same_are_not_called_one_pair() -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.suite.memory import COLORS, Memory, quiet
+from tests.suite.memory import COLORS, LABELS, Memory, quiet
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,7 +27,7 @@ from multimix.random import make_generator
 from multimix.suite.attacks import Attacks
 from multimix.suite.batches import Batches, balanced_order, choose
 from multimix.suite.corruptions import Corruptions
-from multimix.suite.part import Subject
+from multimix.suite.part import Labels, Subject
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,7 +152,7 @@ def test_mixed_precision_attacks_are_counted_in_full_precision(subject: Subject,
     # On a network this small, bfloat16 finds nearly the same images.
     assert found["error"]["PGD 4/255"] == pytest.approx(attacked["error"]["PGD 4/255"], abs=0.1)
     assert {check["name"]: check["passed"] for check in found["checks"]}["evaluation mode"]
-    assert "in mixed precision" in part.section({"erm": [found]}, {"erm": "#8a8a8a"})[0].caption
+    assert "in mixed precision" in part.section({"erm": [found]}, LABELS)[0].caption
     assert not any(module.training for module in subject.model.modules())
 
 
@@ -267,7 +267,7 @@ def test_the_page_on_attacks(attacked: dict[str, Any]) -> None:
     for run, passed in ((low, True), (high, True), (bad, False)):
         for check in run["checks"]:
             check["passed"] = passed or check["name"] != "gradients"
-    errors, trust = Attacks().section({"erm": [low, high], "cutmix": [bad]}, COLORS)
+    errors, trust = Attacks().section({"erm": [low, high], "cutmix": [bad]}, LABELS)
     assert errors.table is not None
     assert trust.table is not None
     column = list(errors.table.columns).index("PGD 4/255\nerror, % ↓")
@@ -283,7 +283,7 @@ def test_the_page_on_attacks(attacked: dict[str, Any]) -> None:
     assert verdicts["gradients"] == ["passed", "1 of 1 fail"]
     assert verdicts["logits"] == ["passed", "passed"]
     assert "cutmix, gradients: The gradient of the loss is exactly zero" in trust.caption
-    clean = Attacks().section({"erm": [low]}, COLORS)[1]
+    clean = Attacks().section({"erm": [low]}, LABELS)[1]
     assert clean.caption.startswith("Every check that was made passed")
 
 
@@ -294,7 +294,7 @@ def test_a_check_that_was_not_made_did_not_pass(attacked: dict[str, Any]) -> Non
         return copy
 
     def transfers(**runs: list[dict[str, Any]]) -> tuple[list[list[str]], str]:
-        trust = Attacks().section(runs, COLORS)[1]
+        trust = Attacks().section(runs, LABELS)[1]
         assert trust.table is not None
         return [[cell.text for cell in row[1:]] for row in trust.table.rows if row[0].text == "transfer"], trust.caption
 
@@ -318,7 +318,7 @@ def test_the_page_on_corruptions_and_the_mean_corruption_error() -> None:
         }  # fmt: skip
 
     results = {"erm": [run(0.1, 0.4, 0.2)], "cutmix": [run(0.1, 0.2, 0.3), run(0.1, 0.2, 0.2)]}
-    overview, by_type, heat = Corruptions().section(results, COLORS)
+    overview, by_type, heat = Corruptions().section(results, LABELS)
     assert overview.table is not None
     assert by_type.table is not None
     rows = {str(row[0].value): [cell.text for cell in row[1:]] for row in overview.table.rows}
@@ -331,9 +331,21 @@ def test_the_page_on_corruptions_and_the_mean_corruption_error() -> None:
     assert "all 20 test images" in overview.caption
     texts = re.findall(r">([^<>]+)</text>", heat.panels[0].svg)
     assert [text for text in texts if text in ("40", "20")] == ["40"] * 5 + ["20"] * 5
-    alone = Corruptions().section({"cutmix": results["cutmix"]}, COLORS)[0]
+    alone = Corruptions().section({"cutmix": results["cutmix"]}, LABELS)[0]
     assert alone.table is not None
     assert list(alone.table.columns) == ["method", "clean\nerror, % ↓", "corruption\nerror, % ↓"]
     assert "mCE" not in alone.caption
-    faultless = Corruptions().section({"erm": [run(0.0, 0.0, 0.2)]}, COLORS)[0]
+    faultless = Corruptions().section({"erm": [run(0.0, 0.0, 0.2)]}, LABELS)[0]
     assert "mCE" not in faultless.caption
+
+
+def test_the_mean_corruption_error_is_relative_to_erm_with_the_same_settings() -> None:
+    def run(error: float) -> dict[str, Any]:
+        about = {"examples": 20, "test_examples": 20, "constants": "cifar", "clean": 0.1, "mean": error}
+        return {**about, "error": {"fog": [error] * 5}}
+
+    errors = {"erm, epochs=1": 0.4, "erm, epochs=2": 0.2, "cutmix, epochs=1": 0.3, "cutmix, epochs=2": 0.3, "a": 0.1}
+    labels = Labels(dict.fromkeys(errors, "#000000"), {f"cutmix, epochs={k}": f"erm, epochs={k}" for k in (1, 2)})
+    table = Corruptions().section({label: [run(error)] for label, error in errors.items()}, labels)[0].table
+    assert table is not None
+    assert [row[-1].text for row in table.rows] == ["100.00", "100.00", "75.00", "150.00", "–"]

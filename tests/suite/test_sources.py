@@ -15,10 +15,10 @@ from torchvision import datasets
 
 from multimix import data
 from multimix.data import cifar
+from multimix.data.catalogue import read_from
 from multimix.suite import subjects
 from multimix.suite.fingerprint import fingerprint
-from multimix.suite.libraries import _load
-from multimix.suite.sources import places
+from multimix.suite.libraries import _files, _load
 
 
 def classes(folder: Path) -> None:
@@ -62,8 +62,14 @@ def read(name: str, root: Path) -> tuple[list[str], list[int], list[int]]:
 
 
 def identity(name: str, root: Path) -> str:
-    subjects._files.cache_clear()  # another process
-    return subjects.make_identity("weights", data=name, root=root)
+    subjects._state.cache_clear()  # another process
+    return subjects.make_identity("weights", files=read_from(name, root))
+
+
+def places(name: str, root: Path) -> list[Path]:
+    found = read_from(name, root).places
+    assert found is not None
+    return list(found)
 
 
 LAYOUTS = [
@@ -82,7 +88,7 @@ def test_what_a_set_is_read_from_and_nothing_beside_it(
     root = tmp_path / "set"
     lay_out(root)
     # Results that were kept when everything in the folder counted still hold.
-    assert fingerprint(root, places(name, root)) == fingerprint(root)
+    assert fingerprint(*read_from(name, root)) == fingerprint(root)
     before, found = identity(name, root), read(name, root)
     (root / "loose.txt").write_text("no part of it")
     (root / ".hidden").mkdir()
@@ -117,19 +123,37 @@ def test_batches_of_cifar(name: str, kind: type[datasets.CIFAR10], tmp_path: Pat
         cifar.cifar("cifar10", tmp_path, download=False)
 
 
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_archive_and_lock_of_a_download_are_not_the_data(name: str, tmp_path: Path) -> None:
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    (tmp_path / kind.base_folder).mkdir()
+    (tmp_path / kind.base_folder / "train").write_text("images")
+    before = identity(name, tmp_path)
+    (tmp_path / kind.filename).write_text("archive")
+    (tmp_path / f".{name}.lock").write_text("")
+    assert identity(name, tmp_path) == before
+    (tmp_path / kind.base_folder / "train").write_text("other images")
+    assert identity(name, tmp_path) != before
+
+
 def test_library_models_on_the_only_split(tmp_path: Path) -> None:
+    def of_library() -> list[str]:
+        root, places = _files("imagefolder", tmp_path)
+        return sorted(place.relative_to(root).as_posix() for place in places or ())
+
     classes(tmp_path)
-    assert sorted(place.name for place in places("imagefolder", tmp_path)) == ["ant", "bee"]
+    assert of_library() == ["ant", "bee"]
     for split in ("val", "test"):
         classes(tmp_path / split)
-        assert places("imagefolder", tmp_path) == [tmp_path / split]
+        assert of_library() == [f"{split}/ant", f"{split}/bee"]
     _, test, names = _load("imagefolder", tmp_path, None)
     assert (len(test), list(names)) == (2, ["ant", "bee"])
+    classes(tmp_path / "train")
+    assert of_library() == ["test", "train", "val"]
 
 
 def test_arrays_given_as_a_file_and_what_is_not_there(tmp_path: Path) -> None:
     arrays(tmp_path / "set")
     file = tmp_path / "set" / "cifar10.npz"
-    assert places("imagefolder", file) == [file]
-    assert fingerprint(file, places("imagefolder", file)) == fingerprint(file)
+    assert fingerprint(*read_from("imagefolder", file)) == fingerprint(file)
     assert identity("imagefolder", tmp_path / "lost") != identity("imagefolder", file)

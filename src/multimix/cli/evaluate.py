@@ -96,6 +96,9 @@ def main(argv: list[str]) -> None:
     with following_advice():
         candidates = find_candidates(paths, options, out)
     refuse_unwritable(out)
+    for candidate in candidates:
+        if candidate.still_to_train:
+            warnings.warn(f"{candidate.name} is evaluated before {candidate.still_to_train}", stacklevel=2)
     command = shlex.join(["multimix", "evaluate", *argv])
     try:
         with as_ctrl_c():
@@ -153,14 +156,14 @@ def chosen_parts(options: Any) -> list[Part]:
         ValueError: an unknown part, or none.
     """
     known = [part.name for part in PARTS]
-    asked = ",".join(ALL) if options.parts == "all" else options.parts
-    names = [name.strip() for name in asked.split(",") if name.strip()]
+    asked = [name.strip() for name in options.parts.split(",") if name.strip()]
+    names = [name for each in asked for name in (ALL if each == "all" else [each])]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name, [*known, "all"], n=1)
             raise ValueError(
                 f"unknown part {name!r}: {f'did you mean {near[0]}?' if near else 'expected '}"
-                f"{'' if near else ', '.join(known)}"
+                f"{'' if near else ', '.join([*known, 'all'])}"
             )
     if not names:
         raise ValueError(f"--parts is empty: name some of {', '.join(known)}, or all")

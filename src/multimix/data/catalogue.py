@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
 from . import cifar, digits, imagenets
 from .datasets import ArrayDataset, Dataset, DataSplits
-from .domains import cells, leave_one_out, read_domains
+from .domains import cells, domain_places, leave_one_out, read_domains
 from .files import BadImages, open_files
 from .listing import Listing
 from .npz import npz
-from .source import Source, image_folder
+from .source import Files, Source, image_folder, image_folder_places
 from .subsets import choose
 
-__all__ = ["Name", "load"]
+__all__ = ["Name", "load", "read_from"]
 
 Name = Literal["digits", "cifar10", "cifar100", "tinyimagenet", "imagenet", "imagefolder", "domains"]
 
@@ -104,6 +106,25 @@ def load(
         skipped=skipped,
         domains=sources,
     )
+
+
+def read_from(name: str, root: Path) -> Files:
+    """What `load(name, root=root)` reads, of what is there; all of `root` where that is a file, or of another set."""
+    root = root.expanduser()
+    places = _PLACES.get(name)
+    if places is None or root.suffix == ".npz" or not root.is_dir():
+        return Files(root)
+    return Files(root, [place for place in places(root) if place.exists()])
+
+
+_PLACES: Mapping[str, Callable[[Path], list[Path]]] = {
+    "cifar10": partial(cifar.places, "cifar10"),
+    "cifar100": partial(cifar.places, "cifar100"),
+    "tinyimagenet": imagenets.tiny_imagenet_places,
+    "imagenet": imagenets.imagenet_places,
+    "imagefolder": image_folder_places,
+    "domains": domain_places,
+}
 
 
 def _check(name: str, per_class: int | None, val_per_class: int, image_size: int | None, bad_images: str) -> None:

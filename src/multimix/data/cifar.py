@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -11,9 +11,9 @@ from ..extras import require
 from .cache import cache_folder
 from .datasets import ArrayDataset
 from .npz import npz
-from .source import Source, image_folder
+from .source import Source, image_folder, image_folder_places
 
-__all__ = ["MEAN", "STD", "cifar"]
+__all__ = ["MEAN", "STD", "cifar", "places"]
 
 # The values that the code bases of the mixup lineage use for both sets.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -31,8 +31,7 @@ def cifar(name: Literal["cifar10", "cifar100"], root: Path | None, *, download: 
     """
     root = cache_folder() / "datasets" if root is None else root
     classes = int(name.removeprefix("cifar"))
-    arrays = root if root.suffix == ".npz" else root / f"{name}.npz"
-    if arrays == root or arrays.is_file():
+    if arrays := _arrays(name, root):
         source = npz(arrays)
     elif (root / "train").is_dir():
         source = image_folder(root)
@@ -46,12 +45,28 @@ def cifar(name: Literal["cifar10", "cifar100"], root: Path | None, *, download: 
     return source
 
 
+def places(name: str, root: Path) -> list[Path]:
+    """What `cifar` reads in `root`; arguments as for it."""
+    if arrays := _arrays(name, root):
+        return [arrays]
+    return image_folder_places(root) if (root / "train").is_dir() else [root / _kind(name).base_folder]
+
+
+def _arrays(name: str, root: Path) -> Path | None:
+    arrays = root if root.suffix == ".npz" else root / f"{name}.npz"
+    return arrays if arrays == root or arrays.is_file() else None
+
+
+def _kind(name: str) -> Any:
+    datasets = require("torchvision.datasets", "train")
+    return {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+
+
 def _batches(name: Literal["cifar10", "cifar100"], root: Path, *, download: bool) -> Source:
     # torch depends on it
     from filelock import FileLock
 
-    datasets = require("torchvision.datasets", "train")
-    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    kind = _kind(name)
     try:
         both = [kind(root, train=train) for train in (True, False)]
     except RuntimeError:

@@ -14,7 +14,7 @@ from .datasets import ArrayDataset, Dataset, FileDataset
 from .listing import class_folders, require_folder, require_utf8, scan
 from .source import Source
 
-__all__ = ["cells", "domain_names", "leave_one_out", "read_domains"]
+__all__ = ["cells", "domain_names", "domain_places", "leave_one_out", "read_domains"]
 
 
 def domain_names(root: Path) -> list[str]:
@@ -26,11 +26,16 @@ def domain_names(root: Path) -> list[str]:
     """
     expected = f"{root}/DOMAIN/CLASS/IMAGE, one folder for each domain"
     require_folder(root, expected)
-    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(place.name for place in domain_places(root))
     if len(names) < 2:
         raise ValueError(f"{root} holds {len(names)} domain folders, and needs at least two: expected {expected}")
     require_utf8(names, root)
     return names
+
+
+def domain_places(root: Path) -> list[Path]:
+    """The domain folders of `root`, whichever is held out."""
+    return [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
 
 
 def read_domains(root: Path, held_out: str | None) -> Source:

@@ -12,7 +12,7 @@ from ..extras import require
 from .listing import Listing, class_folders, require_folder, scan
 from .source import Source
 
-__all__ = ["MEAN", "STD", "imagenet", "tiny_imagenet"]
+__all__ = ["MEAN", "STD", "imagenet", "imagenet_places", "tiny_imagenet", "tiny_imagenet_places"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -27,8 +27,7 @@ def tiny_imagenet(root: Path) -> Source:
         FileNotFoundError: a folder or the annotations are missing.
         ValueError: an empty class, or an annotation that names an unknown class.
     """
-    if not (root / "train").is_dir() and (root / "tiny-imagenet-200").is_dir():
-        root = root / "tiny-imagenet-200"
+    root = _tiny_root(root)
     require_folder(root / "train", "TinyImageNet, unpacked from http://cs231n.stanford.edu/tiny-imagenet-200.zip")
     wnids = class_folders(root / "train")
     train = scan(root / "train", wnids)
@@ -39,6 +38,16 @@ def tiny_imagenet(root: Path) -> Source:
         lines = (root / "words.txt").read_text(encoding="utf-8").splitlines()
         words = dict(line.split("\t", 1) for line in lines if "\t" in line)
     return Source({"train": train, "test": test}, _names(wnids, words))
+
+
+def tiny_imagenet_places(root: Path) -> list[Path]:
+    """What `tiny_imagenet` reads."""
+    return [_tiny_root(root) / name for name in ("train", "val", "words.txt")]
+
+
+def _tiny_root(root: Path) -> Path:
+    inner = root / "tiny-imagenet-200"
+    return inner if not (root / "train").is_dir() and inner.is_dir() else root
 
 
 def _annotated(folder: Path, wnids: Sequence[str]) -> Listing:
@@ -99,6 +108,12 @@ def imagenet(root: Path) -> Source:
         )
     labels = torch.tensor([index[wnid] for wnid in val_wnids])
     return Source({"train": train, "test": Listing(root / "val", [path.name for path in loose], labels)}, names)
+
+
+def imagenet_places(root: Path) -> list[Path]:
+    """What `imagenet` reads once it is unpacked."""
+    archives = require("torchvision.datasets.imagenet", "train")
+    return [root / name for name in ("train", "val", archives.META_FILE, archives.ARCHIVE_META["devkit"][0])]
 
 
 def _unpack(archive: Path, folder: Path, unpack: Callable[..., None]) -> None:

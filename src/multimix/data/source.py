@@ -1,15 +1,24 @@
-"""What is found of a data set, before images are decoded and subsets are chosen."""
+"""Where a data set lies, and what is found of it before images are decoded and subsets are chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .datasets import ArrayDataset
 from .listing import Listing, class_folders, require_folder, scan
 
-__all__ = ["Source", "image_folder"]
+__all__ = ["Files", "Source", "image_folder", "image_folder_places"]
+
+
+class Files(NamedTuple):
+    """What something is read from: it has changed when one of these has, and not with what lies beside them."""
+
+    root: Path
+    """What their names are relative to; they are all of it unless `places` says which."""
+    places: Sequence[Path] | None = None
+    """The files and folders."""
 
 
 class Source(NamedTuple):
@@ -38,3 +47,8 @@ def image_folder(root: Path) -> Source:
     if "val" in splits and "test" not in splits:
         splits["test"] = splits.pop("val")
     return Source(splits, tuple(classes))
+
+
+def image_folder_places(root: Path) -> list[Path]:
+    """What `image_folder` reads."""
+    return [root / split for split in ("train", "val", "test")]

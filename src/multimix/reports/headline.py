@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .runs import BASELINE
 from .statistics import Difference
-from .summary import BASELINE, Summary
+from .summary import Summary
 
 
 def headline(summary: Summary) -> list[str]:
@@ -23,9 +24,7 @@ def headline(summary: Summary) -> list[str]:
         return ["No ERM run with settings and seed of another method is finished, so the page cannot say which helps."]
     if not accuracy:
         return ["Only ERM is finished, so there is nothing to compare it with yet."]
-    left = []
-    if alone:
-        left = [f"Nothing is said of {_enumerate(alone)}: no ERM run with the same settings and seed is finished."]
+    left = [unsaid(alone)] if alone else []
     if all(difference.n == 1 for difference in accuracy.values()):
         best = max(summary.rows, key=lambda row: row.last_accuracy.mean)
         return [
@@ -69,6 +68,11 @@ def sentence(metric: str, differences: Mapping[str, Difference], *, higher_is_be
             what = "" if clauses else f" a difference from ERM in {metric} from noise"
             clauses.append(f"for {_enumerate(names)} there is {pairs}, which cannot tell{what}")
     return f"{'; '.join(clauses)}."
+
+
+def unsaid(labels: Sequence[str]) -> str:
+    """Which methods are compared with nothing, and why."""
+    return f"Nothing is said of {_enumerate(labels)}: no ERM run with the same settings and seed is here."
 
 
 def points(difference: Difference) -> str:

@@ -15,7 +15,7 @@ from ..training.files import write_json, write_text
 from . import notes, sections
 from .headline import headline
 from .statistics import Estimate
-from .style import method_colors, stroke
+from .style import method_colors, only_baseline, stroke
 from .summary import Summary, summarize
 from .tables import results_csv, results_table
 
@@ -54,9 +54,7 @@ def write_page(summary: Summary, out: Path) -> None:
 
 def render(summary: Summary) -> str:
     """The page as a string."""
-    # Several ERM rows would not be told apart in grey.
-    only = summary.baselines[0] if len(summary.baselines) == 1 else None
-    colors = method_colors([row.label for row in summary.rows], only)
+    colors = method_colors([row.label for row in summary.rows], only_baseline(summary.baselines))
     return fill(
         title=notes.title(summary),
         kicker=notes.kicker(summary),

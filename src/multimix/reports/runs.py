@@ -12,6 +12,9 @@ from typing import Any
 from ..training import Config, RunDirectory
 from ..training.records import best_record
 
+BASELINE = "erm"
+"""What every other method is compared with."""
+
 # These do not make runs different things to compare: the seed is what is averaged over, the rest is the machine.
 _INCIDENTAL = frozenset(
     {"seed", "method", "data_root", "download", "workers", "evaluate_every", "checkpoint_minutes", "tensorboard",
@@ -74,6 +77,8 @@ class Group:
     """The settings in which runs of a page differ, with their values; "" where there are none."""
     runs: Mapping[int, Run]
     """By seed, ascending."""
+    baseline: str | None
+    """The label of ERM with the same settings, which this one is compared with; None for ERM or without one."""
 
 
 def read_run(path: Path) -> Run:
@@ -150,10 +155,16 @@ def group_runs(runs: Iterable[Run], order: Sequence[str] = ()) -> list[Group]:
             raise ValueError(f"{run.path} and {members[seed].path} are both {label} with seed {seed}: leave out one")
         members[seed] = run
     made = [
-        Group(_label(method, setting), method, setting, dict(sorted(members.items())))
+        Group(
+            _label(method, setting),
+            method,
+            setting,
+            dict(sorted(members.items())),
+            _label(BASELINE, setting) if method != BASELINE and (BASELINE, setting) in groups else None,
+        )
         for (method, setting), members in groups.items()
     ]
-    rank = {method: position for position, method in enumerate(dict.fromkeys(order or ["erm"]))}
+    rank = {method: position for position, method in enumerate(dict.fromkeys(order or [BASELINE]))}
     return sorted(made, key=lambda group: rank.get(group.method, len(rank)))
 
 

@@ -121,7 +121,7 @@ def _evaluate(summary: Summary) -> dict[str, list[Mapping[str, Any]]]:
 
     found = {}
     for group in summary.groups:
-        candidates = [run_candidate(run, group.label) for run in group.runs.values()]
+        candidates = [run_candidate(run, group) for run in group.runs.values()]
         found[group.label] = [measure(candidate, Accuracy()) for candidate in candidates]
     return found
 

@@ -20,7 +20,7 @@ from ..training import Config
 from ..training.devices import connect
 from ..training.setting import build_model, train_loader
 from .evaluated import load_splits
-from .summary import BASELINE
+from .runs import BASELINE
 
 ROUNDS = 9
 SECONDS = 8.0

@@ -39,6 +39,11 @@ CLASS_COLORS = (
 )
 
 
+def only_baseline(baselines: Sequence[str]) -> str | None:
+    """The one that is drawn in grey: several would not be told apart."""
+    return baselines[0] if len(baselines) == 1 else None
+
+
 def method_colors(labels: Sequence[str], baseline: str | None) -> dict[str, str]:
     """A colour for every method, the same in all figures of a page.
 

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from ..benchmarking.methods import Speed
 from .plan import Plan, read_plan
-from .runs import Group, Run, find_runs, group_runs
+from .runs import BASELINE, Group, Run, find_runs, group_runs
 from .statistics import Difference, Estimate, estimate, paired_difference
-
-BASELINE = "erm"
 
 
 @dataclass(frozen=True)
@@ -76,11 +74,11 @@ def summarize(paths: Iterable[Path]) -> Summary:
     if not finished:
         raise ValueError(f"no run is finished, so there is nothing to report: {'; '.join(missing)}")
     groups = group_runs(finished, order=[method for plan in plans for method in plan.methods])
-    baselines = {group.setting: group for group in groups if group.method == BASELINE}
+    by_label = {group.label: group for group in groups}
     return Summary(
-        rows=[_row(group, baselines.get(group.setting), _speed(group, plans)) for group in groups],
+        rows=[_row(group, by_label.get(group.baseline or ""), _speed(group, plans)) for group in groups],
         groups=groups,
-        baselines=[group.label for group in baselines.values()],
+        baselines=[group.label for group in groups if group.method == BASELINE],
         missing=missing,
         plans=plans,
     )
@@ -89,8 +87,6 @@ def summarize(paths: Iterable[Path]) -> Summary:
 def _row(group: Group, baseline: Group | None, speed: Speed | None) -> Row:
     last = {name: {s: float(run.last[name]) for s, run in group.runs.items()} for name in _LAST}
     differences: dict[str, Difference | None] = dict.fromkeys(_LAST)
-    if baseline is group:
-        baseline = None
     if baseline is not None:
         for name in _LAST:
             reference = {s: float(run.last[name]) for s, run in baseline.runs.items()}
@@ -103,7 +99,7 @@ def _row(group: Group, baseline: Group | None, speed: Speed | None) -> Row:
         best_accuracy=estimate([float(run.best["test_accuracy"]) for run in group.runs.values()]),
         ece=estimate(list(last["test_ece"].values())),
         nll=estimate(list(last["test_loss"].values())),
-        baseline=baseline.label if baseline else None,
+        baseline=group.baseline,
         accuracy_difference=differences["test_accuracy"],
         ece_difference=differences["test_ece"],
         nll_difference=differences["test_loss"],

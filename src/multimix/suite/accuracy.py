@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import evaluation
 from ..reports.sections import Section
 from .accuracy_page import sections
-from .part import Results, Store, Subject
+from .part import Labels, Results, Store, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,8 @@ class Accuracy:
             shown["top-5, % ↑"] = 100 * result["top5"]
         return shown | {"NLL ↓": result["nll"], "ECE, % ↓": 100 * result["ece"]}
 
-    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
-        return sections(results, colors)
+    def section(self, results: Results, labels: Labels) -> list[Section]:
+        return sections(results, labels.colors)
 
 
 def _plain(values: Tensor) -> list[float | None]:

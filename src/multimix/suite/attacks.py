@@ -19,7 +19,7 @@ from ..random import make_generator
 from ..reports.sections import Section
 from .attacks_page import sections
 from .batches import Batches, balanced_order, check_limit, choose
-from .part import Results, Store, Subject
+from .part import Labels, Results, Store, Subject
 
 Attack = Callable[[Tensor, Tensor, torch.Generator], list[Tensor]]
 """Images, labels and a generator -> one batch of images for every point of a curve."""
@@ -110,8 +110,8 @@ class Attacks:
         shown = {name: error for name, error in result["error"].items() if name != "clean"}
         return {f"{name} error, % ↓": 100 * error for name, error in shown.items()}
 
-    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
-        return sections(results, colors)
+    def section(self, results: Results, labels: Labels) -> list[Section]:
+        return sections(results, labels.colors)
 
     def _table(self, subject: Subject) -> dict[str, Attack]:
         """What is measured at one strength, on all chosen images."""

@@ -14,12 +14,13 @@ from .. import evaluation
 from ..criteria.classifiers import class_weights
 from ..data import pictures
 from ..data.listing import image_files, printable, require_folder
+from ..data.source import Files
 from ..evaluation.inference import evaluating
 from ..reports.overlays import SIDE, data_uri, one_of_each, shrink
 from ..reports.sections import Section
 from .attention_page import sections
 from .boxes import read_boxes_once, to_input
-from .part import Results, Store, Subject
+from .part import Labels, Results, Store, Subject
 from .pointing import play_all
 
 
@@ -51,9 +52,9 @@ class Attention:
         if self.count < 1 or not self.tolerance >= 0:
             raise ValueError(f"count must be at least 1 and tolerance 0, got {self.count} and {self.tolerance}")
 
-    def files(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Files]:
         named = {"images": self.images, "boxes": self.boxes}
-        return {name: path for name, path in named.items() if path is not None}
+        return {name: Files(path) for name, path in named.items() if path is not None}
 
     def check_files(self, image_size: int | None) -> None:
         """Look for images to show, and for a detection set with boxes."""
@@ -85,8 +86,8 @@ class Attention:
         hits = result["pointing"]["hit"][result["kinds"][0]]
         return {"pointing game, % ↑": 100 * sum(hits) / len(hits)}
 
-    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
-        return sections(results, colors)
+    def section(self, results: Results, labels: Labels) -> list[Section]:
+        return sections(results, labels.colors)
 
     def _possible(self, subject: Subject) -> tuple[tuple[str, ...], str]:
         """The kinds that the model allows, and why not the others."""

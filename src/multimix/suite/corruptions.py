@@ -17,7 +17,7 @@ from ..random import make_generator
 from ..reports.sections import Section
 from .batches import Batches, check_limit, choose
 from .corruptions_page import sections
-from .part import Results, Store, Subject
+from .part import Labels, Results, Store, Subject
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -70,8 +70,8 @@ class Corruptions:
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
         return {"corruption error, % ↓": 100 * result["mean"]}
 
-    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
-        return sections(results, colors)
+    def section(self, results: Results, labels: Labels) -> list[Section]:
+        return sections(results, labels)
 
     def _constants(self, subject: Subject) -> ConstantsOf:
         return self.constants or constants_for(subject.image_size, subject.image_size)

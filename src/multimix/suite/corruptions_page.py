@@ -8,15 +8,17 @@ from typing import Any
 
 from ..reports.sections import Panel, Section
 from ..reports.style import figure, to_svg
-from ..reports.summary import BASELINE
 from ..reports.tables import Cell, Table, estimates_table
 from .batches import described
-from .part import Results
+from .part import Labels, Results
+
+Errors = Mapping[str, Sequence[float]]
+"""By type: the error of each severity."""
 
 DATA_SETS = {"cifar": "CIFAR-10-C", "tinyimagenet": "Tiny-ImageNet-C", "imagenet": "ImageNet-C"}
 
 
-def mean_corruption_error(errors: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]) -> float:
+def mean_corruption_error(errors: Errors, baseline: Errors) -> float:
     """mCE of Hendrycks and Dietterich: the error of each type, summed over severities, relative to the baseline's; the
     mean of these ratios over types. Every type needs some error of the baseline.
 
@@ -26,14 +28,15 @@ def mean_corruption_error(errors: Mapping[str, Sequence[float]], baseline: Mappi
     return fmean(sum(errors[name]) / sum(baseline[name]) for name in errors)
 
 
-def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
+def sections(results: Results, labels: Labels) -> list[Section]:
     """One table by label, one by type, and a heat map for each label."""
     first = next(iter(results.values()))[0]
     of = described(first["examples"], first["test_examples"])
+    references = _references(results, labels.baselines)
     mce = (
-        f" The mCE divides the error of each type by {BASELINE}'s before taking the mean, so that hard types do not "
-        "outweigh the others; below 100 % is more robust than it."
-        if _baseline(results)
+        " The mCE divides the error of each type by that of ERM with the same settings before taking the mean, so that "
+        "hard types do not outweigh the others; below 100 % is more robust than it."
+        if references
         else ""
     )
     overview = Section(
@@ -42,7 +45,7 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
         "severities; mean and standard deviation over seeds, lower is better, bold is the lowest. The corruption error "
         f"is the mean over types and severities.{mce} Corruptions are made on the fly with the constants of "
         f"{DATA_SETS[first['constants']]}; they are not its published files, so compare within this page only.",
-        table=_overview(results, colors),
+        table=_overview(results, references, labels.colors),
     )
     by_type = Section(
         "Error by type of corruption",
@@ -54,29 +57,30 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
         "Error by severity",
         "In per cent, mean over seeds; columns are severities 1 to 5, and a deeper colour is more error. Look for rows "
         "that are deep from the first severity on: the method has not learnt to ignore that change at all.",
-        [Panel(label, heat_map(_means(runs), colors[label], label=label)) for label, runs in results.items()],
+        [Panel(label, heat_map(_means(runs), labels.colors[label], label=label)) for label, runs in results.items()],
         layout="wide",
     )
     return [overview, by_type, heat]
 
 
-def _overview(results: Results, colors: Mapping[str, str]) -> Table:
-    baseline = _baseline(results)
+def _overview(results: Results, references: Mapping[str, Errors], colors: Mapping[str, str]) -> Table:
     values = {}
     for label, runs in results.items():
         values[label] = {
             "clean\nerror, % ↓": [100 * run["clean"] for run in runs],
             "corruption\nerror, % ↓": [100 * run["mean"] for run in runs],
         }
-        if baseline:
-            values[label]["mCE, % ↓"] = [100 * mean_corruption_error(run["error"], baseline) for run in runs]
+        if label in references:
+            errors = references[label]
+            values[label]["mCE, % ↓"] = [100 * mean_corruption_error(run["error"], errors) for run in runs]
     return estimates_table(values, colors)
 
 
-def _baseline(results: Results) -> dict[str, list[float]] | None:
-    """The errors to which those of the others are compared; None without them, or where one of them is zero."""
-    errors = _means(results[BASELINE]) if BASELINE in results else {}
-    return errors if errors and all(sum(values) for values in errors.values()) else None
+def _references(results: Results, baselines: Mapping[str, str]) -> dict[str, Errors]:
+    """By label, of ERM too, the errors of ERM that its own are divided by; not where one of these is zero."""
+    erm_of = {**{erm: erm for erm in baselines.values()}, **baselines}
+    found = {label: _means(results[erm_of[label]]) for label in results if erm_of.get(label) in results}
+    return {label: errors for label, errors in found.items() if all(sum(values) for values in errors.values())}
 
 
 def _by_type(results: Results) -> Table:
@@ -89,7 +93,7 @@ def _by_type(results: Results) -> Table:
     return Table(["corruption", *results], rows)
 
 
-def heat_map(errors: Mapping[str, Sequence[float]], color: str, *, label: str) -> str:
+def heat_map(errors: Errors, color: str, *, label: str) -> str:
     """One row for each type, one column for each severity; the cell is deeper in `color` the larger the error."""
     with figure(3.1, 0.4 + 0.2 * len(errors)) as (drawn, axes):
         for row, values in enumerate(errors.values()):

@@ -15,6 +15,7 @@ from torch import nn
 from .. import detection
 from ..data import pictures
 from ..data.boxes import BoxedImage
+from ..data.source import Files
 from ..detection.fine_tuning import Progress
 from ..detection.images import Augment
 from ..detection.precision import Detections
@@ -26,7 +27,7 @@ from ..training.checkpoint import CheckpointError
 from ..training.progress import duration
 from .boxes import is_grey, read_boxes_once
 from .detection_page import MOST, SURE, sections
-from .part import Results, Store, Subject
+from .part import Labels, Results, Store, Subject
 
 
 class _Usual(NamedTuple):
@@ -93,8 +94,8 @@ class Detection:
             )
         self._settings(seed=0)
 
-    def files(self) -> dict[str, Path]:
-        return {} if self.boxes is None else {"boxes": self.boxes}
+    def files(self) -> dict[str, Files]:
+        return {} if self.boxes is None else {"boxes": Files(self.boxes)}
 
     def check_files(self, image_size: int | None) -> None:
         """Look for a detection set with images to train on and others to test on."""
@@ -202,8 +203,8 @@ class Detection:
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
         return {"detection mAP, % ↑": 100 * result["map"], "detection AP50, % ↑": 100 * result["map_50"]}
 
-    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
-        return sections(results, colors)
+    def section(self, results: Results, labels: Labels) -> list[Section]:
+        return sections(results, labels.colors)
 
     def resolved(self) -> Detection:
         """With everything that depends on the detector filled in."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from ..reports.sections import Section
 from ..reports.statistics import Difference, paired_difference
-from ..reports.summary import BASELINE
 from ..reports.tables import Cell, Table
 from .results import Numbers, wrapped
 
@@ -18,29 +17,31 @@ Differences = Mapping[str, Mapping[str, Difference]]
 """By label, then by title of the headline number, in its unit."""
 
 
-def differences_from_erm(numbers: Mapping[str, Numbers]) -> dict[str, dict[str, Difference]]:
-    """Of every label but ERM that shares a seed and a headline number with it.
+def differences_from_erm(
+    numbers: Mapping[str, Numbers], baselines: Mapping[str, str]
+) -> dict[str, dict[str, Difference]]:
+    """Of every label that shares a seed and a headline number with ERM with the same settings.
 
     Args:
         numbers: headline numbers by label, as `results.headlines` returns them.
+        baselines: as in `Labels`.
 
     >>> numbers = {"erm": {"NLL ↓": {0: 1.0, 1: 2.0}}, "cutmix": {"NLL ↓": {0: 1.5, 1: 2.5, 2: 9.0}}}
-    >>> differences_from_erm(numbers)
+    >>> differences_from_erm(numbers, {"cutmix": "erm"})
     {'cutmix': {'NLL ↓': Difference(mean=0.5, half_width=0.0, n=2)}}
     """
-    baseline = numbers.get(BASELINE, {})
     found = {}
-    for label, of_label in numbers.items():
-        if label != BASELINE:
-            pairs = {t: paired_difference(seeds, baseline[t]) for t, seeds in of_label.items() if t in baseline}
-            found[label] = {title: difference for title, difference in pairs.items() if difference is not None}
+    for label, erm in baselines.items():
+        reference = numbers.get(erm, {})
+        pairs = {t: paired_difference(seeds, reference[t]) for t, seeds in numbers[label].items() if t in reference}
+        found[label] = {title: difference for title, difference in pairs.items() if difference is not None}
     return {label: of_label for label, of_label in found.items() if of_label}
 
 
-def as_rows(differences: Differences) -> list[dict[str, Any]]:
+def as_rows(differences: Differences, baselines: Mapping[str, str]) -> list[dict[str, Any]]:
     """For JSON: one object for each label and number."""
     return [
-        {"label": label, "number": title, **difference.as_json()}
+        {"label": label, "baseline": baselines[label], "number": title, **difference.as_json()}
         for label, of_label in differences.items()
         for title, difference in of_label.items()
     ]
@@ -57,10 +58,11 @@ def differences_section(differences: Differences, colors: Mapping[str, str]) -> 
     ]
     return Section(
         "Difference from ERM",
-        "In the unit of each number: the mean of the differences between runs with the same seed ± the half-width of "
-        "its 95 % t-interval. Bold are differences whose interval leaves out zero, whichever way they go; the others "
-        "are within the noise. The intervals are not corrected for the number of comparisons: of a hundred differences "
-        "that are none, five would be bold. They cover the noise of training, not that of the choice of test images.",
+        "In the unit of each number: the mean of the differences between runs with the same seed and the same settings "
+        "± the half-width of its 95 % t-interval. Bold are differences whose interval leaves out zero, whichever way "
+        "they go; the others are within the noise. The intervals are not corrected for the number of comparisons: of a "
+        "hundred differences that are none, five would be bold. They cover the noise of training, not that of the "
+        "choice of test images.",
         table=Table(["method", *map(wrapped, titles)], rows),
     )
 

@@ -18,7 +18,7 @@ from ..reports.sampling import sample_classes
 from ..reports.sections import Panel, Section
 from ..reports.style import CLASS_COLORS
 from ..reports.tables import estimates_table
-from .part import Results, Store, Subject
+from .part import Labels, Results, Store, Subject
 
 SPACES = {"normalized": "embeddings on the unit sphere", "raw": "embeddings as they are"}
 
@@ -87,8 +87,8 @@ class Embedding:
             "effective rank": space["effective_rank"],
         }
 
-    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
-        made = [_table_section(space, results, colors) for space in SPACES]
+    def section(self, results: Results, labels: Labels) -> list[Section]:
+        made = [_table_section(space, results, labels.colors) for space in SPACES]
         return made + _picture_section(results)
 
     def _measure(self, z: Tensor, labels: Tensor, normalize: bool) -> dict[str, Any]:

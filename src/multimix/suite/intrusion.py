@@ -15,7 +15,7 @@ from ..evaluation.inference import evaluating
 from ..random import make_generator
 from ..reports.sections import Section
 from .intrusion_page import sections
-from .part import Results, Store, Subject
+from .part import Labels, Results, Store, Subject
 
 BINS = 40
 CLEAN = "clean images"
@@ -71,6 +71,7 @@ class Intrusion:
         return {
             "source": "test" if subject.train is None else "training",
             "bank": min(self.bank, len(images)),
+            "mixed": min(self.batches * self.batch_size, len(images)),
             "threshold": threshold,
             "own": list(own),
             "mixings": measured,
@@ -81,8 +82,8 @@ class Intrusion:
             return {}
         return {"intrusion distance ↑": result["mixings"][result["own"][0]]["normalized"]["mean"]}
 
-    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
-        return sections(results, colors)
+    def section(self, results: Results, labels: Labels) -> list[Section]:
+        return sections(results, labels.colors)
 
     def _measurer(
         self, subject: Subject, images: data.Dataset, say: Callable[[str], None]

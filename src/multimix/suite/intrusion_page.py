@@ -43,16 +43,17 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
             panels.append(Panel(f"{label}: {name}", svg))
     without = [label for label, runs in results.items() if not runs[0]["own"]]
     no_mixing = (
-        f" {', '.join(without)} mixes nothing that could be asked for, so that no distance of its own is defined."
+        f" Nothing that could be asked for is mixed by {', '.join(without)}: there are clean images alone."
         if without
         else ""
     )
     made = [
         Section(
             "Manifold intrusion",
-            "Mean squared distance of mixed embeddings to the nearest clean embedding of a class that is not mixed in "
-            f"them, with and without projection on the unit sphere, against a bank of {first['bank']:,} "
-            f"{first['source']} images. A class counts as mixed when its weight is above {first['threshold']:.3g}. "
+            f"Mean squared distance of mixed embeddings of {first['mixed']:,} images to the nearest clean embedding of "
+            "a class that is not mixed in them, with and without projection on the unit sphere, against a bank of "
+            f"{first['bank']:,} {first['source']} images. A class counts as mixed when its weight is above "
+            f"{first['threshold']:.3g}. "
             "Larger is better: mixed embeddings stay away from other classes. Clean images are the measure: where a "
             f"mixing is below 1 beside them, it is nearer to other classes than real images are.{no_mixing}",
             table=estimates_table(rows, row_colors, first="method and mixing"),

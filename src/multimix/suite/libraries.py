@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import data, models
+from ..data.catalogue import read_from
 from ..data.files import open_files
 from ..data.listing import class_folders, scan
+from ..data.source import Files
 from ..extras import require
 from ..models.libraries import nearest
 from .part import Subject
@@ -62,6 +64,7 @@ def library_candidate(
     if weights is not None and not weights.is_file():
         raise FileNotFoundError(f"{weights} is not a file: --weights takes the .safetensors or .pth file of {name}")
     size = image_size or (_published_size(name) if weights is None else None)
+    root = root and root.expanduser()
     train, test, class_names = _load(data, root, size)
     if weights is None and (published := _published_classes(name)) != len(class_names):
         raise ValueError(
@@ -72,6 +75,12 @@ def library_candidate(
     # Made anew each time: the candidates live as long as the evaluation, and their models would fill a GPU together.
     def build() -> models.SplitModel:
         return _build(name, weights, num_classes=len(class_names), image_size=test.image_size)
+
+    def check() -> None:
+        # Published weights fit; looking at them would download those of every model before the first is evaluated.
+        if weights is not None:
+            build()
+        _require_colour(name, test)
 
     def load() -> Subject:
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -99,26 +108,43 @@ def library_candidate(
         model=name,
         source=name if weights is None else f"{name} with {weights}",
         folder=folder / name.replace(":", "-").replace("/", "-"),
-        identity=make_identity(*parts, data=data, root=root),
+        identity=lambda: make_identity(*parts, files=_files(data, root)),
         load=load,
         class_names=tuple(class_names),
         image_size=test.image_size,
-        # Published weights fit; looking at them would download those of every model before the first is evaluated.
-        check=(lambda: None) if weights is None else build,
+        check=check,
     )
 
 
 @functools.lru_cache(maxsize=1)
 def _load(name: str, root: Path | None, size: int | None) -> tuple[data.Dataset | None, data.Dataset, Sequence[str]]:
     """Training set, if there is one, test set and class names."""
-    if name == "imagefolder" and root is not None and root.is_dir() and not (root / "train").is_dir():
-        folder = next((root / split for split in ("test", "val") if (root / split).is_dir()), root)
+    if folder := _only_split(name, root):
         names = class_folders(folder)
         # The only split plays the part of the training set, which is the one that decides the image size.
         splits, _ = open_files({"train": scan(folder, names)}, names, image_size=size, bad_images="error")
         return None, splits["train"], names
     found = data.load(name, root=root, image_size=size)  # type: ignore[arg-type]
     return found.train, found.test, list(found.class_names)
+
+
+def _require_colour(name: str, test: data.Dataset) -> None:
+    if isinstance(test, data.ArrayDataset) and test.images.shape[1] != 3:
+        raise ValueError(f"{name} takes images of three channels, and these have one: evaluate it on colour images")
+
+
+def _only_split(name: str, root: Path | None) -> Path | None:
+    """Where the classes of an image folder are that has no training images."""
+    if name != "imagefolder" or root is None or not root.is_dir() or (root / "train").is_dir():
+        return None
+    return next((root / split for split in ("test", "val") if (root / split).is_dir()), root)
+
+
+def _files(name: str, root: Path | None) -> Files | None:
+    """What `_load` reads; None for data that come with a library."""
+    if root is not None and (folder := _only_split(name, root)):
+        return Files(root, [folder / label for label in class_folders(folder)])
+    return None if root is None else read_from(name, root)
 
 
 def _published_size(name: str) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor
 
 from .. import data, evaluation
-from ..data.ood_layouts import image_folder
+from ..data.ood_layouts import read_from
 from ..data.ood_sets import NOISES, check_set, ood_set, parse_spec
+from ..data.source import Files
 from ..evaluation.inference import evaluating
 from ..evaluation.ood import METRICS
 from ..evaluation.ood_detectors import FITTED_DETECTORS
@@ -22,7 +22,7 @@ from ..random import make_generator
 from ..reports.sections import Section
 from .fingerprint import fingerprint
 from .ood_page import sections
-from .part import Results, Store, Subject
+from .part import Labels, Results, Store, Subject
 
 LOGIT_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "max-softmax": evaluation.max_softmax,
@@ -64,9 +64,9 @@ class Ood:
         if self.fit_limit < 1 or (self.limit is not None and self.limit < 1):
             raise ValueError(f"limits must be at least 1, got limit={self.limit}, fit_limit={self.fit_limit}")
 
-    def files(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Files]:
         parsed = [parse_spec(spec) for spec in self.sets]
-        return {name: image_folder(name, place) for name, place in parsed if place}
+        return {name: read_from(name, place) for name, place in parsed if place}
 
     def check_files(self, image_size: int | None) -> None:
         """Look for every set, and fetch it where that is asked for."""
@@ -81,7 +81,7 @@ class Ood:
         """
         scores_of = self._scorer(subject, say)
         inside = functools.cache(lambda: scores_of(subject.test, "test images"))
-        files = {name: fingerprint(path) for name, path in self.files().items()}
+        states = {name: fingerprint(*files) for name, files in self.files().items()}
 
         def measure(spec: str, name: str, state: str) -> dict[str, Any]:
             size, channels = subject.image_size, _channels(subject)
@@ -98,7 +98,7 @@ class Ood:
         found = {}
         for spec in self.sets:
             name, _ = parse_spec(spec)
-            state = files.get(name, "")
+            state = states.get(name, "")
             # Not on the other sets: one more set costs its own images alone, and those of the test set.
             depends_on = {
                 "files": state,
@@ -121,8 +121,8 @@ class Ood:
         first = next(iter(result["mean"].values()))
         return {"OOD AuROC, % ↑": 100 * first["auroc"], "OOD FPR95, % ↓": 100 * first["fpr95"]}
 
-    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
-        return sections(results, colors)
+    def section(self, results: Results, labels: Labels) -> list[Section]:
+        return sections(results, labels.colors)
 
     def _scorer(self, subject: Subject, say: Callable[[str], None]) -> Callable[[data.Dataset, str], dict[str, Tensor]]:
         """The scores by detector of a data set; detectors are fitted when they are first asked for."""

@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import one_line
-from ..reports.headline import sentence
+from ..reports.headline import sentence, unsaid
 from ..reports.page import fill, now
+from ..reports.runs import BASELINE
 from ..reports.sections import Section
-from ..reports.style import method_colors, standalone
-from ..reports.summary import BASELINE
+from ..reports.style import method_colors, only_baseline, standalone
 from ..training.files import write_json, write_text
 from ..training.records import environment
 from .differences import as_rows, differences_from_erm, differences_section
 from .paper_numbers import beside_paper
-from .part import Part
+from .part import Labels, Part
 from .results import as_csv, as_json, by_label, headlines, kinds_of, overview
 from .running import Outcome, options_of
 
@@ -42,34 +43,38 @@ def write_evaluation(outcomes: Sequence[Outcome], parts: Sequence[Part], out: Pa
     """
     out.mkdir(parents=True, exist_ok=True)
     colors = label_colors(outcomes)
+    baselines = {o.candidate.label: o.candidate.baseline for o in outcomes if o.candidate.baseline}
     conditions = {**_conditions(outcomes, parts), "Command": command}
     kinds = kinds_of(outcomes)
     of_first_kind = by_label(outcomes, which=kinds[0])
     numbers = {label: headlines(group, parts) for label, group in of_first_kind.items()}
-    differences = differences_from_erm(numbers)
-    whole = {"conditions": conditions, "made": now(), "differences": as_rows(differences)}
+    differences = differences_from_erm(numbers, baselines)
+    whole = {"conditions": conditions, "made": now(), "differences": as_rows(differences, baselines)}
     write_json(out / "evaluation.json", whole | {"models": as_json(outcomes, parts)})
     write_text(out / "evaluation.csv", as_csv(outcomes, parts))
     shown: dict[str | None, list[Section]] = {}
     for which in kinds:
         groups = by_label(outcomes, which=which)
-        shown[which] = [section for part in parts for section in _sections(part, groups, colors)]
+        shown[which] = [section for part in parts for section in _sections(part, groups, Labels(colors, baselines))]
     about = outcomes[0].candidate
     networks = _several(o.candidate.model for o in outcomes)
     methods = {label: group[0].candidate.method for label, group in of_first_kind.items()}
     paper = beside_paper(numbers, methods, data=about.data, model=networks)
     apart = differences_section(differences, colors)
     first = [*([apart] if apart else []), *paper, *shown[kinds[0]]]
-    names = list(colors)
     page = fill(
-        title=f"{_count(len(names))} on {about.data}",
+        title=f"{_count(outcomes)} on {about.data}",
         kicker=" · ".join(["multimix evaluate", networks, _weights(kinds)]),
-        headline=_sentences(of_first_kind, parts),
-        headline_note="In brackets: the mean difference from ERM in percentage points, over runs paired by seed, with "
-        "its 95 % t-interval. A method is called better or worse only when the interval leaves out zero."
-        if BASELINE in names and len(names) > 1
+        headline=_sentences(of_first_kind, parts, baselines),
+        headline_note="In brackets: the mean difference from ERM with the same settings in percentage points, over "
+        "runs paired by seed, with its 95 % t-interval. A method is called better or worse only when the interval "
+        "leaves out zero."
+        if any(difference.n > 1 for of_label in differences.values() for difference in of_label.values())
         else "",
-        missing=[f"{o.candidate.name}, {part}: {why}" for o in outcomes for part, why in o.failures.items()],
+        missing=[
+            *(f"{o.candidate.name}: {o.candidate.still_to_train}" for o in outcomes if o.candidate.still_to_train),
+            *(f"{o.candidate.name}, {part}: {why}" for o in outcomes for part, why in o.failures.items()),
+        ],
         results_title="Overview",
         results=overview(outcomes, parts, colors),
         results_note="Mean ± standard deviation over seeds. ↑: higher is better, ↓: lower is better; bold is the best "
@@ -87,11 +92,12 @@ def write_evaluation(outcomes: Sequence[Outcome], parts: Sequence[Part], out: Pa
 
 def label_colors(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """A colour for every label."""
-    labels = list(dict.fromkeys(outcome.candidate.label for outcome in outcomes))
-    return method_colors(labels, BASELINE if BASELINE in labels else None)
+    methods = {outcome.candidate.label: outcome.candidate.method for outcome in outcomes}
+    baselines = [label for label, method in methods.items() if method == BASELINE]
+    return method_colors(list(methods), only_baseline(baselines))
 
 
-def _sections(part: Part, groups: Mapping[str, Sequence[Outcome]], colors: Mapping[str, str]) -> list[Section]:
+def _sections(part: Part, groups: Mapping[str, Sequence[Outcome]], labels: Labels) -> list[Section]:
     results = {
         label: [outcome.results[part.name] for outcome in outcomes if part.name in outcome.results]
         for label, outcomes in groups.items()
@@ -100,23 +106,25 @@ def _sections(part: Part, groups: Mapping[str, Sequence[Outcome]], colors: Mappi
     if not results:
         return []
     try:
-        return part.section(results, {label: colors[label] for label in results})
+        return part.section(results, replace(labels, colors={label: labels.colors[label] for label in results}))
     except Exception as error:  # the page of the other parts does not suffer from it
         return [Section(part.name, "", left_out=one_line(error))]
 
 
-def _sentences(groups: Mapping[str, Sequence[Outcome]], parts: Sequence[Part]) -> list[str]:
-    """For the first number of every part, how the methods differ from ERM."""
+def _sentences(
+    groups: Mapping[str, Sequence[Outcome]], parts: Sequence[Part], baselines: Mapping[str, str]
+) -> list[str]:
+    """For the first number of every part, how the methods differ from ERM; and what is compared with no ERM."""
     found = []
     single, several = False, False
     for part in parts:
         of_part = {label: headlines(group, [part]) for label, group in groups.items()}
-        title = next(iter(of_part.get(BASELINE, {})), "")
+        title = next((title for erm in baselines.values() for title in of_part[erm]), "")
         differences = {
             label: of_label[title]._replace(
                 mean=of_label[title].mean / 100, half_width=of_label[title].half_width / 100
             )
-            for label, of_label in differences_from_erm(of_part).items()
+            for label, of_label in differences_from_erm(of_part, baselines).items()
             if title in of_label
         }
         told = {label: d for label, d in differences.items() if d.n > 1}
@@ -126,8 +134,23 @@ def _sentences(groups: Mapping[str, Sequence[Outcome]], parts: Sequence[Part]) -
             text = sentence(name, told, higher_is_better=title.endswith("↑"))
             found.append(text[0].upper() + text[1:] if text.startswith(("no ", "for ")) else text)
     if single and not several:
-        return ["There is one pair of runs to compare with ERM: differences cannot be told from noise."]
+        found = ["There is one pair of runs for each comparison with ERM: differences cannot be told from noise."]
+    if alone := _alone(groups, baselines):
+        found.append(unsaid(alone))
     return [text.replace(" ± ", "\u00a0±\u00a0") for text in found]
+
+
+def _alone(groups: Mapping[str, Sequence[Outcome]], baselines: Mapping[str, str]) -> list[str]:
+    """The labels of runs that no ERM run has settings and seed of, on a page that has ERM."""
+    methods = {label: group[0].candidate.method for label, group in groups.items()}
+    if BASELINE not in methods.values():
+        return []
+    seeds = {label: {outcome.candidate.seed for outcome in group} for label, group in groups.items()}
+    return [
+        label
+        for label, method in methods.items()
+        if method not in (BASELINE, None) and seeds[label].isdisjoint(seeds.get(baselines.get(label, ""), ()))
+    ]
 
 
 def _conditions(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> dict[str, str]:
@@ -168,8 +191,11 @@ def _weights(kinds: Sequence[str | None]) -> str:
     return " and ".join(f"{which} epoch" for which in kinds if which) or "weights as given"
 
 
-def _count(number: int) -> str:
-    return "One method" if number == 1 else f"{number} methods"
+def _count(outcomes: Sequence[Outcome]) -> str:
+    """How many methods, whatever their settings, or models, where some were trained elsewhere."""
+    number = len({outcome.candidate.method or outcome.candidate.label for outcome in outcomes})
+    noun = "method" if all(outcome.candidate.method for outcome in outcomes) else "model"
+    return f"One {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _several(values: Iterable[Any]) -> str:

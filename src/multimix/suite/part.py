@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import data
+from ..data.source import Files
 from ..models import SplitModel
 from ..reports.sections import Section
 from ..training import Config
@@ -19,6 +20,15 @@ T = TypeVar("T")
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """By label, what `Part.evaluate` returned for each seed."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a page knows of the labels that it shows."""
+
+    colors: Mapping[str, str]
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    """By label, that of ERM with the same settings; of those that have one."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +110,8 @@ class Part(Protocol):
         """
         ...
 
-    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
-        """What the page shows: by label, the results of its seeds; `colors` by label."""
+    def section(self, results: Results, labels: Labels) -> list[Section]:
+        """What the page shows: by label, the results of its seeds."""
         ...
 
 
@@ -118,8 +128,8 @@ class HasDefaults(Protocol):
 class ReadsFiles(Protocol):
     """A part that reads files besides those of the classifiers; its results hold for these files as they are."""
 
-    def files(self) -> Mapping[str, Path]:
-        """The folders and files, by a name for each."""
+    def files(self) -> Mapping[str, Files]:
+        """What is read, by a name for each."""
         ...
 
     def check_files(self, image_size: int | None) -> None:

@@ -46,12 +46,15 @@ def headlines(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> Numbers:
 def overview(outcomes: Sequence[Outcome], parts: Sequence[Part], colors: Mapping[str, str]) -> Table:
     """Mean ± standard deviation over seeds; rows of the best epoch say so where there are others."""
     kinds = kinds_of(outcomes)
+    # Some rows lack columns, and all together are in the order of the parts.
+    titles = list(dict.fromkeys(title for part in parts for title in headlines(outcomes, [part])))
     rows: dict[str, dict[str, list[float]]] = {}
     row_colors = {}
     for which in kinds:
         for label, group in by_label(outcomes, which=which).items():
             name = f"{label}, best epoch" if which == "best" and len(kinds) > 1 and group[0].candidate.which else label
-            rows[name] = {wrapped(title): list(seeds.values()) for title, seeds in headlines(group, parts).items()}
+            numbers = headlines(group, parts)
+            rows[name] = {wrapped(title): list(numbers.get(title, {}).values()) for title in titles}
             row_colors[name] = colors.get(label, "")
     return estimates_table(rows, row_colors)
 

@@ -127,12 +127,12 @@ def _measure(
 def _fingerprints(part: Part) -> dict[str, str]:
     if not isinstance(part, ReadsFiles):
         return {}
-    return {name: fingerprint(path) for name, path in part.files().items()}
+    return {name: fingerprint(*files) for name, files in part.files().items()}
 
 
 def _store(candidate: Candidate, part: Part, files: Mapping[str, str]) -> FileStore:
     options = options_of(part) | ({"files": dict(files)} if files else {})
-    return FileStore(candidate.folder / f"{part.name}.json", identity=candidate.identity, options=options)
+    return FileStore(candidate.folder / f"{part.name}.json", identity=candidate.identity(), options=options)
 
 
 def _once(load: Callable[[], Subject]) -> Callable[[], Subject]:

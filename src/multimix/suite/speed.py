@@ -16,7 +16,7 @@ from ..models import SplitModel
 from ..reports.sections import Section
 from ..training import Config
 from ..training.devices import connect
-from .part import Results, Store, Subject
+from .part import Labels, Results, Store, Subject
 from .speed_page import sections
 
 VARIED = ("multimix", "dense-multimix", "multimix-alone", "dense-multimix-alone")
@@ -89,8 +89,8 @@ class Speed:
         # Images per second of models that were timed one after the other do not compare; these do.
         return {"training speed ÷ ERM's ↑": row["relative"]}
 
-    def section(self, results: Results, colors: Mapping[str, str]) -> list[Section]:
-        return sections(results, colors)
+    def section(self, results: Results, labels: Labels) -> list[Section]:
+        return sections(results, labels.colors)
 
 
 def with_n(method: str, n: int) -> str | None:

@@ -12,13 +12,14 @@ from typing import Any, Literal
 import torch
 
 from .. import data
+from ..data.catalogue import read_from
+from ..data.source import Files
 from ..evaluation.inference import evaluating
 from ..reports.evaluated import default_device, load_splits
-from ..reports.runs import Run, find_runs, group_runs
+from ..reports.runs import Group, Run, find_runs, group_runs
 from ..training import RunDirectory, load_run
 from .fingerprint import fingerprint
 from .part import Subject
-from .sources import places
 
 __all__ = ["Candidate", "Which", "run_candidate", "run_candidates", "run_subject", "verified"]
 
@@ -41,14 +42,18 @@ class Candidate:
     """Run folder, or name of the library model."""
     folder: Path
     """Where the results are kept, one file for each part."""
-    identity: str
-    """Changes when weights or data change."""
+    identity: Callable[[], str]
+    """It changes when weights or data change. Asked for each time, as the data may be fetched meanwhile."""
     load: Callable[[], Subject]
     class_names: tuple[str, ...] = ()
     image_size: int | None = None
     """Side in pixels of the images that it takes, where that is known before it is made."""
     training: str = "trained elsewhere"
     """The conditions of its training in a few words."""
+    baseline: str | None = None
+    """The label of ERM with the same settings; None for ERM, without one, and for a model trained elsewhere."""
+    still_to_train: str = ""
+    """The epochs that an unfinished run has not seen; "" for a finished one, and for a model trained elsewhere."""
     check: Callable[[], object] = lambda: None
     """Raises before anything is computed for what `load` would refuse."""
 
@@ -56,7 +61,7 @@ class Candidate:
     def name(self) -> str:
         """In messages.
 
-        >>> Candidate("erm", 3, "best", "erm", "digits", "smallnet", "", Path(), "", load=lambda: None).name
+        >>> Candidate("erm", 3, "best", "erm", "digits", "smallnet", "", Path(), str, load=lambda: None).name
         'erm, seed 3, best epoch'
         """
         if self.which is None:
@@ -78,7 +83,7 @@ def run_candidates(
         ValueError: files are damaged, or the runs are on different data.
     """
     return [
-        run_candidate(run, group.label, which=epoch, device=device, batch_size=batch_size)
+        run_candidate(run, group, which=epoch, device=device, batch_size=batch_size)
         for group in group_runs(find_runs(paths))
         for run in group.runs.values()
         for epoch in which
@@ -86,11 +91,12 @@ def run_candidates(
 
 
 def run_candidate(
-    run: Run, label: str, *, which: Which = "last", device: str | None = None, batch_size: int | None = None
+    run: Run, group: Group, *, which: Which = "last", device: str | None = None, batch_size: int | None = None
 ) -> Candidate:
-    """One run; arguments and errors as for `run_candidates`."""
+    """One run of a group; arguments and errors as for `run_candidates`."""
+    weights, root = file_digest(weights_file(run.path, which)), run.config.data_root
     return Candidate(
-        label=label,
+        label=group.label,
         seed=run.config.seed,
         which=which,
         method=run.config.method,
@@ -98,13 +104,13 @@ def run_candidate(
         model=run.config.model,
         source=str(run.path),
         folder=run.path / "evaluation" / which,
-        identity=make_identity(
-            file_digest(weights_file(run.path, which)), data=run.config.data, root=run.config.data_root
-        ),
-        load=lambda: run_subject(run, label, which=which, device=device, batch_size=batch_size),
+        identity=lambda: make_identity(weights, files=None if root is None else read_from(run.config.data, root)),
+        load=lambda: run_subject(run, group.label, which=which, device=device, batch_size=batch_size),
         class_names=tuple(run.data_info["class_names"]),
         image_size=run.data_info.get("image_size"),
         training=_training(run),
+        baseline=group.baseline,
+        still_to_train="" if run.finished else f"epochs {len(run.metrics) + 1} to {run.config.epochs}",
         check=lambda: _splits(run),
     )
 
@@ -189,15 +195,16 @@ def weights_file(path: Path, which: Which) -> Path:
     )
 
 
-def make_identity(*parts: str, data: str, root: Path | None) -> str:
-    """A digest of the parts, and of the files in `root` that the data set `data` is read from."""
-    return hashlib.blake2b(repr([*parts, _files(data, root)]).encode()).hexdigest()[:32]
+def make_identity(*parts: str, files: Files | None) -> str:
+    """A digest of the parts and of the files that the data are read from; None for data that come with a library."""
+    state = _state(files.root, files.places and tuple(files.places)) if files else ""
+    return hashlib.blake2b(repr([*parts, state]).encode()).hexdigest()[:32]
 
 
 @functools.lru_cache(maxsize=8)
-def _files(data: str, root: Path | None) -> str:
+def _state(root: Path, places: Sequence[Path] | None) -> str:
     # Looked at once in a process, as the data are: many runs share a folder, and it may hold a million images.
-    return "" if root is None else fingerprint(root, places(data, root))
+    return fingerprint(root, places)
 
 
 def file_digest(path: Path) -> str:
