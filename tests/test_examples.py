@@ -9,23 +9,45 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "expected"),
-    [
-        ("training_loop.py", ["--epochs", "3"], "epoch   3"),
-        ("timm_model.py", [], "clean training accuracy"),
-        ("metric_learning.py", ["--epochs", "1"], "Metrix  Recall@1"),
-        ("contrastive.py", ["--epochs", "1"], "MMix                    accuracy"),
-    ],
-)
+RUNS = [
+    ("training_loop.py", ["--epochs", "3"], "epoch   3"),
+    ("timm_model.py", [], "clean training accuracy"),
+    ("metric_learning.py", ["--epochs", "1"], "Metrix  Recall@1"),
+    ("contrastive.py", ["--epochs", "1"], "MMix                    accuracy"),
+    ("lightning_module.py", ["--epochs", "1"], "test accuracy"),
+]
+TEXT = "text_classification.py"
+
+
+@pytest.mark.parametrize(("name", "options", "expected"), RUNS)
 def test_example_runs(name: str, options: list[str], expected: str) -> None:
+    assert expected in output(name, options)
+
+
+def test_text_example_runs(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "how", "who", "many", "is", "it"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **size)).save_pretrained(tmp_path)
+    lines = tmp_path / "questions.txt"
+    lines.write_text("NUM:count How many is it ?\nHUM:ind Who is it ?\n" * 20)
+    options = [str(lines), str(lines), "--encoder", str(tmp_path), "--per-class", "12", "--epochs", "1"]
+    found = output(TEXT, options)
+    names = "cross entropy  ", "MultiMix       ", "Dense MultiMix "
+    assert [line[:15] for line in found.splitlines() if "test accuracy" in line] == list(names)
+
+
+def output(name: str, options: list[str]) -> str:
+    """What an example prints."""
     run = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *options], capture_output=True, text=True, timeout=120, check=False
     )
     assert run.returncode == 0, run.stderr
-    assert expected in run.stdout
+    return run.stdout
 
 
 def test_every_example_is_tested() -> None:
-    tested = {"training_loop.py", "timm_model.py", "metric_learning.py", "contrastive.py"}
-    assert {path.name for path in EXAMPLES.glob("*.py")} == tested
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {TEXT, *(name for name, _, _ in RUNS)}
