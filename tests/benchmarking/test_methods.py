@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from multimix.benchmarking import methods as timing
-from multimix.methods import Either, Erm, InputMixup, MultiMix
+from multimix.methods import Either, Erm, InputMixup, MultiMix, SoftTargets
 from multimix.training import Config
 
 
@@ -16,6 +16,10 @@ def test_parts_keep_their_probabilities() -> None:
     assert [type(part) for _, part in parts] == [Erm, MultiMix, InputMixup]
     assert [weight for weight, _ in parts] == pytest.approx([0.1, 0.3, 0.6])
     assert [type(part) for _, part in timing.expand(Either(Erm(), InputMixup(), p=0))] == [InputMixup]
+    soft = timing.expand(SoftTargets(inner))
+    assert [(weight, type(part), type(part.method)) for weight, part in soft] == [
+        (0.25, SoftTargets, Erm), (0.75, SoftTargets, MultiMix),
+    ]  # fmt: skip
 
 
 def config(**changes) -> Config:

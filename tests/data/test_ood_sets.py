@@ -153,6 +153,10 @@ def test_cifar_as_folder_and_as_arrays(tmp_path: Path) -> None:
     assert len(ood_set(f"cifar10={arrays.parent}", image_size=32)) == 4
     with pytest.raises(FileNotFoundError, match="cifar100 is not in"):
         ood_set(f"cifar100={arrays.parent}", image_size=32)
+    for number in range(10):
+        write(tmp_path / "trained" / "train" / f"class{number}" / "1.png", 32)
+    with pytest.raises(FileNotFoundError, match="holds training images of cifar10 and no test/"):
+        ood_set(f"cifar10={tmp_path / 'trained'}", image_size=32)
 
 
 def test_sets_that_share_a_folder_do_not_take_each_others_images(tmp_path: Path) -> None:

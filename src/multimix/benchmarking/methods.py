@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import methods, models
 from ..data import Batch
-from ..methods import Either, Method
+from ..methods import Either, Method, SoftTargets
 from ..models import SplitModel
 from ..random import make_generator
 from ..training import Config, TrainingStep
@@ -240,6 +240,8 @@ def expand(method: Method) -> list[tuple[float, Method]]:
     >>> [(p, type(part).__name__) for p, part in expand(parse("either(cutmix, multimix, p=0.2)"))]
     [(0.2, 'CutMix'), (0.4, 'MultiMix'), (0.4, 'InputMixup')]
     """
+    if isinstance(method, SoftTargets):
+        return [(weight, SoftTargets(part)) for weight, part in expand(method.method)]
     if not isinstance(method, Either):
         return [(1.0, method)]
     return [

@@ -112,7 +112,10 @@ def _cifar_pictures(folder: Path, name: str) -> list[Path]:
 def _cifar(folder: Path, name: str, download: bool) -> ArrayDataset | Listing:
     if pictures := _cifar_pictures(folder, name):
         return _listed(folder, pictures, name)
-    return cifar.cifar("cifar10" if name == "cifar10" else "cifar100", folder, download=download).splits["test"]
+    splits = cifar.cifar("cifar10" if name == "cifar10" else "cifar100", folder, download=download).splits
+    if "test" not in splits:
+        raise FileNotFoundError(f"{folder} holds training images of {name} and no test/, which is what is evaluated")
+    return splits["test"]
 
 
 def _cifar_files(folder: Path, name: str) -> Files:
