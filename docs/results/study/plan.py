@@ -31,8 +31,6 @@ ON_TEST = ("final", "confirm")
 """What looks at the test set, on cifar20 with three times the epochs; everything else at the validation split."""
 
 LEFT_OUT = {
-    "map": ("alpha=0.5",),
-    "grid": ("alpha=0.5",),
     "final": ("rescale", "manifold"),
     "optimiser": ("adamw", "lr=0.01", "multimix(share=1)"),
 }
