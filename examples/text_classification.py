@@ -6,6 +6,12 @@ of which the part before the colon counts, or "0 How does rain form ?". The ques
 
 A model whose `forward` returns the loss is all that Trainer asks for. Sentences are of any length: the embedding is the
 mean of the real tokens, and Dense MultiMix takes the tokens themselves with their mask.
+
+Measured on TREC with `--per-class 50` (300 questions to train on, 500 to test on) and `--seed 0`, 1 and 2, mean and
+standard deviation, on one core of an AMD EPYC, torch 2.14, transformers 5.24, 2026-12-01: accuracy 90.2 +- 1.2 % with
+cross entropy, 90.2 +- 1.2 with MultiMix, 89.9 +- 1.1 with Dense MultiMix; negative log-likelihood 0.343 +- 0.040,
+0.311 +- 0.023 and 0.325 +- 0.027. MultiMix's is lower with each seed, by 0.032 +- 0.045 (95 % interval): nothing is
+beyond the noise.
 """
 
 import argparse

@@ -119,7 +119,7 @@ def _sentences(
     single, several = False, False
     for part in parts:
         of_part = {label: headlines(group, [part]) for label, group in groups.items()}
-        title = next((title for erm in baselines.values() for title in of_part[erm]), "")
+        title = next((title for erm in baselines.values() for title in of_part.get(erm, ())), "")
         differences = {
             label: of_label[title]._replace(
                 mean=of_label[title].mean / 100, half_width=of_label[title].half_width / 100
