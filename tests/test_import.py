@@ -23,6 +23,14 @@ images = torch.rand(8, 3, 2, 2)
 for method in (mm.methods.Erm(), mm.methods.InputMixup(), mm.methods.CutMix(), mm.methods.MultiMix()):
     method(model, images, labels).loss.backward()
 assert "torch._dynamo" not in sys.modules  # the compiler takes longer to import than torch
+for name in ("preactresnet10-w2", "wrn10-1", "smallnet-w2"):
+    mm.models.build(name, num_classes=3, image_size=8)(torch.rand(2, 3, 8, 8))
+sys.modules["torchvision"] = sys.modules["timm"] = None  # as where they are not installed
+for name in ("resnet50", "timm:resnet18", "resnet18"):
+    try:
+        mm.models.build(name, num_classes=3, image_size=8)
+    except (ImportError, ValueError) as error:
+        print(name, type(error).__name__, error)
 
 import importlib
 
@@ -107,6 +115,14 @@ def report() -> dict[str, list[str]]:
 def test_training_step_with_torch_alone(report) -> None:
     # The fixture took the steps; and `import multimix` did not so much as try to import anything else.
     assert report["wanted"] == []
+
+
+def test_torch_is_enough_for_the_encoders_written_here(report) -> None:
+    # The fixture built and ran three; and said what the others need.
+    needs = "ImportError this needs {0}, which is not installed: pip install 'multimix[train]'"
+    assert " ".join(report["resnet50"]) == needs.format("torchvision")
+    assert " ".join(report["timm:resnet18"]) == needs.format("timm")
+    assert " ".join(report["resnet18"]).startswith("ValueError unknown model 'resnet18'")
 
 
 def test_import_loads_nothing_heavy(report) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.forked_workers import fork_workers
 
 from multimix import cli, recipes
 from multimix.cli import planned
@@ -163,6 +164,7 @@ def test_the_plan_is_methods_by_seeds_from_the_first_seed_on() -> None:
 def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     options = ["--methods", "erm", "--seeds", "2", "--schedule", "constant", "--warmup-epochs", "0", "--out", str(out)]
+    options += ["--per-class", "20", "--no-tensorboard"]
     # Far more epochs than the test waits for.
     command = [sys.executable, "-m", "multimix", "compare", *options, "--jobs", "2", "--epochs", "100000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -182,6 +184,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path, monkeypatch
     before = [path.read_text() for path in metrics]
     epochs = max(text.count("\n") for text in before) + 1
     monkeypatch.setattr(speed, "SECONDS", 0.0)
+    fork_workers(monkeypatch)
     # The schedule is constant, so the runs may go on to another number of epochs than they were begun with.
     cli.main(["compare", *options, "--jobs", "1", "--epochs", str(epochs)])
     for path, text in zip(metrics, before, strict=True):

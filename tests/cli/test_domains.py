@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.forked_workers import fork_workers
 
 from multimix.cli import main
 from multimix.evaluation import accuracy, predict
@@ -73,7 +74,8 @@ def test_domains_that_would_share_a_folder_are_refused(root, tmp_path, capsys, o
     assert not (tmp_path / "made").exists()
 
 
-def test_every_domain_is_held_out_and_a_lost_run_is_made_again(root, tmp_path, capsys) -> None:
+def test_every_domain_is_held_out_and_a_lost_run_is_made_again(root, tmp_path, monkeypatch, capsys) -> None:
+    fork_workers(monkeypatch)
     out = tmp_path / "runs"
     command = [
         "domains",

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.forked_workers import fork_workers
 
 from multimix.cli import main
 
@@ -35,7 +36,10 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments:
     assert not (tmp_path / "made").exists()
 
 
-def test_a_sweep_is_drawn_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_is_drawn_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fork_workers(monkeypatch)
     command = ["sweep", "digits", "--methods", "multimix-alone", *SMALL, "--jobs", "1", "--out", str(tmp_path)]
     main([*command, "--vary", "n=5"])
     first = json.loads((tmp_path / "sweep.json").read_text())

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.forked_workers import IMPORTS, fork_workers
 
 from multimix import recipes
 from multimix.cli import workers
@@ -24,9 +25,12 @@ from multimix.data.pictures import SMALL_SIDE
 from multimix.training import Config, Progress, RunDirectory
 
 
-def test_failed_and_killed_runs_do_not_keep_the_others_from_ending(tmp_path: Path) -> None:
+def test_failed_and_killed_runs_do_not_keep_the_others_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork_workers(monkeypatch)
     before = signal.getsignal(signal.SIGTERM)
-    config = replace(recipes.get("digits"), method="erm", epochs=2)
+    config = replace(recipes.get("digits"), method="erm", epochs=2, per_class=20, tensorboard=False)
     diverging = Job(replace(config, lr=1e30), tmp_path / "diverging")
     killed = Job(replace(config, epochs=100_000), tmp_path / "killed")
     good = Job(config, tmp_path / "good")
@@ -60,9 +64,10 @@ def test_failed_and_killed_runs_do_not_keep_the_others_from_ending(tmp_path: Pat
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def spawned(target: Callable[..., None], *further: object) -> tuple[Any, Connection]:
+def started(target: Callable[..., None], *further: object) -> tuple[Any, Connection]:
     """A new process that runs `target` on the other end of the pipe."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTS)
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(theirs, *further))
     process.start()
@@ -78,7 +83,7 @@ def _ends_in_time(connection: Connection) -> None:
 
 
 def test_a_worker_past_its_last_look_at_the_signal_is_let_go() -> None:
-    process, ours = spawned(_ends_in_time)
+    process, ours = started(_ends_in_time)
     assert ours.poll(60)
     workers._stop([workers._Worker(process, ours, Job(recipes.get("digits"), Path()))])
     assert process.exitcode == 0, "it ended by itself, and was not killed after two minutes"
@@ -98,7 +103,7 @@ def _parent_of_one(connection: Connection) -> None:
 
 
 def test_a_worker_whose_parent_is_killed_stops() -> None:
-    parent, ours = spawned(_parent_of_one)
+    parent, ours = started(_parent_of_one)
     assert ours.recv() == "here"
     parent.kill()
     parent.join()
@@ -113,7 +118,7 @@ def _start_method(config: Config, out: Path, **_: object) -> None:
 
 def test_a_worker_starts_processes_as_its_parent_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A spawned process would spawn its own, each of which would import everything again."""
-    process, ours = spawned(_work_with, tmp_path / "log.txt", multiprocessing.get_start_method())
+    process, ours = started(_work_with, tmp_path / "log.txt", multiprocessing.get_start_method())
     ours.send((recipes.get("digits"), tmp_path / "run"))
     assert ours.recv() == ("end", multiprocessing.get_start_method())
     ours.close()
@@ -142,6 +147,7 @@ def _work_on_a_gpu(connection: Connection, threads: int, log: Path, start_method
 def test_a_process_whose_gpu_may_be_unusable_takes_no_other_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fork_workers(monkeypatch)
     monkeypatch.setattr(workers, "_work", _work_on_a_gpu)
     jobs = [Job(recipes.get("digits"), tmp_path / name) for name in ("first", "bad", "next", "last")]
     failures = run_jobs(
@@ -153,7 +159,8 @@ def test_a_process_whose_gpu_may_be_unusable_takes_no_other_run(
     assert not multiprocessing.active_children()
 
 
-def test_runs_may_read_images_with_processes_of_their_own(tmp_path: Path) -> None:
+def test_runs_may_read_images_with_processes_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork_workers(monkeypatch)
     for k in range(16):
         file = tmp_path / "images" / ("train", "val")[k % 2] / ("ant", "bee")[k // 2 % 2] / f"{k}.png"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,7 @@ CASES = [
     (lambda: mixed_cross_entropy(LOGITS.long(), LABELS, LAM), TypeError, "floating point, got torch.int64"),
     (lambda: mixed_cross_entropy(LOGITS, LABELS, LAM.long()), TypeError, "floating point, got .*torch.int64"),
     (lambda: mixed_cross_entropy(LOGITS, LABELS, LAM, torch.ones(4)), ValueError, r"weight must be \(3,\).*got \(4,\)"),
-    (lambda: mixed_cross_entropy(LOGITS, LABELS, LAM, None, "mean"), ValueError, "one of 'position', 'global', got 'mean'"),
+    (lambda: mixed_cross_entropy(LOGITS, LABELS, LAM, None, "mean"), ValueError, "one of 'position', 'global', 'none', got 'mean'"),
     (lambda: mixed_cross_entropy(LOGITS, LABELS, LAM, implementation="fast"), ValueError, "'reference', got 'fast'"),
     (
         lambda: mixed_cross_entropy(LOGITS, LOGITS.clone().requires_grad_(), LAM, implementation="fused"),

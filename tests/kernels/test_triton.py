@@ -1,4 +1,4 @@
-"""Runs the cases of the Triton kernels in the interpreter, and on a GPU where there is one, in processes of their own.
+"""Runs the cases of the Triton kernels in the interpreter, and on a GPU where there is one, in a process of its own.
 
 Also compiles the kernels for GPUs, which needs none.
 """
@@ -25,9 +25,8 @@ needs_compiler = pytest.mark.skipif(
 
 
 @pytest.mark.timeout(620)
-@pytest.mark.parametrize("file", ["triton_cases.py", "triton_closed_form_cases.py"])
 @pytest.mark.parametrize("where", ["interpreter", "GPU"])
-def test_cases(where, file) -> None:
+def test_cases(where) -> None:
     if where == "GPU" and not torch.cuda.is_available():
         pytest.skip("no GPU")
     if where == "interpreter" and TorchVersion(triton.__version__) < "3.7" and TorchVersion(numpy.__version__) >= "2.4":
@@ -38,7 +37,8 @@ def test_cases(where, file) -> None:
         environment.pop(name, None)
     if where == "interpreter":
         environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", f"tests/kernels/{file}", "-q", "-p", "no:cacheprovider"]
+    files = ["tests/kernels/triton_cases.py", "tests/kernels/triton_closed_form_cases.py"]
+    command = [sys.executable, "-m", "pytest", *files, "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 

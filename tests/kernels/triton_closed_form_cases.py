@@ -11,6 +11,7 @@ import torch
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from tests.functional.oracles import make_targets, normal, rng
+from tests.kernels.interpreter import patch_once
 from torch import Tensor
 
 import multimix as mm
@@ -21,6 +22,8 @@ from multimix.kernels.closed_form_kernel import _expected, _gradient
 from multimix.kernels.triton_launch import Tile
 
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
+if DEVICE.type == "cpu":
+    patch_once()
 
 
 def attention(b: int, r: int, kind: str) -> Tensor | None:

@@ -1,6 +1,7 @@
 """What training, checkpoints and deployment do with a model, for each kind of model."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -22,15 +23,14 @@ NAMES = (
 )
 
 
-def make(name, seed=0):
-    return build(
-        name,
-        num_classes=5,
-        image_size=32,
-        mean=[0.5] * 3,
-        std=[0.25] * 3,
-        generator=torch.Generator().manual_seed(seed),
-    )
+@functools.cache
+def made(name):
+    generator = torch.Generator().manual_seed(0)
+    return build(name, num_classes=5, image_size=32, mean=[0.5] * 3, std=[0.25] * 3, generator=generator)
+
+
+def make(name):
+    return copy.deepcopy(made(name))  # drawing the weights takes longer
 
 
 @pytest.fixture(params=NAMES)
@@ -74,7 +74,7 @@ def test_a_model_and_its_copies_are_the_same_function(model, tmp_path):
     assert torch.equal(model(images()), expected), "a copy shares nothing"
 
 
-def test_normalisation_travels_with_the_weights(model):
+def test_normalisation_travels_with_the_weights():
     other = build(
         NAMES[2],
         num_classes=5,

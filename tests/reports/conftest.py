@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from tests.forked_workers import fork_workers
 
 from multimix import cli
 from multimix.reports import speed
@@ -74,6 +75,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = shared / "comparison"
     with FileLock(shared / "comparison.lock"), pytest.MonkeyPatch.context() as patch:
         if not (folder / "report.html").is_file():
+            fork_workers(patch)
             patch.setattr(speed, "ROUNDS", 2)
             patch.setattr(speed, "SECONDS", 0.0)
             cli.main([*COMMAND, "--out", str(folder)])
