@@ -153,6 +153,13 @@ def test_every_label_has_a_row_beside_the_papers_table() -> None:
     rows = {row[0].text: row[1].text for row in beside.table.rows}
     assert (rows["multimix-small-alpha"], rows["multimix-small-alpha: multimix"]) == ("0.80", "0.60")
     assert "known to lie between 0.50 and 1.90 (95 %), that of a second copy of ERM" in speeds.caption
+    spelled_out = {"mine": [run("multimix(n=1000)", **{"multimix(n=1000)": 0.4})]}
+    *_, beside = Speed().section(spelled_out, Labels({"mine": "#000000"}))
+    assert beside.table is not None
+    of_paper = published.find("speed", data="imagenet", model="resnet50", method="multimix")
+    assert of_paper is not None
+    shown = {row[0].text: [cell.text for cell in row[1:3]] for row in beside.table.rows}
+    assert shown["multimix(n=1000)"] == ["0.40", of_paper.text]
 
 
 def test_n_is_replaced_where_it_is_all_that_changes() -> None:

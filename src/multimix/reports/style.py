@@ -122,12 +122,13 @@ def standalone(svg: str) -> str:
     )
 
 
-def _rounded(coordinates: str) -> str:
-    """Numbers of more than two decimals, to two.
+def _short(coordinates: str) -> str:
+    """In one line, with numbers of more than two decimals to two.
 
-    >>> _rounded('d="M 1.23456 -7 L 2.9999 0.004"')
+    >>> _short('d="M 1.23456 -7 \\nL 2.9999 0.004"')
     'd="M 1.23 -7 L 3 0"'
     """
+    coordinates = re.sub(r"\s*\n", " ", coordinates)
     return re.sub(r"-?\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), coordinates)
 
 
@@ -144,8 +145,8 @@ def to_svg(drawn: Any, description: str) -> str:
     used = set(re.findall(r"#([\w.-]+)", svg))
     svg = re.sub(r' id="([\w.-]+)"', lambda match: match[0] if match[1] in used else "", svg)
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
-    # A hundredth of a point is finer than any screen, and curves of hundreds of epochs are half as long.
-    svg = re.sub(r' (?:d|x|y|points)="[^"]*"', lambda match: _rounded(match[0]), svg)
+    # A hundredth of a point is finer than any screen, and curves of hundreds of epochs are a quarter shorter.
+    svg = re.sub(r' (?:d|x|y|points)="[^"]*"', lambda match: _short(match[0]), svg)
     svg = svg.replace(INK, "currentColor")
     label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return re.sub(

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from .. import published
+from ..methods import canonical
 from ..reports.sections import Panel, Section
 from ..reports.style import BASELINE_COLOR, figure, line, to_svg
 from ..reports.tables import Cell, Table, estimates_table
@@ -151,7 +152,7 @@ def _beside_paper(results: Results) -> Section:
     for method, found in here.items():
         for name, speeds in found.items():
             name = method if len(found) == 1 else name
-            measured[name], methods[name] = speeds, method
+            measured[name], methods[name] = speeds, canonical(method)
     rows = []
     for name, method in row_order([method for method, _ in paper], methods):
         cells = [Cell(name, name), measured_cell(measured.get(name))]
