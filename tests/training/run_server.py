@@ -61,6 +61,7 @@ def run(job: dict) -> int:
 
 
 def main() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup make test` has it ignored, and training leaves that so
     for line in sys.stdin:
         job = json.loads(line)
         pid = os.fork()

@@ -409,6 +409,15 @@ def test_a_signal_before_the_first_step_ends_at_once(name, tmp_path, monkeypatch
     train(replace(CONFIG, epochs=1), tmp_path / "run")
 
 
+def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = train(replace(CONFIG, epochs=1), tmp_path, progress=lambda _: os.kill(os.getpid(), signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (run / "result.json").is_file()
+
+
 def test_domains_that_a_method_has_no_head_for_are_refused_before_the_run_begins(tmp_path, monkeypatch):
     """On a GPU, a step does not look at them."""
     monkeypatch.setattr(methods.Daml, "forward", None)

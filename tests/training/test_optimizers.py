@@ -120,9 +120,10 @@ def test_the_fused_step_is_the_plain_one_and_resumes_as_it(optimizer):
         ({"warmup_epochs": 5}, "the learning rate only rises, to 0.06 of 0.1: warmup_epochs=5 is more than epochs=3"),
         ({"schedule": "multistep", "milestones": (3, 4)}, r"never falls: the first of the milestones \(3, 4\) is not"),
         ({"schedule": "step", "milestones": (30,)}, "never falls"),
+        ({"schedule": "cosine", "milestones": (1, 2)}, r"milestones \(1, 2\) do nothing under schedule='cosine': set"),
     ],
 )
-def test_a_schedule_that_ends_before_it_begins_is_warned_of(changes: dict[str, object], told: str) -> None:
+def test_a_schedule_that_does_other_than_asked_is_warned_of(changes: dict[str, object], told: str) -> None:
     with pytest.warns(UserWarning, match=told):
         warn_of_unreached(Config(data="digits", epochs=3, lr=0.1, **changes))
 

@@ -53,7 +53,8 @@ def make_optimizer(module: nn.Module, config: Config, *, device: torch.device) -
 
 
 def warn_of_unreached(config: Config) -> None:
-    """Warn where the run ends before its warm-up or its first milestone, as a recipe's does with fewer `epochs`.
+    """Warn where the run ends before its warm-up or its first milestone, as a recipe's does with fewer `epochs`, and
+    where the schedule has no milestones but some are set.
 
     >>> import warnings
     >>> with warnings.catch_warnings(record=True) as caught:
@@ -72,6 +73,12 @@ def warn_of_unreached(config: Config) -> None:
         warnings.warn(
             f"the learning rate never falls: the first of the milestones {config.milestones} is not within "
             f"{config.epochs} epochs; set milestones too",
+            stacklevel=3,
+        )
+    if config.schedule in ("constant", "cosine") and config.milestones:
+        warnings.warn(
+            f"milestones {config.milestones} do nothing under schedule={config.schedule!r}: "
+            "set schedule='multistep', or leave milestones out",
             stacklevel=3,
         )
 
