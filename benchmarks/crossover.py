@@ -16,8 +16,9 @@ import torch
 
 from multimix import DenseMultiMix
 from multimix.benchmarking import floor
-from multimix.benchmarking.measure import interleaved, median_ratio, why
+from multimix.benchmarking.measure import interleaved, median_ratio
 from multimix.benchmarking.record import Record
+from multimix.errors import first_line
 from multimix.functional import expected_mixed_cross_entropy
 from multimix.kernels import crossover
 from multimix.kernels.ops import sampled_cross_entropy
@@ -87,8 +88,8 @@ def in_turns(
     try:
         return interleaved({name: lambda name=name: step(name) for name in names}, rounds=15, device="cuda", turn=0.05)
     except Exception as error:  # the compiler's and the kernels' own among them
-        print(f"{', '.join(f'{name}={value}' for name, value in size.items())} failed: {why(error)}")
-        record.add(table, size | {"why_not": why(error)})
+        print(f"{', '.join(f'{name}={value}' for name, value in size.items())} failed: {first_line(error)}")
+        record.add(table, size | {"why_not": first_line(error)})
         return None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 _OF_A_LOADER = "Original Traceback (most recent call last):"
 
 
@@ -20,3 +23,32 @@ def one_line(error: BaseException) -> str:
         where, _, buried = text.partition(_OF_A_LOADER)
         text = f"{where.strip().rstrip('.')}: {buried.strip().splitlines()[-1]}"
     return " ".join(text.split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    r"""The first line of the message of an error; its type where it has none.
+
+    >>> first_line(ValueError("too\n  many")), first_line(KeyError())
+    ('too', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """How a message about an unknown name ends, where one of those known is like it.
+
+    >>> nearest("Digit", ["digits", "cifar10"]), nearest("x", ["digits"])
+    (': did you mean digits?', '')
+    """
+    alike = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(name.casefold(), alike, n=1)
+    return f": did you mean {alike[near[0]]}?" if near else ""
+
+
+def nearest_or_all(name: str, known: Iterable[str]) -> str:
+    """The same, where those known are few enough to name them all.
+
+    >>> nearest_or_all("x", ["digits", "cifar10"])
+    ': expected one of digits, cifar10'
+    """
+    return nearest(name, known) or f": expected one of {', '.join(known)}"

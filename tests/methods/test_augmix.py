@@ -160,7 +160,7 @@ def test_any_shape_and_the_global_generator(shape) -> None:
     ("call", "message"),
     [
         (lambda: AugMix(severity=0), "severity must be"),
-        (lambda: AugMix(severity=11), "severity must be 1 to 10, got 11"),
+        (lambda: AugMix(severity=11), "severity must be between 1 and 10, got 11"),
         (lambda: AugMix(chain_depth=0), "chain_depth must be"),
         (lambda: AugMix(mixture_width=0), "mixture_width must be"),
         (lambda: AugMix(alpha=0), "alpha must be a positive number"),

@@ -106,7 +106,7 @@ def test_protocol(method, model, images, labels, b: int) -> None:
 def test_bad_input(model, images, labels) -> None:
     with pytest.raises(ValueError, match="width must be a multiple of 8, got 12"):
         BarycenterAutoMix(width=12)
-    with pytest.raises(ValueError, match="weight must not be negative"):
+    with pytest.raises(ValueError, match="weight must be a number of at least 0"):
         BarycenterAutoMix(weight=-1.0)
     with pytest.raises(ValueError, match=r"call setup\(model\) before the optimiser"):
         BarycenterAutoMix()(model, images, labels)

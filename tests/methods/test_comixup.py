@@ -164,9 +164,14 @@ def test_the_whole_step(model, images, labels) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"blocks": 8}, "blocks must be at most 5"), ({"omega": 2}, "omega in"), ({"alpha": 0}, "alpha must be"),
-     ({"clean_lam": -1}, "clean_lam must be at least 0")],
-)  # fmt: skip
+    [
+        ({"blocks": 8}, "blocks must be at most 5"),
+        ({"omega": 2}, "omega must lie in"),
+        ({"m_beta": float("nan")}, "m_beta must be a number of at least 0, got nan"),
+        ({"alpha": 0}, "alpha must be"),
+        ({"clean_lam": -1}, "clean_lam must be a number of at least 0"),
+    ],
+)
 def test_bad_options(options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CoMixup(**options)

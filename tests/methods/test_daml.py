@@ -157,6 +157,7 @@ def test_composes(model, images, labels):
         ({"own": 0}, "own must be a positive number, got 0"),
         ({"domains": 1}, "domains must be at least 2, got 1"),
         ({"mixing": -1}, "mixing must be a number of at least 0, got -1"),
+        ({"distillation": float("nan")}, "distillation must be a number of at least 0, got nan"),
         ({"layer": -1}, "layer must be at least 0"),
     ],
 )

@@ -26,6 +26,7 @@ from multimix.methods import (
     OptTransMix,
     PuzzleMix,
     SaliencyMix,
+    SoftTargets,
     ZetaMixup,
 )
 from multimix.models import SplitModel
@@ -237,6 +238,17 @@ def test_the_protocol_carries_the_methods_to_come(model, images, labels) -> None
         optimizer.step()
         method.after_step(model)
     assert not torch.equal(method.state_dict()["b.a.momentum_weight"], before)
+
+
+def test_a_method_within_twice_is_set_up_and_followed_once(model) -> None:
+    within = MixBlock()
+    method = SoftTargets(Either(within, within))
+    method.setup(model)
+    before = within.momentum_weight.clone()
+    with torch.no_grad():
+        model.classifier.weight.add_(1.0)
+    method.after_step(model)
+    torch.testing.assert_close(within.momentum_weight, before + 0.1)
 
 
 @pytest.mark.parametrize(

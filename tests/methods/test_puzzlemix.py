@@ -167,8 +167,8 @@ def test_the_whole_step(model, images, labels) -> None:
     ("options", "message"),
     [
         ({"gamma": 2}, "gamma must be in"),
-        ({"beta": -1}, "beta, eta, t_eps must be at least 0"),
-        ({"clean_lam": -1}, "clean_lam must be at least 0"),
+        ({"beta": -1}, "beta must be a number of at least 0"),
+        ({"clean_lam": -1}, "clean_lam must be a number of at least 0"),
         ({"n_labels": 1}, "n_labels must be at least 2, got 1"),
         ({"alpha": 0}, "alpha must be a positive number"),
         ({"blocks": ()}, "blocks must name at least one grid"),

@@ -177,6 +177,17 @@ def test_pretrained_torchvision_weights_arrive_with_their_normalisation(monkeypa
     assert fewer.classifier.weight.shape == (5, 512)
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_pretrained_inceptions_are_those_of_torchvision(name, monkeypatch):
+    published = torchvision.models.get_model(name, init_weights=False, transform_input=True)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *a, **k: published.state_dict())
+    model = build(f"torchvision:{name}", num_classes=1000, image_size=96, pretrained=True).eval()
+    assert not any("aux" in key.lower() for key in model.state_dict())
+    images = torch.rand(2, 3, 96, 96)
+    normalised = torchvision.transforms.functional.normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    torch.testing.assert_close(model(images), published.eval()(normalised))
+
+
 def test_pretrained_timm_weights_arrive_with_their_normalisation(tmp_path, monkeypatch):
     published = timm.create_model("test_resnet")
     torch.save(published.state_dict(), tmp_path / "weights.pth")

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from multimix import cli, data
 from multimix.cli import evaluate as command
 from multimix.cli.evaluation_board import EvaluationBoard
-from multimix.reports.sections import Section
+from multimix.reports.section import Section
 from multimix.suite import ALL, Accuracy, Ood, results
 from multimix.suite.libraries import library_candidate
 from multimix.suite.page import label_colors
@@ -219,7 +219,8 @@ def test_mistakes_are_one_line_before_anything_is_evaluated(
         ([run, "--wich", "best"], "unknown option --wich: did you mean --which?"),
         ([run, "--which", "worst"], "worst"),
         ([run, "--parts", "acuracy"], "unknown part 'acuracy': did you mean accuracy?"),
-        ([run, "--parts", "ALL"], "unknown part 'ALL': expected accuracy, "),
+        ([run, "--parts", "ALL"], "unknown part 'ALL': did you mean all?"),
+        ([run, "--parts", "qqq"], "unknown part 'qqq': expected one of accuracy, "),
         ([run, "--parts", ","], "--parts is empty"),
         ([run, "--accuracy.bins", "0"], "bins must be between 1 and 1000, got 0"),
         ([run, "--accuracy.bin", "3"], "did you mean --accuracy.bins?"),

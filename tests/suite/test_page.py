@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from multimix.reports.sections import Panel, Section
+from multimix.reports.section import Panel, Section
 from multimix.suite import page
 from multimix.suite.page import write_evaluation
 from multimix.suite.results import overview

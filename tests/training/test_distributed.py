@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from multimix import models
+from multimix import data, models
 from multimix.training import train
+from multimix.training.setting import make_loaders
 
 spec = importlib.util.spec_from_file_location("two_ranks", Path(__file__).with_name("two_ranks.py"))
 two_ranks = importlib.util.module_from_spec(spec)
@@ -72,10 +73,17 @@ def test_ranks_draw_differently_and_repeatably_over_steps(out):
     assert len({*draws[0], *draws[1]}) == 24
 
 
-def test_both_ranks_get_the_error_of_the_first(out):
-    texts = [(out / f"error{rank}").read_text() for rank in (0, 1)]
+@pytest.mark.parametrize(("name", "said"), [("error", "is not empty"), ("changed", "train_examples differ")])
+def test_both_ranks_get_the_error_of_the_first(out, name, said):
+    texts = [(out / f"{name}{rank}").read_text() for rank in (0, 1)]
     assert texts[0] == texts[1]
-    assert "is not empty" in texts[0]
+    assert said in texts[0]
+
+
+def test_fewer_images_to_evaluate_on_than_processes_are_refused_before_training():
+    splits = data.load("digits", per_class=6, val_per_class=1)
+    with pytest.raises(ValueError, match="10 val images cannot be divided over 15 processes"):
+        make_loaders(two_ranks.CONFIG, splits, device="cpu", rank=0, world_size=15)
 
 
 def test_each_line_is_written_once(out):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from multimix import methods, models
-from multimix.training import Config, Interrupted, train
+from multimix.training import Config, Interrupted, RunDirectory, train
 from multimix.training.devices import leave_process_group
 
 CONFIG = Config(
@@ -83,6 +83,15 @@ def main(out: Path) -> None:
         train(CONFIG, out / "recorded")
     except FileExistsError as error:
         (out / f"error{rank}").write_text(str(error))
+
+    if rank == 0:
+        run = RunDirectory(out / "recorded")
+        config, data_info = run.read_config()
+        run.write_config(config, {**data_info, "train_examples": 1})
+    try:
+        train(replace(CONFIG, epochs=3), out / "recorded", resume=True)
+    except ValueError as error:
+        (out / f"changed{rank}").write_text(str(error))
 
 
 if __name__ == "__main__":

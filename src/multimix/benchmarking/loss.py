@@ -17,9 +17,10 @@ from torch.nn import functional as nnF
 
 import multimix as mm
 
+from ..errors import first_line
 from ..kernels import triton_launch
 from . import floor
-from .measure import Ratio, clock, interleaved, peak_memory, ratio, why
+from .measure import Ratio, clock, interleaved, peak_memory, ratio
 
 SIZES = ((512, 100, 1), (512, 100, 16), (2048, 1000, 1), (2048, 1000, 49))
 """(d, c, r) of the tables: CIFAR-100 with ResNet-18 and ImageNet with ResNet-50, plain and dense."""
@@ -100,7 +101,7 @@ def _measure(
             memory[name] = (peak_memory(call, device=device) - gradients) / 2**20
             first[name] = now() - start
         except Exception as error:  # no compiler, too little memory, or a kernel that the device cannot take
-            failed[name] = why(error)
+            failed[name] = first_line(error)
             del variants[name]
     size = n * r * d * c
     if device == "cpu" and size > LARGE:

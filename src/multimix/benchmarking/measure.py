@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..machine import cpu_name
+
 
 def hardware(*packages: str) -> dict[str, str]:
     """Processor, accelerator, threads and versions, as every recorded result states them.
@@ -22,14 +24,8 @@ def hardware(*packages: str) -> dict[str, str]:
     Args:
         packages: further ones whose versions matter, where they are installed.
     """
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as file:
-            name = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux: the platform's own name stands
     found = {
-        "cpu": name,
+        "cpu": cpu_name(),
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -105,10 +101,10 @@ class Ratio(NamedTuple):
         return f"{self.median:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
-def ratio(slow: Sequence[float], fast: Sequence[float], *, confidence: float = 0.95) -> Ratio:
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
     """slow / fast within every round of `interleaved`.
 
-    The interval is the narrowest of order statistics that holds the true median with probability `confidence` whatever
+    The interval is the narrowest of order statistics that holds the true median with probability 95 % whatever
     the distribution (the sign test's); under six rounds all of them, which is less sure: 1 - 2^(1 - rounds).
 
     >>> ratio([2.0, 20.0, 4.0], [1.0, 10.0, 1.0])
@@ -117,7 +113,7 @@ def ratio(slow: Sequence[float], fast: Sequence[float], *, confidence: float = 0
     ratios = sorted(s / f for s, f in zip(slow, fast, strict=True))
     rounds, k, chances = len(ratios), 0, 1
     # ratios[k] is above the true median where at most k are below that: by sum_i<=k C(rounds, i) of 2^rounds chances.
-    while 2 * (chances + math.comb(rounds, k + 1)) <= (1 - confidence) * 2**rounds:
+    while 2 * (chances + math.comb(rounds, k + 1)) <= 0.05 * 2**rounds:
         k += 1
         chances += math.comb(rounds, k)
     return Ratio(statistics.median(ratios), ratios[k], ratios[-1 - k])
@@ -149,11 +145,6 @@ def peak_memory(call: Callable[[], object], *, device: str) -> int:
             held += event.nbytes()
             peak = max(peak, held)
     return peak
-
-
-def why(error: Exception) -> str:
-    """What a table says of an alternative that failed: the first line of the message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def synchronize(device: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import methods, models
 from ..data import Batch
+from ..errors import first_line
 from ..methods import Either, Method, SoftTargets
 from ..models import SplitModel
 from ..random import make_generator
@@ -22,7 +23,7 @@ from ..training import Config, TrainingStep
 from ..training.devices import connect
 from ..training.optimizers import make_optimizer
 from ..training.repeatability import borrowed_global_state
-from .measure import Ratio, interleaved, peak_memory, ratio, synchronize, why
+from .measure import Ratio, interleaved, peak_memory, ratio, synchronize
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -147,7 +148,7 @@ def beside_erm(
                 times, _ = expected_times(measured, rounds=rounds, device=device, seconds=seconds)
                 peak = max(peak_memory(step, device=device) for _, step in measured[method]) / 2**20
             except Exception as error:  # no weights or package, too little memory, a kernel that the device cannot take
-                yield Row(method, None, None, None, None, why(error))
+                yield Row(method, None, None, None, None, first_line(error))
                 continue
             step = statistics.median(times[method])
             relative = ratio(times[""], times[method])

@@ -7,7 +7,6 @@ imported when it is called, so that `multimix --help` answers at once.
 from __future__ import annotations
 
 import codecs
-import difflib
 import importlib
 import io
 import os
@@ -15,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from ..errors import one_line
+from ..errors import nearest_or_all, one_line
 
 COMMANDS = {
     "train": "train one model with one method",
@@ -87,9 +86,7 @@ def _run(argv: list[str]) -> None:
         raise SystemExit(0)
     name = argv[0]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
-        fail(f"unknown command {name!r}: {hint}")
+        fail(f"unknown command {name!r}{nearest_or_all(name, COMMANDS)}")
     warnings.formatwarning = _one_line_once()
     importlib.import_module(f".{name}", __package__).main(argv[1:])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import shlex
 import sys
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..errors import nearest_or_all
 from ..suite import ALL, CHEAP, PARTS, Part
 from ..suite.advice import following_advice
 from ..suite.libraries import LIBRARIES, library_candidate
@@ -160,11 +160,7 @@ def chosen_parts(options: Any) -> list[Part]:
     names = [name for each in asked for name in (ALL if each == "all" else [each])]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, [*known, "all"], n=1)
-            raise ValueError(
-                f"unknown part {name!r}: {f'did you mean {near[0]}?' if near else 'expected '}"
-                f"{'' if near else ', '.join([*known, 'all'])}"
-            )
+            raise ValueError(f"unknown part {name!r}{nearest_or_all(name, [*known, 'all'])}")
     if not names:
         raise ValueError(f"--parts is empty: name some of {', '.join(known)}, or all")
     for part in PARTS:

@@ -5,14 +5,12 @@ Legend: A anchors, B examples as positives, C the same examples as negatives.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from .. import random
 from ..functional import sample_weights
-from ..functional._checks import check_choice, check_positive
+from ..functional._checks import check_choice, check_not_negative, check_positive
 from .criterion import Criterion
 from .metric import MetricLoss, unit
 
@@ -45,9 +43,8 @@ class Metrix(Criterion):
         super().__init__()
         if not isinstance(loss, MetricLoss):
             raise TypeError(f"loss must be a MetricLoss such as Contrastive(), got {type(loss).__name__}")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
-            raise ValueError(f"weight must be a number of at least 0, got {weight!r}")
-        self.loss, self.alpha, self.weight = loss, check_positive("alpha", alpha), float(weight)
+        self.loss, self.alpha = loss, check_positive("alpha", alpha)
+        self.weight = check_not_negative("weight", weight)
         self.pairs = check_choice("pairs", pairs, ("either", "positive-negative", "anchor-negative"))
 
     def forward(self, embeddings: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from .. import random
 from ..functional import attend, expected_mixed_cross_entropy, mixed_cross_entropy, rescaling_factor, sample_weights
-from ..functional._checks import Alpha, as_probabilities, check_alpha, check_choice, check_count, check_targets
+from ..functional._checks import (
+    Alpha,
+    as_probabilities,
+    check_alpha,
+    check_choice,
+    check_count,
+    check_targets,
+    mixing_dtype,
+)
 from ..functional._transforms import needs_formula, refuse_transforms
 from ..functional.closed_form import check_spread_weight
 from ..functional.interpolation import mix
@@ -125,7 +133,11 @@ class MultiMix(Criterion):
 
     def scale(self, b: int) -> float:
         """What the loss of a mini-batch of size b is multiplied by."""
-        return rescaling_factor(b, None if self.m is None else min(self.m, b), self.alpha) if self.rescale else 1.0
+        return rescaling_factor(b, self.points(b), self.alpha) if self.rescale else 1.0
+
+    def points(self, b: int) -> int | None:
+        """m, for a mini-batch of size b: a smaller one has fewer examples to mix."""
+        return None if self.m is None else min(self.m, b)
 
     def extra_repr(self) -> str:
         text = f"n={self.n}, m={self.m}, alpha={self.alpha}"
@@ -218,7 +230,7 @@ def loss_from_logits(
             attention_BR,
             criterion.alpha,
             normalize,
-            m=None if criterion.m is None else min(criterion.m, b),
+            m=criterion.points(b),
             spread_weight=criterion.spread_weight,
             implementation=criterion.implementation,
         )
@@ -233,8 +245,8 @@ def loss_from_logits(
         refuse_transforms("triton")
     if criterion.implementation != "reference" and not (needs_weights or by_formula):
         seed = random.draw_seed(generator)
-        m = None if criterion.m is None else min(criterion.m, b)
-        alpha, chosen = check_alpha(criterion.alpha), criterion.implementation
+        m = criterion.points(b)
+        alpha, chosen = criterion.alpha, criterion.implementation
         return scale * sampled_cross_entropy(
             logits_RBC, targets, attention_BR, seed, n=n, m=m, alpha=alpha, normalize=normalize, implementation=chosen
         )
@@ -249,10 +261,10 @@ def draw_weights(
     criterion: MultiMix, n: int, b: int, positions: int | None, like: Tensor, generator: torch.Generator | None
 ) -> Tensor:
     """The weights that the fused loss, unless by Triton, draws from the same generator."""
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     spawned = torch.Generator(like.device).manual_seed(int(random.draw_seed(generator)))
-    m = None if criterion.m is None else min(criterion.m, b)
-    return sample_weights(n, b, m, criterion.alpha, positions, spawned, like.device, dtype)
+    return sample_weights(
+        n, b, criterion.points(b), criterion.alpha, positions, spawned, like.device, mixing_dtype(like.dtype)
+    )
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, lam: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
+from ..errors import nearest_or_all
 from . import cifar, digits, imagenets
 from .datasets import ArrayDataset, Dataset, DataSplits
 from .domains import cells, domain_places, leave_one_out, read_domains
@@ -129,9 +129,7 @@ _PLACES: Mapping[str, Callable[[Path], list[Path]]] = {
 
 def _check(name: str, per_class: int | None, val_per_class: int, image_size: int | None, bad_images: str) -> None:
     if name not in get_args(Name):
-        near = difflib.get_close_matches(name, get_args(Name), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(get_args(Name))}"
-        raise ValueError(f"unknown data set {name!r}: {hint}")
+        raise ValueError(f"unknown data set {name!r}{nearest_or_all(name, get_args(Name))}")
     if bad_images not in get_args(BadImages):
         raise ValueError(f"bad_images must be 'error' or 'skip', got {bad_images!r}")
     lowest = {"per_class": (per_class, 1), "val_per_class": (val_per_class, 0), "image_size": (image_size, 1)}

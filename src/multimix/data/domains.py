@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import nearest_or_all
 from .datasets import ArrayDataset, Dataset, FileDataset
 from .listing import class_folders, require_folder, require_utf8, scan
 from .source import Source
@@ -54,9 +54,7 @@ def read_domains(root: Path, held_out: str | None) -> Source:
             "(--held-out on the command line)"
         )
     if held_out not in names:
-        near = difflib.get_close_matches(held_out, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
-        raise ValueError(f"unknown domain {held_out!r} in {root}: {hint}")
+        raise ValueError(f"unknown domain {held_out!r} in {root}{nearest_or_all(held_out, names)}")
     sources = [name for name in names if name != held_out]
     classes = sorted({label for name in sources for label in class_folders(root / name)})
     return Source({name: scan(root / name, classes) for name in [*sources, held_out]}, tuple(classes))

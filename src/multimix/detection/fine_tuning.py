@@ -99,7 +99,7 @@ def fine_tune(
     checkpoint: Path | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> list[float]:
-    """Train a torchvision detector in place. The global RNG is left as it was.
+    """Train a torchvision detector in place. The global RNGs of CPU and CUDA are left as they were.
 
     Args:
         detector: gives a dictionary of losses in training mode.

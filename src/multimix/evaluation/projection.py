@@ -13,15 +13,12 @@ from ..extras import require
 from ..random import draw_seed
 
 
-def umap(
-    embeddings: Tensor, *, neighbors: int = 15, min_dist: float = 0.1, generator: torch.Generator | None = None
-) -> Tensor:
+def umap(embeddings: Tensor, *, neighbors: int = 15, generator: torch.Generator | None = None) -> Tensor:
     """The UMAP projection (McInnes et al., 2018) of embeddings (N, d) to the plane: (N, 2), float32, on the CPU.
 
     Args:
         embeddings: (N, d).
         neighbors: size of the neighbourhoods whose shape is kept; below N.
-        min_dist: how closely points may be packed.
         generator: the same one gives the same picture; the global RNG is left alone.
 
     Raises:
@@ -34,7 +31,7 @@ def umap(
         )
     seed = int(draw_seed(generator)) % 2**32
     # One thread: with more its result depends on their order.
-    projection = _umap_learn().UMAP(n_neighbors=neighbors, min_dist=min_dist, random_state=seed, n_jobs=1)
+    projection = _umap_learn().UMAP(n_neighbors=neighbors, random_state=seed, n_jobs=1)
     threads = torch.get_num_threads()
     with warnings.catch_warnings():
         # It finds the spectral start of separate clusters unusual, which trained classes are.

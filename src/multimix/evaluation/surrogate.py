@@ -54,7 +54,7 @@ def distil(
         student.train()
         optimizer = torch.optim.Adam(student.parameters(), lr=3e-3)
         for _ in range(steps):
-            batch = torch.randint(len(images), (batch_size,), generator=draws).to(images.device)
+            batch = torch.randint(len(images), (batch_size,), generator=draws, device="cpu").to(images.device)
             optimizer.zero_grad()
             nn.functional.cross_entropy(student(images[batch]), answers[batch]).backward()
             optimizer.step()

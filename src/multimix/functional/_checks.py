@@ -39,6 +39,13 @@ def check_positive(name: str, value: float) -> float:
     return float(value)
 
 
+def check_not_negative(name: str, value: float) -> float:
+    """A number of at least 0, such as the weight of a term of a loss."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return float(value)
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     """One of a few names."""
     if value not in choices:

@@ -28,7 +28,7 @@ _PART = 2**17
 _FEW_PLACES = 16
 
 # Beyond these a row is one-hot, or uniform, to any precision, and float32 would overflow.
-_ALPHA_LEAST, _ALPHA_MOST = 1e-30, 1e30
+ALPHA_LEAST, ALPHA_MOST = 1e-30, 1e30
 
 
 def sample_weights(
@@ -89,7 +89,7 @@ def iter_weights(
     The order of the draws does not depend on who consumes them, so the loss that never holds all the weights
     sees exactly those that `sample_weights` returns. A block lies in the memory of the one before.
     """
-    low, high = (min(max(end, _ALPHA_LEAST), _ALPHA_MOST) for end in check_alpha(alpha))
+    low, high = (min(max(end, ALPHA_LEAST), ALPHA_MOST) for end in check_alpha(alpha))
     m = b if m is None else check_count("m", m, most=b)
     on_cpu = generator.device.type == "cpu"
     limit = _BLOCK_CPU if on_cpu else _BLOCK_ACCELERATOR

@@ -20,6 +20,7 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from ..functional._gamma.warped_exponential import FIT, HIGH, MOST_SHAPE
+from ..functional.sampling import ALPHA_LEAST, ALPHA_MOST
 
 # The last counter: attempts at a gamma variate count from 0; what else is drawn has a number they never reach.
 _ALPHA = tl.constexpr(1 << 30)
@@ -33,9 +34,6 @@ _S0, _S1, _S2 = map(tl.constexpr, FIT[0])
 _C0, _C1, _C2 = map(tl.constexpr, FIT[1])
 _P0, _P1, _P2 = map(tl.constexpr, FIT[2])
 _Q0, _Q1, _Q2 = map(tl.constexpr, FIT[3])
-
-ALPHA_LEAST, ALPHA_MOST = 1e-30, 1e30
-"""With these a row is one-hot, or uniform, to any precision; beyond, float32 would overflow."""
 
 
 @triton.jit

@@ -17,8 +17,8 @@ _ENCODER = "c33M33M3333M3"
 _DECODER = "3U3333U33U3o"
 
 
-def statistics(features: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation sqrt(variance + eps) over positions, (b, d, 1, 1) each, in float32 or better.
+def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation sqrt(variance + 1e-5) over positions, (b, d, 1, 1) each, in float32 or better.
 
     >>> mean, deviation = statistics(torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 1, 3))
     >>> mean.item(), round(deviation.item(), 4)
@@ -26,7 +26,7 @@ def statistics(features: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     """
     features = features if features.dtype == torch.float64 else features.float()
     variance, mean = torch.var_mean(features, dim=(2, 3), keepdim=True)
-    return mean, (variance + eps).sqrt()
+    return mean, (variance + 1e-5).sqrt()
 
 
 def adain(content: Tensor, style: Tensor) -> Tensor:

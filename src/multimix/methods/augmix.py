@@ -52,9 +52,7 @@ class AugMix(Method):
         consistency: float = 12.0,
     ) -> None:
         super().__init__()
-        self.severity = check_count("severity", severity)
-        if severity > 10:
-            raise ValueError(f"severity must be 1 to 10, got {severity}")
+        self.severity = check_count("severity", severity, most=10)
         self.mixture_width = check_count("mixture_width", mixture_width)
         self.chain_depth = None if chain_depth is None else check_count("chain_depth", chain_depth)
         self.alpha = check_positive("alpha", alpha)

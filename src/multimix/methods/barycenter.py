@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import random
-from ..functional._checks import check_count, check_positive
+from ..functional._checks import check_count, check_not_negative, check_positive
 from .base import Method, MethodOutput
 from .pairs import Pairing, host, probabilities
 from .probing import image_channels
@@ -93,9 +93,8 @@ class BarycenterAutoMix(Method):
         super().__init__()
         if check_count("width", width) % 8:
             raise ValueError(f"width must be a multiple of 8, got {width}")
-        if not weight >= 0:
-            raise ValueError(f"weight must not be negative, got {weight!r}")
-        self.alpha, self.weight, self.width = check_positive("alpha", alpha), weight, width
+        self.alpha, self.weight = check_positive("alpha", alpha), check_not_negative("weight", weight)
+        self.width = width
         self.generator: BarycenterNetwork | None = None
 
     def setup(self, model: SplitModel) -> None:

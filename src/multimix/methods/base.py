@@ -62,11 +62,13 @@ class Method(nn.Module):
         return False
 
     def setup(self, model: SplitModel) -> None:
-        """Called once with the model, on its device, before the optimiser is made.
+        """Called once with the model, on its device, before the optimiser is made; passed on to the methods within.
 
         Initial weights follow `torch.initial_seed()`, which is the same on every rank of a run, and leave the global
         generator alone: `with random.initialising(random.make_generator(torch.initial_seed(), "name")): ...`
         """
+        for part in self._parts():
+            part.setup(model)
 
     def check_extras(self, extras: Mapping[str, Tensor]) -> None:
         """Called once before training with the further tensors (N, ...) of the whole training set, on the host.
@@ -74,9 +76,8 @@ class Method(nn.Module):
         Raises:
             ValueError: a value that the method cannot train on. In a step, looking at values would stall a GPU.
         """
-        for part in self.children():
-            if isinstance(part, Method):
-                part.check_extras(extras)
+        for part in self._parts():
+            part.check_extras(extras)
 
     def forward(
         self,
@@ -89,7 +90,13 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def after_step(self, model: SplitModel) -> None:
-        """Called after every optimiser step with the model as it then is."""
+        """Called after every optimiser step with the model as it then is; passed on to the methods within."""
+        for part in self._parts():
+            part.after_step(model)
+
+    def _parts(self) -> list[Method]:
+        """The methods within, each once."""
+        return [part for part in self.children() if isinstance(part, Method)]
 
     if TYPE_CHECKING:
 

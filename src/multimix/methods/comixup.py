@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import sample_weights
-from ..functional._checks import check_count, check_positive
+from ..functional._checks import check_count, check_not_negative, check_positive
 from .base import Mixed
 from .expansion import expand, grid_energy
 from .pairs import host
@@ -63,15 +63,14 @@ class CoMixup(SaliencyMixer):
         clean_lam: float = 1.0,
     ) -> None:
         super().__init__(clean_lam)
-        if min(m_beta, gamma, thres, eta, omega) < 0 or omega > 1:
-            raise ValueError(
-                "m_beta, gamma, thres, eta must be at least 0 and omega in [0, 1], "
-                f"got {(m_beta, gamma, thres, eta, omega)}"
-            )
+        if check_not_negative("omega", omega) > 1:
+            raise ValueError(f"omega must lie in [0, 1], got {omega!r}")
         if check_count("blocks", blocks) > 5:
             raise ValueError(f"blocks must be at most 5, for the time grows as 4 ** blocks, got {blocks}")
         self.alpha = check_positive("alpha", alpha)
-        self.m_beta, self.gamma, self.thres, self.eta, self.omega = m_beta, gamma, thres, eta, omega
+        self.m_beta, self.gamma = check_not_negative("m_beta", m_beta), check_not_negative("gamma", gamma)
+        self.thres, self.eta = check_not_negative("thres", thres), check_not_negative("eta", eta)
+        self.omega = omega
         self.part_size, self.blocks = check_count("part_size", part_size), blocks
         self.iterations = check_count("iterations", iterations)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ..functional._checks import check_count, check_positive
+from ..functional._checks import check_count, check_not_negative, check_positive
 from ..functional.interpolation import mix
 from .base import MethodOutput, Mixed, Mixer
 from .multimix import check_layer
@@ -64,10 +64,8 @@ class Daml(Mixer):
         self.own, self.other = check_positive("own", own), check_positive("other", other)
         self.layer = check_layer(layer, 1)
         self.domains = check_count("domains", domains, least=2)
-        for name, value in (("mixing", mixing), ("distillation", distillation)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-        self.mixing, self.distillation = float(mixing), float(distillation)
+        self.mixing = check_not_negative("mixing", mixing)
+        self.distillation = check_not_negative("distillation", distillation)
         self.temperature = check_positive("temperature", temperature)
         self.weight: nn.Parameter | None
         self.bias: nn.Parameter | None

@@ -56,9 +56,6 @@ class DenseLoss(Method):
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.mixer.needs
 
-    def setup(self, model: SplitModel) -> None:
-        self.mixer.setup(model)
-
     def forward(
         self,
         model: SplitModel,
@@ -78,6 +75,3 @@ class DenseLoss(Method):
             losses_RK = -torch.einsum("krc,kc->rk", log_p, soft.to(a_KR.dtype))
             w_RK = normalized_weights(losses_RK, a_KR.mT, self.criterion.normalize)
             return MethodOutput((w_RK * losses_RK).sum(), None)
-
-    def after_step(self, model: SplitModel) -> None:
-        self.mixer.after_step(model)

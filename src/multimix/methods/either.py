@@ -34,10 +34,6 @@ class Either(Method):
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(dict.fromkeys((*self.a.needs, *self.b.needs)))
 
-    def setup(self, model: SplitModel) -> None:
-        self.a.setup(model)
-        self.b.setup(model)
-
     def forward(
         self,
         model: SplitModel,
@@ -64,7 +60,3 @@ class Either(Method):
     def choose(self, generator: torch.Generator) -> Method:
         """The method for this mini-batch."""
         return self.a if random.uniform(generator) < self.p else self.b
-
-    def after_step(self, model: SplitModel) -> None:
-        self.a.after_step(model)
-        self.b.after_step(model)

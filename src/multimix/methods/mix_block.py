@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .token_grid import token_grid
+
 if TYPE_CHECKING:
     from ..models import SplitModel
 
@@ -23,8 +25,7 @@ class MixBlock(nn.Module):
     partner in every pixel. Computed in the precision of the parameters, under autocast too.
 
     Args:
-        channels: d, of the feature maps.
-        reduction: d' = d / reduction.
+        channels: d, of the feature maps; d' is half of it.
         lam_embedding: give lambda to the block.
         upsampling: "nearest" or "bilinear".
 
@@ -34,13 +35,11 @@ class MixBlock(nn.Module):
     torch.Size([2, 1, 16, 16])
     """
 
-    def __init__(
-        self, channels: int, reduction: int = 2, *, lam_embedding: bool = True, upsampling: str = "nearest"
-    ) -> None:
+    def __init__(self, channels: int, *, lam_embedding: bool = True, upsampling: str = "nearest") -> None:
         super().__init__()
         inputs = channels + lam_embedding
         self.lam_embedding, self.upsampling = lam_embedding, upsampling
-        self.projection = nn.Conv2d(inputs, max(1, channels // reduction), 1)
+        self.projection = nn.Conv2d(inputs, max(1, channels // 2), 1)
         self.value = nn.Conv2d(inputs, 1, 1)
         for layer in (self.projection, self.value):
             # Small, so that the first masks are one half everywhere: training starts from input mixup with lambda 1/2.
@@ -79,8 +78,4 @@ def feature_map(model: SplitModel, images: Tensor, layer: int) -> Tensor:
             f"{tuple(features.shape)}: choose another layer"
         )
     tokens = features[:, model.prefix_tokens :]
-    count, (height, width) = tokens.shape[1], images.shape[-2:]
-    rows = max(1, round(math.sqrt(count * height / width)))
-    if count % rows or rows * width != count // rows * height:
-        raise ValueError(f"{count} tokens are no grid over images of {height}x{width}: choose another layer")
-    return tokens.mT.unflatten(2, (rows, count // rows))
+    return tokens.mT.unflatten(2, token_grid(tokens.shape[1], *images.shape[-2:]))

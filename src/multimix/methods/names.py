@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import functools
 import inspect
 import math
@@ -13,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import nearest, nearest_or_all
 from ..functional import SMALL_ALPHA
 from .alignmixup import AlignMixup
 from .augmix import AugMix
@@ -170,18 +170,21 @@ def _canonical(node: ast.expr) -> str:
 
 
 def split_list(text: str) -> list[str]:
-    """A comma-separated list of methods, where commas inside parentheses do not separate.
+    """A comma-separated list of methods, where commas inside parentheses or quotes do not separate.
 
     >>> split_list("erm, multimix(alpha=0.1, n=500),cutmix")
     ['erm', 'multimix(alpha=0.1, n=500)', 'cutmix']
+    >>> split_list("supermix(teacher='runs/a)b'),erm")
+    ["supermix(teacher='runs/a)b')", 'erm']
     """
     parts, depth = [""], 0
-    for character in text:
-        depth += (character in "([") - (character in ")]")
-        if character == "," and depth == 0:
+    for token in re.findall(f"{_QUOTED}|(.)", text, re.DOTALL):
+        piece = token[0] or token[1]
+        depth += (piece in ("(", "[")) - (piece in (")", "]"))
+        if piece == "," and depth == 0:
             parts.append("")
         else:
-            parts[-1] += character
+            parts[-1] += piece
     return [part.strip() for part in parts if part.strip()]
 
 
@@ -219,9 +222,7 @@ def _value(node: ast.expr, text: str) -> Any:
 def _make(identifier: str, arguments: list[Any], keywords: dict[str, Any]) -> Method:
     name = identifier.replace("_", "-")
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(NAMES)}"
-        raise ValueError(f"unknown method {name!r}: {hint}")
+        raise ValueError(f"unknown method {name!r}{nearest_or_all(name, NAMES)}")
     make = NAMES[name]
     signature = inspect.signature(make)
     # Of a class without a constructor of its own, the signature is that of torch.nn.Module, (*args, **kwargs).
@@ -229,9 +230,8 @@ def _make(identifier: str, arguments: list[Any], keywords: dict[str, Any]) -> Me
     options = [option.name for option in signature.parameters.values() if option.kind not in open_ended]
     for keyword in keywords:
         if keyword not in options:
-            near = difflib.get_close_matches(keyword, options, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"its options are {', '.join(options) or 'none'}"
-            raise ValueError(f"{name} has no option {keyword!r}: {hint}")
+            hint = nearest(keyword, options) or f": its options are {', '.join(options) or 'none'}"
+            raise ValueError(f"{name} has no option {keyword!r}{hint}")
     if len(arguments) > len(options):
         known = ", ".join(options) or "none"
         raise ValueError(f"{name} takes at most {len(options)} values ({known}), got {arguments}")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..functional._checks import check_count, check_positive
+from ..functional._checks import check_count, check_not_negative, check_positive
 from .base import Mixed
 from .graph_cut import labelling
 from .pairs import Pairing, host
@@ -62,15 +62,13 @@ class PuzzleMix(SaliencyMixer):
         super().__init__(clean_lam)
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma must be in [0, 1], for which the energy is convex, got {gamma!r}")
-        if min(beta, eta, t_eps) < 0:
-            raise ValueError(f"beta, eta, t_eps must be at least 0, got {(beta, eta, t_eps)}")
-        if check_count("n_labels", n_labels) < 2:
-            raise ValueError(f"n_labels must be at least 2, got {n_labels}")
         if not blocks:
             raise ValueError("blocks must name at least one grid, such as (4,), got none")
         self.alpha = check_positive("alpha", alpha)
-        self.beta, self.gamma, self.eta, self.t_eps = beta, gamma, eta, t_eps
-        self.neigh_size, self.n_labels = check_count("neigh_size", neigh_size), n_labels
+        self.beta, self.gamma, self.eta = check_not_negative("beta", beta), gamma, check_not_negative("eta", eta)
+        self.t_eps = check_not_negative("t_eps", t_eps)
+        self.neigh_size = check_count("neigh_size", neigh_size)
+        self.n_labels = check_count("n_labels", n_labels, least=2)
         self.transport = transport
         self.t_size = None if t_size is None else check_count("t_size", t_size)
         self.blocks = tuple(check_count("blocks", blocks_per_side) for blocks_per_side in blocks)

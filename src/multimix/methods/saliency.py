@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..functional._checks import as_target, check_images
+from ..functional._checks import as_target, check_images, check_not_negative
 from ..models.modes import keeping_modes
 from .base import MethodOutput, Mixed, Mixer
 from .pairs import probabilities
@@ -72,9 +72,7 @@ class SaliencyMixer(Mixer):
 
     def __init__(self, clean_lam: float) -> None:
         super().__init__()
-        if not clean_lam >= 0:
-            raise ValueError(f"clean_lam must be at least 0, got {clean_lam!r}")
-        self.clean_lam = clean_lam
+        self.clean_lam = check_not_negative("clean_lam", clean_lam)
 
     @property
     def keeps_graph(self) -> bool:

@@ -37,9 +37,6 @@ class SoftTargets(Method):
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(dict.fromkeys(("soft_targets", *self.method.needs)))
 
-    def setup(self, model: SplitModel) -> None:
-        self.method.setup(model)
-
     def forward(
         self,
         model: SplitModel,
@@ -55,6 +52,3 @@ class SoftTargets(Method):
             )
         wanted = {name: extras[name] for name in self.method.needs}
         return self.method(model, images, extras["soft_targets"], generator, **wanted)
-
-    def after_step(self, model: SplitModel) -> None:
-        self.method.after_step(model)

@@ -10,8 +10,9 @@ from importlib.util import find_spec
 import torch
 
 from .. import random
+from ..errors import nearest
 from ..extras import require
-from .libraries import from_timm, from_torchvision, nearest
+from .libraries import from_timm, from_torchvision
 from .preactresnet import preactresnet
 from .smallnet import smallnet
 from .split_model import SplitModel

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from ..errors import one_line
+from ..errors import nearest, one_line
 from ..extras import require
 from .adapter import split
 from .split_model import SplitModel
-
-IMAGENET_CLASSES = 1000
 
 
 def from_torchvision(
@@ -49,15 +46,23 @@ def from_torchvision(
         options |= {"image_size": image_size}
     if name.startswith("maxvit_"):
         options |= {"input_size": (image_size, image_size)}
-    if name in ("googlenet", "inception_v3"):  # their auxiliary classifiers have no place in a chain of stages
-        options |= {"aux_logits": False, "init_weights": True}
+    inception = name in ("googlenet", "inception_v3")
     if pretrained:
         weights = models.get_model_weights(name).DEFAULT
         mean, std = weights.transforms().mean, weights.transforms().std
         options |= {"weights": weights}
+        if inception:  # they normalise once more, to what their weights were trained with: here it is done once
+            mean = std = (0.5, 0.5, 0.5)
+            options |= {"transform_input": False}
     else:
         options |= {"num_classes": num_classes}
+        if inception:
+            options |= {"aux_logits": False, "init_weights": True}
     model = _make(f"torchvision:{name}", image_size, pretrained, lambda: models.get_model(name, **options))
+    if inception:  # the auxiliary classifiers, which come with published weights, have no place in a chain of stages
+        model.aux_logits = False  # type: ignore[assignment]
+        for head in ("aux1", "aux2", "AuxLogits"):
+            setattr(model, head, None)
     result = _split(f"torchvision:{name}", model, image_size, 3, mean, std)
     if result.num_classes != num_classes:
         result.classifier = nn.Linear(cast(nn.Linear, result.classifier).in_features, num_classes)
@@ -108,12 +113,6 @@ def from_timm(
     options |= {"num_classes": num_classes, "in_chans": channels, "pretrained": pretrained}
     model = _make(f"timm:{name}", image_size, pretrained, lambda: timm.create_model(name, **options))
     return _split(f"timm:{name}", model, image_size, channels, mean, std)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown name."""
-    near = difflib.get_close_matches(name.lower(), list(known), n=1)
-    return f": did you mean {near[0]}?" if near else ""
 
 
 def _make(name: str, image_size: int, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Module:

@@ -21,39 +21,31 @@ class Quantity:
     """What a published number is of."""
 
     title: str
-    lower_is_better: bool
     condition: str
     """How the paper measured it, as far as it says."""
 
 
 QUANTITIES: Mapping[str, Quantity] = {
-    "accuracy": Quantity(
-        "top-1 accuracy, %", False, "five runs on CIFAR and TinyImageNet; last or best epoch is not stated"
-    ),
-    "fgsm_error": Quantity("FGSM error, %", True, "eps 8/255, l-infinity; five runs"),
+    "accuracy": Quantity("top-1 accuracy, %", "five runs on CIFAR and TinyImageNet; last or best epoch is not stated"),
+    "fgsm_error": Quantity("FGSM error, %", "eps 8/255, l-infinity; five runs"),
     "pgd_error": Quantity(
-        "PGD error, %", True, "eps 4/255, step 2/255, l-infinity; the number of steps is not stated; five runs"
+        "PGD error, %", "eps 4/255, step 2/255, l-infinity; the number of steps is not stated; five runs"
     ),
-    "speed": Quantity("training speed, 1000 images/s", False, "one V100, forward and backward"),
-    "map": Quantity(
-        "detection mAP, %", False, "SSD on VOC07+12, Faster R-CNN on COCO, ResNet-50 pre-trained on ImageNet"
-    ),
-    "detection_speed": Quantity("detection speed, images/s", False, "as the mAP"),
+    "speed": Quantity("training speed, 1000 images/s", "one V100, forward and backward"),
+    "map": Quantity("detection mAP, %", "SSD on VOC07+12, Faster R-CNN on COCO, ResNet-50 pre-trained on ImageNet"),
+    "detection_speed": Quantity("detection speed, images/s", "as the mAP"),
     "alignment": Quantity(
         "alignment",
-        True,
         "CIFAR-100 test set; normalisation is not stated, and on the unit sphere, which is measured here, alpha = 2 "
         "gives at most about 2.0",
     ),
     "uniformity": Quantity(
         "uniformity",
-        True,
         "CIFAR-100 test set; normalisation and t are not stated, and on the unit sphere, which is measured here, t = 2 "
         "gives at least about -4.0",
     ),
     "intrusion": Quantity(
         "intrusion distance",
-        False,
         "all of the CIFAR-100 training set; normalisation and the clean embeddings are not stated",
     ),
 }

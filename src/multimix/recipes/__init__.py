@@ -10,13 +10,13 @@ these come from. `multimix recipes` lists them; `multimix train NAME` runs one.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
 import re
 from dataclasses import dataclass
 
+from ..errors import nearest_or_all
 from ..training.config import Config
 
 __all__ = ["Card", "card", "get", "names"]
@@ -59,9 +59,7 @@ def card(name: str) -> Card:
     'one CPU core'
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names())}"
-        raise ValueError(f"unknown recipe {name!r}: {hint}")
+        raise ValueError(f"unknown recipe {name!r}{nearest_or_all(name, names())}")
     module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
     text = inspect.cleandoc(module.__doc__ or "")
 

@@ -9,18 +9,8 @@ Time:     not measured by us
 Expected: not known
 """
 
-from ..training.config import Config
+from dataclasses import replace
 
-config = Config(
-    data="cifar100",
-    model="preactresnet18",
-    method="zeta-mixup",
-    augment="crop-flip",
-    epochs=2000,
-    batch_size=128,
-    lr=0.1,
-    momentum=0.9,
-    weight_decay=0.0001,
-    schedule="multistep",
-    milestones=(500, 1000, 1500),
-)
+from . import cifar100
+
+config = replace(cifar100.config, method="zeta-mixup")

@@ -5,25 +5,16 @@ The weights come from `multimix.functional.sample_weights`, the same function th
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from .. import functional as F
 from ..extras import require
 from ..random import make_generator
+from .section import Panel
 from .style import COLORS, INK, figure, to_svg
 
 _B, _N = 10, 300
-
-
-class Panel(NamedTuple):
-    """One picture and what it shows."""
-
-    svg: str
-    title: str
-    caption: str
 
 
 def points() -> Tensor:
@@ -60,18 +51,18 @@ def hull_panels() -> list[Panel]:
     segments = [(z[i].tolist(), z[j].tolist()) for i, j in enumerate(partner.tolist())]
     return [
         Panel(
-            _draw(z, mixed, segments=segments, label="mixup"),
             "mixup",
+            _draw(z, mixed, segments=segments, label="mixup"),
             "n = b = 10 new points, on segments between pairs, all with the same λ.",
         ),
         Panel(
-            _draw(z, multimix_points(z, (0.5, 2.0)), label="MultiMix"),
             "MultiMix, α ~ U[0.5, 2] (the paper's)",
+            _draw(z, multimix_points(z, (0.5, 2.0)), label="MultiMix"),
             "n = 300 new points anywhere in the convex hull of the batch. Most lie near its centre.",
         ),
         Panel(
-            _draw(z, multimix_points(z, 0.1), label="MultiMix with alpha 0.1"),
             "MultiMix, α = 0.1",
+            _draw(z, multimix_points(z, 0.1), label="MultiMix with alpha 0.1"),
             "The same sampler with a small concentration: points lie near examples, edges and faces.",
         ),
     ]

@@ -24,13 +24,13 @@ def title(summary: Summary) -> str:
 def kicker(summary: Summary) -> str:
     """The conditions in a few words."""
     configs = [run.config for run in summary.runs]
-    seeds = _several(len(row.seeds) for row in summary.rows)
+    seeds = several(len(row.seeds) for row in summary.rows)
     return " · ".join(
         [
             "multimix report",
-            f"{_several(run.data_info['train_examples'] for run in summary.runs)} training images",
-            _several(config.model for config in configs),
-            f"{_several(config.epochs for config in configs)} epochs",
+            f"{several(run.data_info['train_examples'] for run in summary.runs)} training images",
+            several(config.model for config in configs),
+            f"{several(config.epochs for config in configs)} epochs",
             f"{seeds} seed{'' if seeds == '1' else 's'}",
         ]
     )
@@ -75,15 +75,15 @@ def conditions(summary: Summary, made: str | None = None) -> dict[str, str]:
     runs = summary.runs
 
     def of(name: str) -> str:
-        return _several(getattr(run.config, name) for run in runs)
+        return several(getattr(run.config, name) for run in runs)
 
     def known(name: str) -> str:
-        return _several(run.data_info[name] for run in runs)
+        return several(run.data_info[name] for run in runs)
 
     alike = len({(run.config.per_class, run.config.subset_seed) for run in runs}) == 1
     images = "; the same images in every run" if alike else ""
     subset = f" ({of('per_class')} of every class{images})" if any(run.config.per_class for run in runs) else ""
-    sizes = _several(f"{size} × {size}" for size in (run.data_info["image_size"] for run in runs))
+    sizes = several(f"{size} × {size}" for size in (run.data_info["image_size"] for run in runs))
     rate = f"learning rate {of('lr')} ({of('schedule')})"
     machines = [run.environment.get("hardware", {}) for run in runs]
     versions = [run.environment.get("versions", {}) for run in runs]
@@ -95,16 +95,16 @@ def conditions(summary: Summary, made: str | None = None) -> dict[str, str]:
         f"weight decay {of('weight_decay')}, augmentation {of('augment')}, precision {of('precision')}",
         "Seeds": ", ".join(str(seed) for seed in sorted({seed for row in summary.rows for seed in row.seeds})),
         "Methods": _methods(summary),
-        "Hardware": _several(
+        "Hardware": several(
             f"{m.get('cpu', 'unknown')}, {m.get('device', 'unknown')}, {m.get('threads', '?')} thread(s) a run"
             for m in machines
         ),
-        "Versions": _several(", ".join(f"{name} {number}" for name, number in v.items()) for v in versions),
+        "Versions": several(", ".join(f"{name} {number}" for name, number in v.items()) for v in versions),
         "Time": f"{sum(run.seconds for run in runs):.0f} seconds of training and evaluation, all runs together",
     }
     if summary.plans:
-        found["Command"] = _several(plan.command for plan in summary.plans)
-        found["Started"] = _several(plan.started for plan in summary.plans)
+        found["Command"] = several(plan.command for plan in summary.plans)
+        found["Started"] = several(plan.started for plan in summary.plans)
     if made is not None:
         found["Page made"] = made
     return found
@@ -122,5 +122,6 @@ def _methods(summary: Summary) -> str:
     return said
 
 
-def _several(values: Iterable[Any]) -> str:
+def several(values: Iterable[Any]) -> str:
+    """Every value once, where runs may differ."""
     return " / ".join(dict.fromkeys(str(value) for value in values))

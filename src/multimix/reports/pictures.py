@@ -36,8 +36,8 @@ def dense_method(method: str) -> methods.DenseMultiMix | None:
     return next((module for module in parsed if isinstance(module, methods.DenseMultiMix)), None)
 
 
-def attention_pictures(run: Run, *, count: int = 10) -> list[AttentionPicture]:
-    """The attention that the run's own loss used, over one test image of each of `count` classes.
+def attention_pictures(run: Run) -> list[AttentionPicture]:
+    """The attention that the run's own loss used, over one test image of each of ten classes.
 
     Raises:
         ValueError: the run was not trained with Dense MultiMix, or not on the features of the last stage.
@@ -52,7 +52,7 @@ def attention_pictures(run: Run, *, count: int = 10) -> list[AttentionPicture]:
         )
     config, model = load_run(run.path, device=default_device(run.config))
     splits = load_splits(config)
-    chosen = one_of_each(splits.test.labels, count)
+    chosen = one_of_each(splits.test.labels, 10)
     batches = list(make_test_loader(config, splits, next(model.parameters()).device, subset=chosen).batches(0))
     criterion = dense.criterion
     kind = "uniform" if criterion.attention == "uniform" else f"{criterion.attention}-{criterion.nonlinearity}"

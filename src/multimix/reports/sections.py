@@ -4,52 +4,22 @@ from __future__ import annotations
 
 import functools
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import one_line
 from .charts import difference_chart, learning_curves, scatter_panel
 from .hull import hull_panels
 from .pictures import (
-    AttentionPicture,
     attention_pictures,
     choose_sample,
     dense_method,
     plot_embeddings,
     representatives,
 )
+from .section import Panel, Section
 from .style import CLASS_COLORS
 from .summary import Summary
-from .tables import Table
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One figure of a section."""
-
-    title: str
-    svg: str
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, figures or a table, and a caption."""
-
-    title: str
-    caption: str
-    panels: Sequence[Panel] = ()
-    layout: str = "pair"
-    """How the panels are arranged: "pair" (large), "wide" (three in a row) or "small"."""
-    legend: Mapping[str, str] = field(default_factory=dict)
-    """Names and colours."""
-    pictures: Sequence[AttentionPicture] = ()
-    table: Table | None = None
-    folded: bool = False
-    """Whether the table is long and hides behind a click."""
-    left_out: str = ""
-    """Why the section could not be made; then it has nothing else."""
 
 
 def make(summary: Summary, colors: Mapping[str, str]) -> list[Section]:
@@ -135,7 +105,7 @@ def _hull(summary: Summary) -> Section:
         "Figure 1, drawn by the sampler that training uses. The more examples are mixed, the nearer a mixture comes to "
         f"the centre: in the batches of {batches} used here, α = 1 spreads a mixture over about {spread} examples. "
         "Mixtures that all resemble the mean say little about any one class, which slows learning in short training.",
-        [Panel(panel.title, panel.svg, panel.caption) for panel in hull_panels()],
+        hull_panels(),
         layout="wide",
     )
 

@@ -13,7 +13,7 @@ from ..training import Config
 from .charts import dots_and_bars
 from .page import fill
 from .runs import Run
-from .sections import Panel, Section
+from .section import Panel, Section
 from .statistics import Estimate, estimate
 from .style import INK, figure, method_colors, to_svg
 from .tables import Cell, Table, csv_text

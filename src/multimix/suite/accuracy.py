@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from .. import evaluation
-from ..reports.sections import Section
+from ..reports.section import Section
 from .accuracy_page import sections
 from .part import Labels, Results, Store, Subject
 

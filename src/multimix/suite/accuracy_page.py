@@ -7,7 +7,7 @@ from typing import Any
 
 from ..extras import require
 from ..reports.charts import FEWEST, reliability_panel
-from ..reports.sections import Panel, Section
+from ..reports.section import Panel, Section
 from ..reports.style import INK, figure, to_svg
 from ..reports.tables import Cell, Table, estimates_table, per_class_table
 from .part import Results

@@ -16,7 +16,7 @@ from .. import evaluation
 from ..evaluation.attacks import Norm, attacking
 from ..evaluation.autoattack import load_torchattacks
 from ..random import make_generator
-from ..reports.sections import Section
+from ..reports.section import Section
 from .attacks_page import sections
 from .batches import Batches, balanced_order, check_limit, choose
 from .part import Labels, Results, Store, Subject

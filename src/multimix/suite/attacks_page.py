@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..extras import require
-from ..reports.sections import Panel, Section
+from ..reports.section import Panel, Section
 from ..reports.style import figure, to_svg
 from ..reports.tables import Cell, Table, estimates_table
 from .batches import described

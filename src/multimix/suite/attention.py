@@ -17,7 +17,7 @@ from ..data.listing import image_files, printable, require_folder
 from ..data.source import Files
 from ..evaluation.inference import evaluating
 from ..reports.overlays import SIDE, data_uri, one_of_each, shrink
-from ..reports.sections import Section
+from ..reports.section import Section
 from .attention_page import sections
 from .boxes import read_boxes_once, to_input
 from .part import Labels, Results, Store, Subject

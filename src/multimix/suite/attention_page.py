@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..reports.overlays import data_uri, from_data_uri, overlay
-from ..reports.sections import Panel, Section
+from ..reports.section import Panel, Section
 from ..reports.tables import Cell, Table
 from .part import Results
 

@@ -14,7 +14,7 @@ from ..evaluation.attacks import attacking
 from ..evaluation.corruptions import CORRUPTIONS, corrupt
 from ..evaluation.corruptions.constants import CONSTANTS, ConstantsOf, constants_for
 from ..random import make_generator
-from ..reports.sections import Section
+from ..reports.section import Section
 from .batches import Batches, check_limit, choose
 from .corruptions_page import sections
 from .part import Labels, Results, Store, Subject

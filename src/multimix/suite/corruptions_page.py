@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ..reports.sections import Panel, Section
+from ..reports.section import Panel, Section
 from ..reports.style import figure, to_svg
 from ..reports.tables import Cell, Table, estimates_table
 from .batches import described

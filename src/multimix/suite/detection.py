@@ -22,7 +22,7 @@ from ..detection.precision import Detections
 from ..extras import require
 from ..random import initialising, make_generator
 from ..reports.overlays import data_uri
-from ..reports.sections import Section
+from ..reports.section import Section
 from ..training.checkpoint import CheckpointError
 from ..training.progress import duration
 from .boxes import is_grey, read_boxes_once

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from .. import published
-from ..reports.sections import Panel, Section
+from ..reports.section import Panel, Section
 from ..reports.style import CLASS_COLORS
 from ..reports.tables import Cell, Table, estimates_table
 from .paper_numbers import published_cell

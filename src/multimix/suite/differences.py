@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..reports.sections import Section
+from ..reports.section import Section
 from ..reports.statistics import Difference, paired_difference
 from ..reports.tables import Cell, Table
 from .results import Numbers, wrapped

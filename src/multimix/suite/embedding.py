@@ -15,7 +15,7 @@ from ..extras import require
 from ..random import make_generator
 from ..reports.charts import scatter_panel
 from ..reports.sampling import sample_classes
-from ..reports.sections import Panel, Section
+from ..reports.section import Panel, Section
 from ..reports.style import CLASS_COLORS
 from ..reports.tables import estimates_table
 from .part import Labels, Results, Store, Subject

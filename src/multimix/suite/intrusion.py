@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import data, evaluation, methods
 from ..evaluation.inference import evaluating
 from ..random import make_generator
-from ..reports.sections import Section
+from ..reports.section import Section
 from .intrusion_page import sections
 from .part import Labels, Results, Store, Subject
 

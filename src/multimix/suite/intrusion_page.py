@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..reports.charts import histogram_panel
-from ..reports.sections import Panel, Section
+from ..reports.section import Panel, Section
 from ..reports.tables import estimates_table
 from .part import Results
 

@@ -16,8 +16,8 @@ from ..data.catalogue import read_from
 from ..data.files import open_files
 from ..data.listing import class_folders, scan
 from ..data.source import Files
+from ..errors import nearest
 from ..extras import require
-from ..models.libraries import nearest
 from .part import Subject
 from .subjects import Candidate, data_digest, file_digest, make_identity, verified
 

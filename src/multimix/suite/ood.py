@@ -19,7 +19,7 @@ from ..evaluation.inference import evaluating
 from ..evaluation.ood import METRICS
 from ..evaluation.ood_detectors import FITTED_DETECTORS
 from ..random import make_generator
-from ..reports.sections import Section
+from ..reports.section import Section
 from .fingerprint import fingerprint
 from .ood_page import sections
 from .part import Labels, Results, Store, Subject

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from ..reports.charts import histogram_panel
-from ..reports.sections import Panel, Section
+from ..reports.section import Panel, Section
 from ..reports.style import INK, figure, to_svg
 from ..reports.tables import Table, estimates_table
 from .part import Results

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..errors import one_line
 from ..reports.headline import sentence, unsaid
+from ..reports.notes import several
 from ..reports.page import fill, now
 from ..reports.runs import BASELINE
-from ..reports.sections import Section
+from ..reports.section import Section
 from ..reports.style import method_colors, only_baseline, standalone
 from ..training.files import write_json, write_text
 from ..training.records import environment
@@ -57,7 +57,7 @@ def write_evaluation(outcomes: Sequence[Outcome], parts: Sequence[Part], out: Pa
         groups = by_label(outcomes, which=which)
         shown[which] = [section for part in parts for section in _sections(part, groups, Labels(colors, baselines))]
     about = outcomes[0].candidate
-    networks = _several(o.candidate.model for o in outcomes)
+    networks = several(o.candidate.model for o in outcomes)
     methods = {label: group[0].candidate.method for label, group in of_first_kind.items()}
     paper = beside_paper(numbers, methods, data=about.data, model=networks)
     apart = differences_section(differences, colors)
@@ -156,8 +156,8 @@ def _alone(groups: Mapping[str, Sequence[Outcome]], baselines: Mapping[str, str]
 def _conditions(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> dict[str, str]:
     machine = environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"), 1)
     found = {
-        "Network": _several(o.candidate.model for o in outcomes),
-        "Training": _several(o.candidate.training for o in outcomes),
+        "Network": several(o.candidate.model for o in outcomes),
+        "Training": several(o.candidate.training for o in outcomes),
         "Seeds": ", ".join(str(seed) for seed in sorted({o.candidate.seed for o in outcomes})),
     }
     for part in parts:
@@ -196,7 +196,3 @@ def _count(outcomes: Sequence[Outcome]) -> str:
     number = len({outcome.candidate.method or outcome.candidate.label for outcome in outcomes})
     noun = "method" if all(outcome.candidate.method for outcome in outcomes) else "model"
     return f"One {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _several(values: Iterable[Any]) -> str:
-    return " / ".join(dict.fromkeys(str(value) for value in values))

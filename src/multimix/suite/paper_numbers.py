@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .. import published
 from ..methods import canonical
-from ..reports.sections import Section
+from ..reports.section import Section
 from ..reports.statistics import estimate
 from ..reports.tables import Cell, Table
 from .results import Numbers

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import data
 from ..data.source import Files
 from ..models import SplitModel
-from ..reports.sections import Section
+from ..reports.section import Section
 from ..training import Config
 
 T = TypeVar("T")

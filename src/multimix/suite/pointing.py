@@ -53,7 +53,7 @@ def play_all(
         job = functools.partial(_play, subject, part, index, kinds, tolerance)
         rows += store.compute(f"boxes, images {start} to {start + len(part)}", job)
     return {
-        "set": folder.name,
+        "set": folder.expanduser().resolve().name,
         "images": len(usable),
         "without_boxes": len(boxed.empty),
         "unknown_classes": len(boxed.images) - len(usable),

@@ -41,19 +41,10 @@ class Outcome:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def measure(
-    candidate: Candidate,
-    part: Part,
-    *,
-    load: Callable[[], Subject] | None = None,
-    say: Callable[[str], None] = lambda words: None,
-) -> Mapping[str, Any]:
-    """The result of one part for one classifier; read back where it is kept.
-
-    Args:
-        load: instead of the candidate's own, where its subject is at hand.
-    """
-    return _measure(candidate, part, _store(candidate, part, _fingerprints(part)), load or candidate.load, say)
+def measure(candidate: Candidate, part: Part) -> Mapping[str, Any]:
+    """The result of one part for one classifier; read back where it is kept."""
+    store = _store(candidate, part, _fingerprints(part))
+    return _measure(candidate, part, store, candidate.load, lambda words: None)
 
 
 def check_inputs(candidates: Sequence[Candidate], parts: Sequence[Part]) -> dict[str, int]:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from .. import data, methods
 from ..benchmarking.measure import hardware
 from ..benchmarking.methods import beside_erm, one_pass
-from ..methods import spelled, split_list
+from ..methods import canonical, spelled, split_list
 from ..models import SplitModel
-from ..reports.sections import Section
+from ..reports.section import Section
 from ..training import Config
 from ..training.devices import connect
 from .part import Labels, Results, Store, Subject
@@ -98,8 +98,12 @@ def with_n(method: str, n: int) -> str | None:
 
     >>> with_n("multimix(n=500, alpha=0.1)", 10), with_n("cutmix", 10), with_n("multimix(layer=2)", 10)
     ('multimix(alpha=0.1, n=10)', None, None)
+    >>> with_n("multimix(500, None, 0.1)", 10)
+    'multimix(alpha=0.1, n=10)'
     """
     name, _, inside = method.removesuffix(")").partition("(")
+    if not all("=" in option for option in split_list(inside)):
+        name, _, inside = canonical(method).removesuffix(")").partition("(")
     options = [option for option in split_list(inside) if option.split("=")[0].strip() != "n"]
     if name not in VARIED or any(option.split("=")[0].strip() == "layer" for option in options):
         return None

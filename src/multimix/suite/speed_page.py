@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import published
 from ..methods import canonical
-from ..reports.sections import Panel, Section
+from ..reports.section import Panel, Section
 from ..reports.style import BASELINE_COLOR, figure, line, to_svg
 from ..reports.tables import Cell, Table, estimates_table
 from .paper_numbers import measured_cell, published_cell, row_order

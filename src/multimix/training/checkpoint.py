@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..errors import first_line
 from .files import write_atomically
 
 __all__ = ["CheckpointError", "load_checkpoint", "load_latest", "save_checkpoint", "save_latest"]
@@ -45,7 +46,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not match")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is truncated or not a checkpoint ({_first_line(error)})") from error
+        raise CheckpointError(f"{path} is truncated or not a checkpoint ({first_line(error)})") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds objects other than tensors and plain values and was not opened, since it could run code"
@@ -101,8 +102,3 @@ def load_latest(directory: Path, check: Callable[[dict[str, Any]], None]) -> dic
             f"no usable checkpoint in {directory}: {'; '.join(refused)}. Start anew in another directory"
         )
     return None
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

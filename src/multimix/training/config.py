@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
+
+from ..errors import nearest
 
 __all__ = ["Config"]
 
@@ -132,7 +133,7 @@ class Config:
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(f"{name} must be {_either(allowed)}, got {value!r}{_nearest(str(value), allowed)}")
+                raise ValueError(f"{name} must be {_either(allowed)}, got {value!r}{nearest(str(value), allowed)}")
         for name, (low, strict) in _BOUNDS.items():
             value = getattr(self, name)
             if value is None:
@@ -183,7 +184,7 @@ class Config:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
-                raise ValueError(f"unknown configuration field {name!r}{_nearest(name, known)}")
+                raise ValueError(f"unknown configuration field {name!r}{nearest(name, known)}")
         values = dict(fields)
         if values.get("data_root") is not None:
             values["data_root"] = Path(values["data_root"])
@@ -192,11 +193,6 @@ class Config:
 
 def _either(allowed: tuple[str, ...]) -> str:
     return ", ".join(allowed[:-1]) + f" or {allowed[-1]}"
-
-
-def _nearest(name: str, allowed: list[str] | tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, allowed, n=1)
-    return f": did you mean {near[0]}?" if near else ""
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {

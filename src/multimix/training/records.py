@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ..machine import cpu_name
+
 __all__ = ["TensorBoard", "best_record", "environment", "selection_metric"]
 
 
@@ -27,22 +29,12 @@ def environment(device: torch.device, world_size: int) -> dict[str, Any]:
     hardware = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": world_size,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
     return {"versions": versions, "hardware": hardware, "command": sys.argv}
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def selection_metric(record: Mapping[str, Any]) -> str:

@@ -101,10 +101,11 @@ def train(
             stack.enter_context(compiled_stages(step, config))
         # Not before: a download or decoding would go on for minutes with nothing to save at their end.
         stop = stack.enter_context(listening())
-        if ranks.rank == 0:
-            warn_of_unreached(config)
-            _begin(run, config, _data_info(splits, model), state, environment(fabric.device, ranks.size))
         first = ranks.rank == 0
+        if first:
+            warn_of_unreached(config)
+        about = environment(fabric.device, ranks.size)
+        _on_first(ranks, lambda: _begin(run, config, _data_info(splits, model), state, about))
         loop = Loop(
             config=config,
             run=run,

@@ -79,7 +79,8 @@ def make_loaders(
     """The loaders by split: train, test, and val where there is one.
 
     Raises:
-        ValueError: a batch cannot be divided evenly over the processes and their micro-batches.
+        ValueError: a batch cannot be divided evenly over the processes and their micro-batches, or there are fewer
+            images to evaluate on than processes.
     """
     batch = min(config.batch_size, len(splits.train))
     share = world_size * (config.accumulate if world_size > 1 else 1)
@@ -91,6 +92,11 @@ def make_loaders(
     loaders = {"train": train_loader(config, splits, device=device, rank=rank, world_size=world_size)}
     for split, dataset in (("test", splits.test), ("val", splits.val)):
         if dataset is not None:
+            if len(dataset) < world_size:
+                raise ValueError(
+                    f"{len(dataset)} {split} images cannot be divided over {world_size} processes: use at most as many "
+                    "devices as there are images to evaluate on"
+                )
             loaders[split] = evaluation_loader(config, splits, dataset, device=device, rank=rank, world_size=world_size)
     return loaders
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...functional import sample_weights
-from ...functional._checks import check_count, check_images, check_positive
+from ...functional._checks import check_count, check_images, check_not_negative, check_positive
 from ..pairs import InputMethod, host, probabilities
 from ..teacher import Teacher
 from .masks import optimise_masks
@@ -77,10 +77,7 @@ class SuperMix(InputMethod):
         self.alpha = check_positive("alpha", alpha)
         self.width = check_count("width", width)
         self.max_iter = check_count("max_iter", max_iter)
-        for name, value in (("lambda_s", lambda_s), ("sigma", sigma)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-        self.lambda_s, self.sigma = float(lambda_s), float(sigma)
+        self.lambda_s, self.sigma = check_not_negative("lambda_s", lambda_s), check_not_negative("sigma", sigma)
 
     def setup(self, model: SplitModel) -> None:
         self.teacher.on(next(model.parameters()).device)  # so that a folder that is no run is reported at once
