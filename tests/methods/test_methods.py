@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tests.methods.conftest import numbered, seeded
@@ -27,6 +28,7 @@ from multimix.methods import (
     PuzzleMix,
     SaliencyMix,
     SoftTargets,
+    TokenMix,
     ZetaMixup,
 )
 from multimix.models import SplitModel
@@ -240,6 +242,16 @@ def test_the_protocol_carries_the_methods_to_come(model, images, labels) -> None
     assert not torch.equal(method.state_dict()["b.a.momentum_weight"], before)
 
 
+def test_options_may_be_numbers_of_numpy() -> None:
+    one, half = np.float32(1), np.float32(0.5)
+    assert Either(CutMix(one), Erm(), p=half).p == 0.5
+    assert PuzzleMix(beta=one, gamma=half).gamma == 0.5
+    assert ManifoldMixup(layers=np.int64(1)).layers == (1,)
+    assert ManifoldMixup(layers=np.arange(2)).layers == (0, 1)
+    with pytest.warns(UserWarning, match="no teacher"):
+        assert TokenMix(share=half, grid=np.int64(7)).grid == (7, 7)
+
+
 def test_a_method_within_twice_is_set_up_and_followed_once(model) -> None:
     within = MixBlock()
     method = SoftTargets(Either(within, within))
@@ -266,7 +278,7 @@ def test_a_method_within_twice_is_set_up_and_followed_once(model) -> None:
             "one-hot targets use a float",
         ),
         (lambda m: Erm()(m, numbered(2), torch.tensor([0, 9])), ValueError, "class indices must be in .* got values"),
-        (lambda m: Either(Erm(), Erm(), p=1.5), ValueError, r"probability in \[0, 1\], got 1.5"),
+        (lambda m: Either(Erm(), Erm(), p=1.5), ValueError, r"p must lie in \[0, 1\], got 1.5"),
     ],
 )
 def test_bad_input(call, error, message, model) -> None:

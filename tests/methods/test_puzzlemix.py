@@ -86,7 +86,8 @@ def test_transport_is_the_optimal_assignment(grid) -> None:
         for s, z, row in zip(saliency.flatten(1), kept.flatten(1), source, strict=True):
             y, x = np.divmod(np.arange(positions), grid[1])
             squared = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
-            cost = 0.8 * squared / max(grid[0] - 1, grid[1] - 1) ** 2 - np.outer(s.numpy(), z.numpy())
+            cost = 0.8 * squared / max(grid[0] - 1, grid[1] - 1) ** 2 - s.numpy()[:, None]
+            cost[:, ~z.numpy()] = 0  # what is not kept is not seen
             best = cost[linear_sum_assignment(cost)].sum()
             assert math.isclose(cost[row.numpy(), np.arange(positions)].sum(), best, abs_tol=1e-5)
     assert moved > 0 or positions == 4
@@ -125,6 +126,17 @@ def test_saliency_is_the_gradient_of_each_image_and_leaves_no_trace() -> None:
         probe = images[i : i + 1].clone().requires_grad_()
         nn.functional.cross_entropy(net(probe), labels[i : i + 1]).backward()
         assert torch.allclose(found[i], (probe.grad[0] ** 2).mean(0).sqrt(), atol=1e-7)
+
+
+def test_saliency_of_well_classified_images_survives_float16() -> None:
+    net = SplitModel([nn.Flatten()], nn.Identity(), nn.Linear(48, 5)).eval()
+    net.classifier.weight.data.normal_(std=0.01, generator=seeded(0))
+    net.classifier.bias.data = torch.tensor([10.0, 0.0, 0.0, 0.0, 0.0])
+    images, labels = torch.rand(6, 3, 4, 4, generator=seeded(1)), torch.zeros(6, dtype=torch.int64)
+    exact = input_saliency(net, images, labels)
+    assert exact.median() < torch.finfo(torch.float16).smallest_normal / 32
+    with torch.autocast("cpu", torch.float16):
+        torch.testing.assert_close(input_saliency(net, images, labels), exact, rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"n_labels": 2}, {"n_labels": 4, "t_size": 2}, {"transport": False}], ids=str)
@@ -166,7 +178,7 @@ def test_the_whole_step(model, images, labels) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gamma": 2}, "gamma must be in"),
+        ({"gamma": 2}, "gamma must lie in"),
         ({"beta": -1}, "beta must be a number of at least 0"),
         ({"clean_lam": -1}, "clean_lam must be a number of at least 0"),
         ({"n_labels": 1}, "n_labels must be at least 2, got 1"),

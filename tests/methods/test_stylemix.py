@@ -157,7 +157,7 @@ def test_errors(kind, name: str, model) -> None:
     method = parse(f"{name}(encoder='/no/vgg.pth', decoder='/no/decoder.pth')")
     with pytest.raises(FileNotFoundError, match=r"no encoder weights /no/vgg.pth"):
         method.setup(model)
-    with pytest.raises(ValueError, match=r"content_weight must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"content_weight must lie in \[0, 1\]"):
         kind(**FILES, content_weight=1.5)
     with pytest.raises(ValueError, match="resolution must be at least 16"):
         kind(**FILES, resolution=8)

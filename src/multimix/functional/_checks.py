@@ -34,15 +34,22 @@ def check_count(name: str, value: int, *, least: int = 1, most: int | None = Non
 
 def check_positive(name: str, value: float) -> float:
     """A number above 0, such as a parameter of a Beta distribution."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     return float(value)
 
 
 def check_not_negative(name: str, value: float) -> float:
     """A number of at least 0, such as the weight of a term of a loss."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return float(value)
+
+
+def check_share(name: str, value: float) -> float:
+    """A number in [0, 1], such as a probability."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
     return float(value)
 
 

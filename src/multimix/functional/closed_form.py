@@ -16,6 +16,7 @@ Legend: R positions, B examples, C classes, K nodes of an integral.
 from __future__ import annotations
 
 import math
+import numbers
 from typing import NamedTuple
 
 import torch
@@ -111,7 +112,7 @@ def expected_mixed_cross_entropy(
 
 def check_spread_weight(value: float) -> float:
     """A number >= 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"spread_weight must be a number, got {value!r}")
     if not 0 <= value < math.inf:
         raise ValueError(f"spread_weight must be at least 0 and finite, got {value}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import sample_weights
-from ..functional._checks import check_count, check_not_negative, check_positive
+from ..functional._checks import check_count, check_not_negative, check_positive, check_share
 from .base import Mixed
 from .expansion import expand, grid_energy
 from .pairs import host
@@ -63,14 +63,12 @@ class CoMixup(SaliencyMixer):
         clean_lam: float = 1.0,
     ) -> None:
         super().__init__(clean_lam)
-        if check_not_negative("omega", omega) > 1:
-            raise ValueError(f"omega must lie in [0, 1], got {omega!r}")
         if check_count("blocks", blocks) > 5:
             raise ValueError(f"blocks must be at most 5, for the time grows as 4 ** blocks, got {blocks}")
         self.alpha = check_positive("alpha", alpha)
         self.m_beta, self.gamma = check_not_negative("m_beta", m_beta), check_not_negative("gamma", gamma)
         self.thres, self.eta = check_not_negative("thres", thres), check_not_negative("eta", eta)
-        self.omega = omega
+        self.omega = check_share("omega", omega)
         self.part_size, self.blocks = check_count("part_size", part_size), blocks
         self.iterations = check_count("iterations", iterations)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import random
+from ..functional._checks import check_share
 from .base import Method, MethodOutput
 from .pairs import InputMethod, host
 
@@ -26,9 +27,7 @@ class Either(Method):
         super().__init__()
         if not isinstance(a, Method) or not isinstance(b, Method):
             raise TypeError(f"a and b must be methods, got {type(a).__name__} and {type(b).__name__}")
-        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
-            raise ValueError(f"p must be a probability in [0, 1], got {p!r}")
-        self.a, self.b, self.p = a, b, float(p)
+        self.a, self.b, self.p = a, b, check_share("p", p)
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..functional._checks import Alpha
+from ..functional._checks import Alpha, check_count
 from .base import Mixed, Mixer
 from .pairs import LinearMixing, host, probabilities
 
@@ -42,9 +42,10 @@ class ManifoldMixup(Mixer):
     ) -> None:
         super().__init__()
         self.linear = LinearMixing.checked(alpha, n, m)
-        self.layers = (layers,) if isinstance(layers, int) else tuple(layers)
-        if not self.layers or any(not isinstance(k, int) or k < 0 for k in self.layers):
-            raise ValueError(f"layers must be one or more whole numbers, 0 for the input, got {layers!r}")
+        chosen = layers if isinstance(layers, Iterable) else (layers,)
+        self.layers = tuple(check_count("layers", layer, least=0) for layer in chosen)
+        if not self.layers:
+            raise ValueError("layers must be one or more whole numbers, 0 for the input, got none")
 
     def mixed(
         self,

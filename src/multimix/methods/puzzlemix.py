@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..functional._checks import check_count, check_not_negative, check_positive
+from ..functional._checks import check_count, check_not_negative, check_positive, check_share
 from .base import Mixed
 from .graph_cut import labelling
 from .pairs import Pairing, host
@@ -60,12 +60,11 @@ class PuzzleMix(SaliencyMixer):
         clean_lam: float = 0.0,
     ) -> None:
         super().__init__(clean_lam)
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma must be in [0, 1], for which the energy is convex, got {gamma!r}")
         if not blocks:
             raise ValueError("blocks must name at least one grid, such as (4,), got none")
         self.alpha = check_positive("alpha", alpha)
-        self.beta, self.gamma, self.eta = check_not_negative("beta", beta), gamma, check_not_negative("eta", eta)
+        self.beta, self.eta = check_not_negative("beta", beta), check_not_negative("eta", eta)
+        self.gamma = check_share("gamma", gamma)  # beyond, the energy is not convex
         self.t_eps = check_not_negative("t_eps", t_eps)
         self.neigh_size = check_count("neigh_size", neigh_size)
         self.n_labels = check_count("n_labels", n_labels, least=2)

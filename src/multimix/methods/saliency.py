@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..functional._checks import as_target, check_images, check_not_negative
+from ..functional._checks import as_probabilities, as_target, check_images, check_not_negative
 from ..models.modes import keeping_modes
 from .base import MethodOutput, Mixed, Mixer
 from .pairs import probabilities
@@ -32,7 +32,8 @@ def input_saliency(model: SplitModel, images: Tensor, targets: Tensor) -> Tensor
 
     The loss is the cross entropy of each image, as PuzzleMix and Co-Mixup have it. The pass runs in evaluation mode,
     so that it neither updates nor uses batch statistics, and leaves no gradient on any parameter; the modes of all
-    modules are as before afterwards.
+    modules are as before afterwards. Also under autocast to float16, where the gradient of an image that is classified
+    well would be too small for a number, it is that of float32 but for rounding.
 
     Args:
         images: (b, channels, h, w) in [0, 1].
@@ -45,20 +46,32 @@ def input_saliency(model: SplitModel, images: Tensor, targets: Tensor) -> Tensor
     """
     with keeping_modes(model):
         model.eval()
-        return clean_pass(model, images, targets, keep_graph=False).saliency
+        probe = images.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = model(probe)
+            losses = nn.functional.cross_entropy(logits, as_target(targets), reduction="none")
+            # In this mode images do not see each other: each can have a gradient of its own size on the way back.
+            with torch.no_grad():
+                errors = logits.float().softmax(1) - as_probabilities(targets, logits.shape[1])
+                size = errors.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+            (gradient,) = torch.autograd.grad((losses / size).sum(), probe)
+        return _over_channels(gradient) * size[:, None, None]
 
 
-def clean_pass(model: SplitModel, images: Tensor, targets: Tensor, *, keep_graph: bool = True) -> CleanPass:
-    """The saliency of the clean mini-batch, in the model's present mode, with the loss it was computed from; with
-    `keep_graph` that loss can still be differentiated in the parameters, so that one forward pass serves both."""
+def _over_channels(gradient: Tensor) -> Tensor:
+    return gradient.float().square().mean(1).sqrt()
+
+
+def clean_pass(model: SplitModel, images: Tensor, targets: Tensor) -> CleanPass:
+    """The saliency of the clean mini-batch, in the model's present mode, with the loss it was computed from, which can
+    still be differentiated in the parameters, so that one forward pass serves both."""
     probe = images.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(probe)
         # The sum, not the mean, over images: the scale of their gradients must not depend on b in low precision.
         total = nn.functional.cross_entropy(logits, as_target(targets), reduction="sum")
-        (gradient,) = torch.autograd.grad(total, probe, retain_graph=keep_graph)
-    saliency = gradient.float().square().mean(1).sqrt()
-    return CleanPass(saliency, total / images.shape[0], logits)
+        (gradient,) = torch.autograd.grad(total, probe, retain_graph=True)
+    return CleanPass(_over_channels(gradient), total / images.shape[0], logits)
 
 
 class SaliencyMixer(Mixer):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import random
-from ..functional._checks import check_count, check_positive
+from ..functional._checks import check_count, check_positive, check_share
 from .adain import StyleNetworks, adain, load_networks
 from .pairs import InputMethod, Pairing, draw_beta, host, probabilities
 
@@ -30,9 +30,7 @@ class StyleMethod(InputMethod):
                 f"{name} needs the files of AdaIN encoder and decoder weights, which multimix does not bring: "
                 f'{name}(encoder="vgg_normalised.pth", decoder="decoder.pth")'
             )
-        if not 0 <= content_weight <= 1:
-            raise ValueError(f"content_weight must be in [0, 1], got {content_weight!r}")
-        self.files, self.content_weight = (encoder, decoder), content_weight
+        self.files, self.content_weight = (encoder, decoder), check_share("content_weight", content_weight)
         # Below 16 pixels the encoder leaves one position, which has no style.
         self.resolution = check_count("resolution", resolution, least=16)
         self._networks: tuple[StyleNetworks] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from ..criteria.classifiers import apply_linear, is_linear
 from ..criteria.dense import as_tokens
-from ..functional._checks import check_count, check_images
+from ..functional._checks import check_count, check_images, check_share
 from .pairs import InputMethod, host, probabilities
 from .teacher import Teacher
 from .token_grid import token_grid
@@ -66,13 +67,11 @@ class TokenMix(InputMethod):
     ) -> None:
         super().__init__()
         self.teacher = None if teacher is None else Teacher(teacher)
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-            raise ValueError(f"share must lie in [0, 1], got {share!r}")
-        sides = (grid, grid) if isinstance(grid, int) else tuple(grid)
+        sides = tuple(grid) if isinstance(grid, Iterable) else (grid, grid)
         if len(sides) != 2:
             raise ValueError(f"grid must be a number or a pair (rows, columns), got {grid!r}")
         self.grid = (check_count("grid", sides[0]), check_count("grid", sides[1]))
-        self.share, self.normalize = float(share), normalize
+        self.share, self.normalize = check_share("share", share), normalize
         if teacher is None:
             warnings.warn(
                 "TokenMix has no teacher, so its label weights are shares of the area: "

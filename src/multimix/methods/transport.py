@@ -27,8 +27,9 @@ def distances(rows: int, columns: int) -> Tensor:
 def block_transport(saliency: Tensor, kept: Tensor, eps: float) -> Tensor:
     """Which block of an image comes to each position, to get salient blocks to where they are kept.
 
-    Moving block i to position j costs eps distance(i, j) - saliency[i] kept[j]; the permutation of least cost is found
-    exactly, on the host. Most images need no search: each block is best off where it is.
+    Block i at a position j that is kept costs eps distance(i, j) - saliency[i]; at one that is not, which nobody will
+    see, it costs nothing. The permutation of least cost is found exactly, on the host. Most images need no search: each
+    block is best off where it is.
 
     Args:
         saliency: (b, rows, columns), summing to 1 for each image.
@@ -45,7 +46,7 @@ def block_transport(saliency: Tensor, kept: Tensor, eps: float) -> Tensor:
     distance = distances(*saliency.shape[1:])
     size = max(1, ELEMENTS // distance.numel())
     chunks = zip(saliency.flatten(1).split(size), kept.flatten(1).split(size), strict=True)
-    return torch.cat([_assign(eps * distance - s[:, :, None] * z[:, None]) for s, z in chunks])
+    return torch.cat([_assign((eps * distance - s[:, :, None]) * z[:, None]) for s, z in chunks])
 
 
 def _assign(cost: Tensor) -> Tensor:
