@@ -126,6 +126,14 @@ def test_another_image_size_is_resized_as_torchvision_does() -> None:
     assert next(loader(wants, batch_size=4, train=False).batches(0)).images.shape[-1] == 24
 
 
+@pytest.mark.parametrize(("side", "size"), [(96, 32), (32, 28), (64, 28)])
+def test_white_stays_white_when_images_are_shrunk(side: int, size: int) -> None:
+    white = ArrayDataset(torch.full((2, 3, side, side), 255, dtype=torch.uint8), torch.arange(2))
+    images = next(loader(white, batch_size=2, train=False, image_size=size).batches(0)).images
+    assert images.max() <= 1
+    assert images.min() > 1 - 1e-6
+
+
 def test_global_random_state_and_data_set_are_untouched(global_state) -> None:
     dataset = pictures()
     before = dataset.images.clone()

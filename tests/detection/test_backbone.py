@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -46,6 +48,12 @@ def test_batch_normalisation_and_frozen_stages_stay(classifier: SplitModel) -> N
     convolutions = {f"{name}.weight" for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d)}
     assert changed == {name for name in convolutions if not name.startswith(("stages.0.", "stages.1."))}
     assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
+
+
+def test_of_a_frozen_classifier_everything_can_be_trained(classifier: SplitModel) -> None:
+    backbone = Backbone(copy.deepcopy(classifier).requires_grad_(False))
+    convolutions = [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]
+    assert all(module.weight.requires_grad for module in convolutions)
 
 
 def test_a_library_model_has_its_usual_strides() -> None:

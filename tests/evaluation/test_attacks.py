@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from multimix.evaluation.attacks import fgsm, input_gradient, pgd, pgd_iterates
+from multimix.evaluation.attacks import Norm, fgsm, input_gradient, pgd, pgd_iterates
 from multimix.evaluation.autoattack import autoattack
 
 
@@ -195,6 +195,33 @@ def test_labels_of_any_integer_type(dtype: torch.dtype) -> None:
     assert torch.equal(attack(labels.to(dtype)), attack(labels))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pgd_l2_fools_a_model_that_is_sure_of_itself_as_well(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Linear(192, 10, bias=False, dtype=dtype)
+    layer.weight.data.uniform_(-0.07, 0.07, generator=generator)
+    images, net = torch.rand(60, 3, 8, 8, generator=generator).to(dtype), nn.Sequential(nn.Flatten(), layer)
+    labels = net(images).argmax(1)
+    fooled = []
+    for _ in range(2):
+        adversarial = pgd(net, images, labels, 1.0, 0.2, 10, random_start=False, norm="l2")
+        fooled.append((net(adversarial).argmax(1) != labels).sum())
+        layer.weight.data *= 200  # the borders between classes stay where they are
+    layer.weight.data /= 200
+    best, second = net(images).topk(2, 1).values.T
+    assert (best - second > 27).double().mean() > 0.2  # gradients below 1e-12
+    assert fooled[1] >= fooled[0] > 50
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_images_without_a_gradient_stay(norm: Norm, dtype: torch.dtype) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).to(dtype)
+    net[1].weight.data.zero_()
+    images = torch.rand(3, 3, 8, 8).to(dtype)
+    assert torch.equal(pgd(net, images, torch.arange(3), 0.5, 0.2, 3, random_start=False, norm=norm), images)
+
+
 NET, IMAGES, LABELS = problem(n=2)
 
 
@@ -217,6 +244,7 @@ NET, IMAGES, LABELS = problem(n=2)
         (lambda: pgd(NET, IMAGES, LABELS, 0.1, 0.1, 2, False, restarts=2), ValueError, "need random_start=True"),
         (lambda: fgsm(lambda x: NET(x).detach(), IMAGES, LABELS, 0.1), ValueError, "detaches them"),
         (lambda: fgsm(lambda x: NET(x) * torch.inf, IMAGES, LABELS, 0.1), ValueError, "not finite"),
+        (lambda: autoattack(NET, IMAGES.double(), LABELS, 0.1), TypeError, "in float32, got torch.float64"),
     ],
 )
 def test_errors_say_what_came_and_what_to_do(call: Callable[[], Tensor], error: type[Exception], message: str) -> None:

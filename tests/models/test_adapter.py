@@ -171,6 +171,27 @@ def test_training_is_the_same_too(make):
         assert torch.equal(*second) != mode, "chance plays a part in training only"
 
 
+def test_what_is_made_of_parameters_once_reaches_every_block_that_reads_it():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gains = nn.Parameter(torch.randn(4))
+            self.first, self.second = (nn.Conv2d(channels, 4, 3, stride=2) for channels in (3, 4))
+            self.head = nn.Linear(4, 5)
+
+        def forward(self, images):
+            share = self.gains.softmax(0).view(1, 4, 1, 1)
+            x = self.second(self.first(images).relu() * share).relu() * share
+            return self.head(x.mean((2, 3)))
+
+    whole, images = Shared(), torch.rand(2, 3, 16, 16)
+    parts = split(whole, image_size=16)
+    assert parts.depth >= 2
+    torch.testing.assert_close(parts(images), whole.eval()(images), rtol=0, atol=0)
+    parts(images).sum().backward()
+    assert whole.gains.grad.abs().sum() > 0
+
+
 def test_modes_of_the_model_are_kept():
     whole = original("timm:ghostnet_050").train()
     whole.bn1.eval()

@@ -86,6 +86,8 @@ def test_histograms_hold_everything_and_roc_curves_pass_through_their_points() -
     for k in (5, 50, 80):  # with 400 outliers every per cent of FPR is a threshold
         threshold = outside.sort(descending=True).values[4 * k]
         assert (inside > threshold).float().mean() <= curve[k] + 1e-6
+    lowest_inside = _roc(torch.tensor([5.0, 4, 3, 0, 0, 0]), torch.tensor([2.0, 1, 1]))
+    assert (lowest_inside[0], lowest_inside[99], lowest_inside[100]) == (0.5, 0.5, 1)
 
 
 def test_the_sample_is_balanced_and_the_same_for_all() -> None:

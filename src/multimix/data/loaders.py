@@ -11,6 +11,7 @@ from torch import Tensor
 from ..random import make_generator
 from .augmentation import Augment, check_augment
 from .datasets import Dataset, FileDataset
+from .pictures import Resize
 from .readers import ArrayReader, FileReader
 
 __all__ = ["Batch", "Loader", "loader"]
@@ -120,6 +121,7 @@ def loader(
     world_size: int = 1,
     workers: int = 2,
     balance_domains: bool = False,
+    resize: Resize = Resize(),  # noqa: B008 - it is frozen
 ) -> Loader:
     """Batches of a data set.
 
@@ -145,6 +147,7 @@ def loader(
         workers: decoding processes for a `FileDataset`; 0 decodes in this process.
         balance_domains: the same number of examples of every domain (the extra `domain`) in each training batch, give
             or take one. An epoch has as many examples as ever, so those of small domains come more than once.
+        resize: how pictures in files are resized before the centre is cut out, where `augment` does not cut at random.
 
     Raises:
         ValueError: an argument out of its range; a training batch that the ranks cannot share evenly; domains to be
@@ -177,7 +180,9 @@ def loader(
     size = dataset.image_size if image_size is None else image_size
     reader: ArrayReader | FileReader
     if isinstance(dataset, FileDataset):
-        reader = FileReader(dataset, augment=augment, image_size=size, seed=seed, device=device, workers=workers)
+        reader = FileReader(
+            dataset, augment=augment, image_size=size, seed=seed, device=device, workers=workers, resize=resize
+        )
     else:
         reader = ArrayReader(dataset, augment=augment, image_size=size, seed=seed, device=device)
     return Loader(

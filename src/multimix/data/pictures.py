@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,18 @@ from ..extras import require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["OR_SKIP", "SMALL_SIDE", "VERSION", "UnreadableImageError", "fit", "is_readable", "pixels", "read", "side"]
+__all__ = [
+    "OR_SKIP",
+    "SMALL_SIDE",
+    "VERSION",
+    "Resize",
+    "UnreadableImageError",
+    "fit",
+    "is_readable",
+    "pixels",
+    "read",
+    "side",
+]
 
 SMALL_SIDE = 96
 """Images up to this side are used whole; larger ones are cut from a somewhat larger picture, as for ImageNet."""
@@ -84,17 +96,25 @@ def side(path: Path) -> tuple[int, int]:
         raise _unreadable(path, error) from error
 
 
-def fit(picture: Image, size: int) -> Image:
-    """Resize and cut a picture to `size` x `size` pixels.
+@dataclass(frozen=True)
+class Resize:
+    """How a picture is resized before the centre is cut from it."""
 
-    Up to `SMALL_SIDE` its shorter side becomes `size`; above, 256/224 of `size`, of which the centre is cut, as
-    usual for ImageNet.
-    """
-    if picture.size == (size, size) and size <= SMALL_SIDE:
+    shorter: int | None = None
+    """What its shorter side becomes, in pixels. Default: up to `SMALL_SIDE` the side that is cut; above, 256/224 of
+    that, as usual for ImageNet."""
+    interpolation: str = "bilinear"
+    """As torchvision and timm call it."""
+
+
+def fit(picture: Image, size: int, how: Resize = Resize()) -> Image:
+    """Resize a picture and cut its centre, `size` x `size` pixels."""
+    if how.shorter is None and picture.size == (size, size) and size <= SMALL_SIDE:
         return picture
-    v2 = require("torchvision.transforms.v2.functional", "train")
-    shorter = size if size <= SMALL_SIDE else round(size * 256 / 224)
-    fitted: Image = v2.center_crop(v2.resize(picture, [shorter], antialias=True), [size, size])
+    transforms = require("torchvision.transforms.v2", "train")
+    v2, mode = transforms.functional, transforms.InterpolationMode(how.interpolation)
+    shorter = how.shorter or (size if size <= SMALL_SIDE else round(size * 256 / 224))
+    fitted: Image = v2.center_crop(v2.resize(picture, [shorter], mode, antialias=True), [size, size])
     return fitted
 
 

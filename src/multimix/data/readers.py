@@ -58,7 +58,8 @@ class ArrayReader:
             images = augmentation.apply(self._augment, self._images.index_select(0, order[part]), draws[part])
             if side != self._size:
                 size = (self._size, self._size)
-                images = nnf.interpolate(images, size, mode="bilinear", antialias=True)
+                # Rounding takes white a little above 1.
+                images = nnf.interpolate(images, size, mode="bilinear", antialias=True).clamp_(0, 1)
             yield from images.split(sizes)
 
     def _together(self, batch_bytes: int) -> int:
@@ -137,8 +138,9 @@ class FileReader:
         seed: int,
         device: torch.device,
         workers: int,
+        resize: pictures.Resize,
     ) -> None:
-        decoder = _Decoder(dataset, augment=augment, image_size=image_size, seed=seed)
+        decoder = _Decoder(dataset, augment=augment, image_size=image_size, seed=seed, resize=resize)
         self._device = device
         self._reader = WorkerReader(decoder.image, torch.stack, seed=seed, workers=workers, pin=device.type == "cuda")
 
@@ -193,15 +195,17 @@ class _Made(torch_data.Dataset[Any]):
 class _Decoder:
     """Decoded, augmented uint8 images (3, size, size)."""
 
-    def __init__(self, dataset: FileDataset, *, augment: Augment, image_size: int, seed: int) -> None:
-        self._dataset, self._size, self._seed = dataset, image_size, seed
+    def __init__(
+        self, dataset: FileDataset, *, augment: Augment, image_size: int, seed: int, resize: pictures.Resize
+    ) -> None:
+        self._dataset, self._size, self._seed, self._resize = dataset, image_size, seed, resize
         self._cut_at_random = augment == "random-resized-crop"
         self._transform = _transform(augment, image_size)
 
     def image(self, epoch: int, index: int) -> Tensor:
         picture = pictures.read(self._dataset.path(index))
         if not self._cut_at_random:
-            picture = pictures.fit(picture, self._size)
+            picture = pictures.fit(picture, self._size, self._resize)
         if self._transform is not None:
             # The transforms draw from the global generator.
             with lending(derive_seed(self._seed, epoch, index, "augment")):

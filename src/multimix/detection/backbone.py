@@ -64,7 +64,7 @@ class Backbone(nn.Module):
         self._given = tuple(last.values())
         self.strides = tuple(last)
         self.channels = tuple(found[number][1] for number in last.values())
-        self.stages = copy.deepcopy(model.stages[: len(found)])
+        self.stages = copy.deepcopy(model.stages[: len(found)]).requires_grad_(True)  # whatever the classifier froze
         for stage in self.stages[:frozen_stages]:
             stage.requires_grad_(False)
         for module in self.stages.modules():

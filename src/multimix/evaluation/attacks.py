@@ -147,9 +147,7 @@ def pgd_iterates(
     yield current
     for step in range(steps):
         gradient = input_gradient(model, current, labels, check=step in (0, steps - 1))
-        # An all-zero gradient has no direction; the image then stays where it is.
-        direction = gradient.sign() if norm == "linf" else gradient / _length(gradient).clamp_min(1e-12)
-        current = ball.project(current + step_size * direction)
+        current = ball.project(current + step_size * (gradient.sign() if norm == "linf" else _direction(gradient)))
         yield current
 
 
@@ -233,14 +231,24 @@ class _Ball:
         else:
             noise = torch.empty_like(self.centre).normal_(generator=generator)
             radius = torch.empty_like(noise[:, :1, :1, :1]).uniform_(generator=generator)
-            noise *= self.eps * radius ** (1 / noise[0].numel()) / _length(noise).clamp_min(1e-12)
+            noise *= (
+                self.eps * radius ** (1 / noise[0].numel()) / _length(noise).clamp_min(torch.finfo(noise.dtype).tiny)
+            )
         return self.project(self.centre + noise)
 
     def project(self, images: Tensor) -> Tensor:
         if self.norm == "l2":
             offset = images - self.centre
-            images = self.centre + offset * (self.eps / _length(offset).clamp_min(1e-12)).clamp_max(1)
+            least = max(self.eps, torch.finfo(offset.dtype).tiny)
+            images = self.centre + offset * (self.eps / _length(offset).clamp_min(least))
         return torch.minimum(torch.maximum(images, self.low), self.high)
+
+
+def _direction(gradient: Tensor) -> Tensor:
+    """Of length 1, however small the gradient of an image that the model is sure of; 0 where there is none at all."""
+    tiny = torch.finfo(gradient.dtype).tiny
+    scaled = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(tiny)
+    return scaled / _length(scaled).clamp_min(tiny)
 
 
 def _length(x: Tensor) -> Tensor:

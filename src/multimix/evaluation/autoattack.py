@@ -37,7 +37,7 @@ def autoattack(
 
     Args:
         model: maps pixels in [0, 1] to logits (b, c), c >= 4.
-        images: (b, channels, height, width) floating point, in [0, 1].
+        images: (b, channels, height, width) float32, in [0, 1].
         labels: (b,) class indices.
         eps: radius of the ball, in units of pixels in [0, 1].
         norm: of the ball.
@@ -48,9 +48,11 @@ def autoattack(
 
     Raises:
         ImportError: torchattacks is not installed.
-        TypeError, ValueError: as in `pgd`; fewer than four classes.
+        TypeError, ValueError: as in `pgd`; images of another type; fewer than four classes.
     """
     check_images(images)
+    if images.dtype != torch.float32:
+        raise TypeError(f"AutoAttack computes in float32, got {images.dtype}: pass images.float(), and model.float()")
     with torch.no_grad(), attacking(model, images.device):
         logits = model(images)
     labels = check_predictions(logits, labels)

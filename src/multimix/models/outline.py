@@ -139,11 +139,16 @@ class Outline:
         return fx.GraphModule(held, graph, class_name="Part")
 
     def _needed(self, parts: Sequence[Piece]) -> Iterator[fx.Node]:
-        """The pieces' nodes, and the parameters they read that were fetched before."""
-        own = {node for part in parts for node in part.nodes}
+        """The pieces' nodes, and what they read that was made of parameters alone before."""
+        of_images = {node for node in self.graph.nodes if node.op == "placeholder"}
         for node in self.graph.nodes:
-            if node in own or (node.op == "get_attr" and any(user in own for user in node.users)):
-                yield node
+            if any(each in of_images for each in node.all_input_nodes):
+                of_images.add(node)
+        needed = {node for part in parts for node in part.nodes}
+        for node in reversed(self.graph.nodes):
+            if node not in of_images and any(user in needed for user in node.users):
+                needed.add(node)
+        yield from (node for node in self.graph.nodes if node in needed)
 
     def is_reshape(self, node: fx.Node) -> bool:
         """Whether a node passes its input on unchanged, but for the shape."""

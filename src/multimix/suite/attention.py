@@ -126,7 +126,9 @@ class Attention:
             names = [str(subject.class_names[label]) for label in labels.tolist()]
             return torch.cat([batch.images for batch in batches]), names, labels
         files = _files_to_show(self.images)[: self.count]
-        read = [pictures.pixels(pictures.fit(pictures.read(file), subject.image_size)) for file in files]
+        read = [
+            pictures.pixels(pictures.fit(pictures.read(file), subject.image_size, subject.resize)) for file in files
+        ]
         return to_input(torch.stack(read), subject), [printable(file.stem) for file in files], None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -15,6 +16,7 @@ from .. import data, models
 from ..data.catalogue import read_from
 from ..data.files import open_files
 from ..data.listing import class_folders, scan
+from ..data.pictures import Resize
 from ..data.source import Files
 from ..errors import nearest
 from ..extras import require
@@ -47,7 +49,8 @@ def library_candidate(
             then holds one folder for each class.
         weights: a state dictionary, as the library's own model or our `SplitModel` has it; default: the published
             ones. Its last layer decides the number of classes, which must be that of the data.
-        image_size: default: that of the published weights, and of the images where weights come from a file.
+        image_size: default: that of the published weights, whose pictures are then resized and cut as these want it,
+            and of the images where weights come from a file.
         batch_size: default 64.
         device: default: the GPU if there is one.
         folder: where the results are kept, in a folder of the model's name.
@@ -63,7 +66,9 @@ def library_candidate(
         )
     if weights is not None and not weights.is_file():
         raise FileNotFoundError(f"{weights} is not a file: --weights takes the .safetensors or .pth file of {name}")
-    size = image_size or (_published_size(name) if weights is None else None)
+    size, resize = image_size, Resize()
+    if weights is None and image_size is None:
+        size, resize = _published_preparation(name)
     root = root and root.expanduser()
     train, test, class_names = _load(data, root, size)
     if weights is None and (published := _published_classes(name)) != len(class_names):
@@ -94,11 +99,16 @@ def library_candidate(
             image_size=test.image_size,
             batch_size=batch_size or BATCH,
             method=None,
+            resize=resize,
         )
         return verified(subject)
 
     source = "published" if weights is None else file_digest(weights)
     parts = [name, source, str(test.image_size), data_digest(test, class_names)]
+    training = "trained elsewhere"
+    if resize.shorter is not None:
+        parts.append(repr(resize))
+        training += f"; pictures resized to {resize.shorter} ({resize.interpolation}) and cut to {size} pixels"
     return Candidate(
         label=name,
         seed=0,
@@ -112,6 +122,7 @@ def library_candidate(
         load=load,
         class_names=tuple(class_names),
         image_size=test.image_size,
+        training=training,
         check=check,
     )
 
@@ -147,11 +158,15 @@ def _files(name: str, root: Path | None) -> Files | None:
     return None if root is None else read_from(name, root)
 
 
-def _published_size(name: str) -> int | None:
+def _published_preparation(name: str) -> tuple[int, Resize]:
+    """The side of the images that published weights take, and how these are made of pictures."""
     library, _, rest = name.partition(":")
     if library == "torchvision":
-        return int(_torchvision_weights(rest).transforms().crop_size[0])
-    return int(_timm_weights(rest).input_size[-1])
+        told = _torchvision_weights(rest).transforms()
+        return int(told.crop_size[0]), Resize(int(told.resize_size[0]), told.interpolation.value)
+    told = _timm_weights(rest)
+    size = int(told.input_size[-1])
+    return size, Resize(math.floor(size / told.crop_pct), told.interpolation)
 
 
 def _published_classes(name: str) -> int:

@@ -196,4 +196,6 @@ def _roc(inside: Tensor, outside: Tensor) -> list[float]:
     left = right - 1
     width = (fpr[right] - fpr[left]).clamp(min=1e-12)
     share = ((grid - fpr[left]) / width).clamp(0, 1)
-    return torch.lerp(tpr[left], tpr[right], share).tolist()
+    found = torch.lerp(tpr[left], tpr[right], share)
+    found[-1] = tpr[-1]  # of a piece that goes straight up, its end
+    return found.tolist()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import data
+from ..data.pictures import Resize
 from ..data.source import Files
 from ..models import SplitModel
 from ..reports.section import Section
@@ -51,6 +52,8 @@ class Subject:
     workers: int = 0
     config: Config | None = None
     """How it was trained; None for a model trained elsewhere."""
+    resize: Resize = Resize()  # noqa: RUF009 - it is frozen
+    """How its pictures are resized before the centre is cut out."""
 
     @property
     def device(self) -> torch.device:
@@ -66,6 +69,7 @@ class Subject:
             image_size=self.image_size,
             device=self.device,
             workers=self.workers,
+            resize=self.resize,
         )
 
 
