@@ -124,6 +124,19 @@ def test_from_logits_is_the_same_loss() -> None:
         assert torch.allclose(criterion.from_logits(head(z), labels, generator=rng(3)), loss, rtol=1e-13)
 
 
+@pytest.mark.parametrize("n", [50, float("inf")])
+@pytest.mark.filterwarnings("ignore:n=math.inf is inaccurate")
+def test_alpha_may_be_set_between_steps(n: float) -> None:
+    z, labels, head = normal(6, 3, seed=1), make_targets("index", 6, 4), make(nn.Linear(3, 4))
+    criterion = mm.MultiMix(n)
+    for alpha in (0.3, (1, 2)):
+        criterion.alpha = alpha
+        expected = mm.MultiMix(n, alpha=alpha)(z, labels, head, generator=rng(3))
+        assert torch.equal(criterion(z, labels, head, generator=rng(3)), expected)
+    with pytest.raises(ValueError, match="alpha must be positive"):
+        criterion.alpha = 0.0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_single_examples_give_plain_cross_entropy(kind) -> None:
     z, targets, head = normal(6, 3, seed=1), make_targets(kind, 6, 4), make(nn.Linear(3, 4))

@@ -68,7 +68,8 @@ class MultiMix(Criterion):
         spread_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.n, self.alpha = check_n(n), check_alpha(alpha)
+        self.n = check_n(n)
+        self.alpha = alpha
         self.m = None if m is None else check_count("m", m)
         if n == math.inf:
             _warn_where_poor(self.alpha[0], m, None)
@@ -80,6 +81,15 @@ class MultiMix(Criterion):
                 "split into a mean and a spread"
             )
         self.implementation = check_choice("implementation", implementation, ("auto", "triton", "reference"))
+
+    @property
+    def alpha(self) -> tuple[float, float]:
+        """The range (low, high) of the Dirichlet concentration. A number or a range may be set between steps."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, alpha: Alpha) -> None:
+        self._alpha = check_alpha(alpha)
 
     def forward(
         self,
