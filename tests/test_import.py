@@ -119,7 +119,7 @@ def test_training_step_with_torch_alone(report) -> None:
 
 def test_torch_is_enough_for_the_encoders_written_here(report) -> None:
     # The fixture built and ran three; and said what the others need.
-    needs = "ImportError this needs {0}, which is not installed: pip install 'multimix[train]'"
+    needs = "ImportError this needs {0}, which is not installed: pip install 'multimix[train]' (in a clone: '.[train]')"
     assert " ".join(report["resnet50"]) == needs.format("torchvision")
     assert " ".join(report["timm:resnet18"]) == needs.format("timm")
     assert " ".join(report["resnet18"]).startswith("ValueError unknown model 'resnet18'")

@@ -17,4 +17,7 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
-        raise ImportError(f"this needs {error.name}, which is not installed: pip install 'multimix[{extra}]'") from None
+        raise ImportError(
+            f"this needs {error.name}, which is not installed: pip install 'multimix[{extra}]' "
+            f"(in a clone: '.[{extra}]')"
+        ) from None

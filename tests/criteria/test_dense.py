@@ -472,3 +472,19 @@ def test_sharded_classifiers(make, attention, tmp_path) -> None:
                 net(tokens, mm.DenseMultiMix(20, attention="cam", detach_attention=False))
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_detached_attention_is_of_soft_targets_too() -> None:
+    targets = torch.rand(6, 4).softmax(1).requires_grad_()
+    a = mm.DenseMultiMix(10, attention="cam").attend_to(torch.rand(6, 3, 5), targets, torch.rand(4, 5))
+    assert not a.requires_grad
+
+
+def test_padding_for_everybody_is_no_nan_in_a_classifier_that_normalises() -> None:
+    features, weight = torch.rand(6, 3, 5, requires_grad=True), torch.rand(4, 5)
+    mask = torch.tensor([True, True, False]).expand(6, 3)
+    head = lambda z: z / z.norm(dim=-1, keepdim=True) @ weight.T  # noqa: E731
+    loss = mm.DenseMultiMix(20)(features, torch.arange(6) % 4, head, mask=mask)
+    loss.backward()
+    assert loss.isfinite()
+    assert features.grad.isfinite().all()

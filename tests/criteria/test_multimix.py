@@ -124,6 +124,34 @@ def test_from_logits_is_the_same_loss() -> None:
         assert torch.allclose(criterion.from_logits(head(z), labels, generator=rng(3)), loss, rtol=1e-13)
 
 
+def test_classes_masked_by_any_classifier_are_those_masked_in_the_logits() -> None:
+    z, labels, head = normal(6, 3, seed=1), torch.arange(6) % 3, make(nn.Linear(3, 4))
+    mask = torch.tensor([False, False, False, True])
+    masked = lambda z: head(z).masked_fill(mask, -torch.inf)  # noqa: E731
+    loss = mm.MultiMix(50)(z, labels, masked, generator=rng(3))
+    assert torch.allclose(loss, mm.MultiMix(50).from_logits(masked(z), labels, generator=rng(3)), rtol=1e-12)
+    features = normal(6, 3, 2, seed=2).mT.contiguous()
+    assert mm.DenseMultiMix(50)(features, labels, masked, generator=rng(3)).isfinite()
+
+
+def test_a_subclass_that_changes_its_call_gets_the_mixed_embeddings() -> None:
+    class Squashed(nn.Linear):
+        def __call__(self, z):
+            return 5 * super().__call__(z).tanh()
+
+    z, labels, head = normal(6, 3, seed=1), make_targets("index", 6, 4), make(Squashed(3, 4))
+    expected = mm.MultiMix(50)(z, labels, lambda z: head(z), generator=rng(3))
+    assert torch.allclose(mm.MultiMix(50)(z, labels, head, generator=rng(3)), expected, rtol=1e-12)
+
+
+def test_vmap_over_labels() -> None:
+    z, labels, head = normal(2, 6, 3, seed=1), make_targets("index", 12, 4).view(2, 6), make(nn.Linear(3, 4))
+    criterion = mm.MultiMix(float("inf"))
+    found = torch.func.vmap(lambda z, labels: criterion(z, labels, head))(z, labels)
+    for k in range(2):
+        assert torch.allclose(found[k], criterion(z[k], labels[k], head), rtol=1e-6)
+
+
 @pytest.mark.parametrize("n", [50, float("inf")])
 @pytest.mark.filterwarnings("ignore:n=math.inf is inaccurate")
 def test_alpha_may_be_set_between_steps(n: float) -> None:

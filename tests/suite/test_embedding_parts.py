@@ -162,6 +162,6 @@ def test_a_method_without_mixing_says_so(subject: Subject) -> None:
     result = part.evaluate(replace(subject, method="erm"), Memory(), quiet)
     assert part.headline(result) == {}
     (table,) = part.section({"erm": [result]}, LABELS)
-    assert "Nothing that could be asked for is mixed by erm: there are clean images alone." in table.caption
+    assert "Mixing none of what it could be asked for, erm has clean images alone." in table.caption
     with pytest.raises(ValueError, match="mixers must be methods that mix images or embeddings, got 'erm'"):
         Intrusion(mixers=("erm",))

@@ -79,6 +79,8 @@ def _runs(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether the forward is that of `kind`: a subclass, or an instance by itself, may well normalise."""
     own = type(module)
     known = own.forward is kind.forward or f"{own.__module__}.{own.__qualname__}" == _CAST_FOR_TORCHSCRIPT
+    inner = ("__call__", "_call_impl", "_conv_forward")
+    known = known and all(getattr(own, name, None) is getattr(kind, name, None) for name in inner)
     return known and "forward" not in vars(module)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..functional import attend, attention_map
 from ..functional._checks import Alpha, as_probabilities, check_choice, check_targets
 from ..functional.interpolation import mix
-from ..functional.loss import normalized_weights, or_one
+from ..functional.loss import MASKED, normalized_weights, or_one
 from .classifiers import Classifier, apply_linear, class_weights, is_linear, refuse_maps
 from .multimix import MultiMix, as_logits, check_classes, draw_weights, finite, loss_from_logits
 
@@ -113,7 +113,8 @@ class DenseMultiMix(MultiMix):
         """The attention map (b, r) that the loss uses for tokens (b, r, d)."""
         if self.detach_attention:
             tokens, weight = tokens.detach(), None if weight is None else weight.detach()
-        return attention_map(tokens, self.attention, self.nonlinearity, targets, weight, mask)
+        a = attention_map(tokens, self.attention, self.nonlinearity, targets, weight, mask)
+        return a.detach() if self.detach_attention else a  # soft targets may need a gradient too
 
     def from_logits(  # type: ignore[override]
         self, logits: Tensor, targets: Tensor, a: Tensor | None = None, generator: torch.Generator | None = None
@@ -140,7 +141,9 @@ class DenseMultiMix(MultiMix):
             refuse_maps(classifier)
         n = finite(self.n, classifier)
         lam, s = attend(draw_weights(self, n, b, r, tokens, generator), a)
-        mixed = mix(tokens.transpose(0, 1), lam).transpose(0, 1)
+        mixed = mix(tokens.transpose(0, 1), lam)
+        # What has no weight may be anything, but not 0, which a classifier that normalises makes NaN.
+        mixed = torch.where(s[..., None] > 0, mixed, 1.0).transpose(0, 1)
         if spatial is None:
             logits, wanted = as_logits(classifier(mixed)), f"(n, {r}, classes)"
             fits = logits.ndim == 3 and logits.shape[1] == r
@@ -188,7 +191,7 @@ def _dense_loss(
             s_RN = _pool(s_RN[..., None], spatial, to)[..., 0]
             y_RNC = weighted / or_one(s_RN)[..., None]
         w_RN = normalized_weights(lam_RNB, s_RN, normalize)
-        terms_RN = -(y_RNC * logits_RNC.to(y_RNC.dtype).log_softmax(-1)).sum(-1)
+        terms_RN = -(y_RNC * logits_RNC.to(y_RNC.dtype).clamp(min=MASKED).log_softmax(-1)).sum(-1)
         return (w_RN * terms_RN).sum()
 
 

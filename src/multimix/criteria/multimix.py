@@ -25,6 +25,7 @@ from ..functional._checks import (
 from ..functional._transforms import needs_formula, refuse_transforms
 from ..functional.closed_form import check_spread_weight
 from ..functional.interpolation import mix
+from ..functional.loss import MASKED
 from ..kernels.ops import sampled_cross_entropy
 from .classifiers import Classifier, apply_linear, called, is_linear
 from .criterion import Criterion
@@ -283,5 +284,5 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, lam: Tensor) -> Tensor:
     check_classes(c)
     check_targets(targets, lam.shape[-1], c)
     with torch.autocast(logits.device.type, enabled=False):
-        log_p = logits.to(lam.dtype).log_softmax(-1)
+        log_p = logits.to(lam.dtype).clamp(min=MASKED).log_softmax(-1)
         return -(lam @ as_probabilities(targets, c, lam.dtype) * log_p).sum(-1).mean()

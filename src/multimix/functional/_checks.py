@@ -82,7 +82,8 @@ def check_targets(targets: Tensor, b: int, c: int | None = None) -> None:
             + ("; for one-hot targets use a floating-point dtype" if targets.ndim == 2 else "")
         )
     # Reading the values of a tensor on an accelerator would stall it; there the indexing kernels check.
-    if c is not None and targets.device.type == "cpu" and b and not torch.compiler.is_compiling():
+    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if c is not None and targets.device.type == "cpu" and b and not hidden:
         low, high = targets.long().aminmax()
         if low < 0 or high >= c:
             raise ValueError(

@@ -20,11 +20,13 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from ..functional._gamma.warped_exponential import FIT, HIGH, MOST_SHAPE
+from ..functional.loss import negligible
 from ..functional.sampling import ALPHA_LEAST, ALPHA_MOST
 
 # The last counter: attempts at a gamma variate count from 0; what else is drawn has a number they never reach.
 _ALPHA = tl.constexpr(1 << 30)
 _SUBSET = tl.constexpr((1 << 30) + 1)
+_NEGLIGIBLE = tl.constexpr(negligible(torch.float32))
 _ROUNDS = tl.constexpr(7)
 
 _LOG2_E = tl.constexpr(math.log2(math.e))
@@ -220,8 +222,10 @@ def draw(
     g_KGN = tl.exp2(log_g_KGN)
     M_KGN = g_KGN * tl.reshape(attention_B, (K, G))[:, :, None]
     sum_N = tl.sum(tl.sum(M_KGN, 0), 0)
-    lam_KGN = M_KGN * (1.0 / tl.where(sum_N > 0.0, sum_N, 1.0))[None, None, :]
-    return tl.reshape(lam_KGN, (BB, N)), sum_N / tl.sum(tl.sum(g_KGN, 0), 0)
+    s_N = sum_N / tl.sum(tl.sum(g_KGN, 0), 0)
+    s_N = tl.where(s_N < _NEGLIGIBLE, 0.0, s_N)  # `functional.loss.counted`: the reciprocal of less is infinite
+    lam_KGN = M_KGN * (1.0 / tl.where(s_N > 0.0, sum_N, 1.0))[None, None, :]
+    return tl.reshape(lam_KGN, (BB, N)), s_N
 
 
 @triton.jit(do_not_specialize=["seed_low", "seed_high"])

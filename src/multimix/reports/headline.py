@@ -54,7 +54,7 @@ def sentence(metric: str, differences: Mapping[str, Difference], *, higher_is_be
         if label not in unknown:
             by_verdict[difference.verdict].append(f"{label} ({points(difference)})")
     if len(by_verdict["noise"]) == len(differences) > 1:
-        return f"no method differs from ERM in {metric} by more than the noise: {_enumerate(by_verdict['noise'])}."
+        return f"for no method these runs show a difference from ERM in {metric}: {_enumerate(by_verdict['noise'])}."
     clauses: list[str] = []
     for verdict, word in ((better, "better"), (worse, "worse")):
         if names := by_verdict[verdict]:

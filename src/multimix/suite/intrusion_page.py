@@ -43,9 +43,7 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
             panels.append(Panel(f"{label}: {name}", svg))
     without = [label for label, runs in results.items() if not runs[0]["own"]]
     no_mixing = (
-        f" Nothing that could be asked for is mixed by {', '.join(without)}: there are clean images alone."
-        if without
-        else ""
+        f" Mixing none of what it could be asked for, {', '.join(without)} has clean images alone." if without else ""
     )
     made = [
         Section(

@@ -31,6 +31,9 @@ def gamma_(out: Tensor, shape: Tensor, scratch: Scratch, generator: torch.Genera
     """
     d = shape - 1 / 3
     c, minus_d, most = (9 * d).rsqrt_(), -d, d + math.log(_TOP)
+    # There all but one in 10^6 are accepted, and of the sum above only rounding would be left.
+    large = d > 2**20
+    any_large = bool(large.any())
     undecided = []
     most_at_once = min(out.numel(), len(scratch.first))
     words = torch.empty((most_at_once + 7) // 8, dtype=torch.int64, device="cpu")
@@ -45,6 +48,8 @@ def gamma_(out: Tensor, shape: Tensor, scratch: Scratch, generator: torch.Genera
         torch.log(v, out=odds)
         torch.sub(v.pow_(3), odds, alpha=3, out=odds)
         odds.mul_(minus_d[rows]).add_(most[rows]).addcmul_(x, x, value=0.5)
+        if any_large:
+            odds.masked_fill_(large[rows], math.log(_TOP))
         odds = odds.clamp_(min=-80).exp_().view(-1)  # underflow is slow, and no chance at all comes to the same
         first_byte = words[: (size + 7) // 8].random_(-(2**63), None, generator=generator)
         first_byte = first_byte.view(torch.uint8)[:size]
