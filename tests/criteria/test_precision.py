@@ -10,6 +10,8 @@ from tests.functional.oracles import make_targets, normal, one_hot, rng
 from torch import nn
 
 import multimix as mm
+from multimix.functional import attend, sample_weights
+from multimix.random import draw_seed
 
 B, D, C, N = 64, 32, 10, 200
 HALF = [torch.bfloat16, torch.float16]
@@ -37,6 +39,26 @@ def loss_and_gradients(criterion, z, labels, head, generic) -> tuple[torch.Tenso
     loss = criterion(z, labels, (lambda x: head(x)) if generic else head, generator=rng(5))
     gradients = torch.autograd.grad(loss, (z, head.weight))
     return loss, [gradient.double() for gradient in gradients]
+
+
+@pytest.mark.parametrize("criterion", [mm.MultiMix(7), mm.DenseMultiMix(7)])
+def test_double_logits_of_a_classifier_that_is_not_linear_stay_double(criterion) -> None:
+    dense = isinstance(criterion, mm.DenseMultiMix)
+    features, labels = normal(5, *(2, 4) if dense else (4,), seed=1).float(), make_targets("index", 5, 3)
+    head = nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double()
+    head[0].weight.data = normal(3, 4, seed=2)
+    mixed = []
+    loss = criterion(features, labels, lambda z: mixed.append(z) or head(z.double()), generator=rng(3))
+    assert loss.dtype == torch.float64
+    seed = int(draw_seed(rng(3)))
+    lam = sample_weights(7, 5, None, criterion.alpha, 2 if dense else None, rng(seed), dtype=torch.float32).double()
+    y, s = one_hot(labels, 3), torch.ones(lam.shape[:-1], dtype=torch.float64)
+    if dense:
+        lam, s = attend(lam, criterion.attend_to(features, labels, None).double())
+    logits = head(mixed[0].double()).transpose(0, -2) if dense else head(mixed[0].double())
+    terms = -(lam @ y * logits.log_softmax(-1)).sum(-1)
+    wanted = (terms * s).sum(-1) / s.sum(-1)
+    assert loss.item() == pytest.approx(wanted.mean().item(), rel=3e-7)
 
 
 @pytest.mark.parametrize("dtype", HALF)

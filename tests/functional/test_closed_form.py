@@ -285,7 +285,7 @@ def test_bad_spread_weight(weight, error, message) -> None:
         expected(normal(3, 4, seed=0), torch.arange(3), spread_weight=weight)
 
 
-@pytest.mark.parametrize("alpha", [1e-9, 0.02, (0.5, 2.0), 1e9])
+@pytest.mark.parametrize("alpha", [1e-9, 0.02, (0.5, 2.0), 1e9, 1e40, 1e300])
 @pytest.mark.parametrize("m", [None, 1, 2, 16])
 def test_float32_is_as_good_and_gradients_are_finite_also_without_attention(alpha, m) -> None:
     logits, labels = normal(4, 24, 6, seed=0, scale=5), make_targets("index", 24, 6)

@@ -105,6 +105,15 @@ def test_variates_by_marsaglia_and_tsang_are_gamma(shape, few, dtype, monkeypatc
     assert_gamma((out.double() * constant(marsaglia_tsang.gamma_, shape)).numpy().ravel(), shape)
 
 
+@pytest.mark.parametrize("alpha", [1e7, 1e9])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_large_concentrations_still_vary_as_they_should(alpha, dtype) -> None:
+    b = 16
+    lam = sample_weights(2000, b, alpha=alpha, generator=rng(13), dtype=dtype).double()
+    deviations = (lam[:, ::4] * b - 1) * (alpha / (1 - 1 / b)) ** 0.5  # nearly normal; 4 of 16 hardly depend on another
+    assert stats.kstest(deviations.numpy().ravel(), stats.norm.cdf).pvalue > SIGNIFICANCE
+
+
 @pytest.mark.parametrize("shape", [0.5, 0.51, 0.75, 0.95, 1.0, 1.05, 1.3, 1.7, 1.99, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_variates_by_a_warped_exponential_are_gamma(shape, dtype) -> None:

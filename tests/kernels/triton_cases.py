@@ -396,6 +396,21 @@ def test_criteria_by_the_kernel() -> None:
         mm.DenseMultiMix(n, implementation="triton", detach_attention=False)(features.requires_grad_(), labels, head)
 
 
+def test_attended_examples_next_to_no_weight() -> None:
+    """With a small alpha most mixtures give the one attended example a weight whose reciprocal is infinite."""
+    b, n, labels = 16, 64, make_targets("index", 16, 5)
+    a = torch.zeros(b, 2)
+    a[:, 0], a[3, 1] = 1, 1
+    logits = normal(2, b, 5, seed=8).float()
+    wanted = expected(logits, labels, a, weights(n, b, alpha=(0.02, 0.02), positions=2))
+    launch = Launch(16, 16, 16, 16, 4, 2, 1)
+    on_device = logits.to(DEVICE), labels.to(DEVICE), a.to(DEVICE)
+    found = triton_loss.sums(*on_device, SEED, n, b, 0.02, 0.02, True, "tf32x3", launch)
+    assert float(wanted[1][1]) < n / 4
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert torch.allclose(ours.cpu().double(), theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_a_loss_without_any_attention_is_zero() -> None:
     logits = normal(2, 4, 3, seed=0).float().to(DEVICE).requires_grad_()
     options = {"n": 5, "m": None, "alpha": (1.0, 1.0), "normalize": "position", "implementation": "triton"}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import attend, attention_map
-from ..functional._checks import Alpha, as_probabilities, check_choice, check_targets
+from ..functional._checks import Alpha, as_probabilities, check_choice, check_targets, mixing_dtype
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED, normalized_weights, or_one
 from .classifiers import Classifier, apply_linear, class_weights, is_linear, refuse_maps
@@ -185,13 +185,15 @@ def _dense_loss(
     """(14) for given mixed logits; targets and weights follow the positions where the classifier has strides."""
     c = logits_RNC.shape[-1]
     with torch.autocast(logits_RNC.device.type, enabled=False):
-        y_RNC = lam_RNB @ as_probabilities(targets, c, lam_RNB.dtype)
+        dtype = torch.promote_types(lam_RNB.dtype, mixing_dtype(logits_RNC.dtype))
+        lam_RNB, s_RN = lam_RNB.to(dtype), s_RN.to(dtype)
+        y_RNC = lam_RNB @ as_probabilities(targets, c, dtype)
         if logits_RNC.shape[0] != lam_RNB.shape[0]:
             weighted = _pool(y_RNC * s_RN[..., None], spatial, to)
             s_RN = _pool(s_RN[..., None], spatial, to)[..., 0]
             y_RNC = weighted / or_one(s_RN)[..., None]
         w_RN = normalized_weights(lam_RNB, s_RN, normalize)
-        terms_RN = -(y_RNC * logits_RNC.to(y_RNC.dtype).clamp(min=MASKED).log_softmax(-1)).sum(-1)
+        terms_RN = -(y_RNC * logits_RNC.to(dtype).clamp(min=MASKED).log_softmax(-1)).sum(-1)
         return (w_RN * terms_RN).sum()
 
 

@@ -101,6 +101,7 @@ def expected_mixed_cross_entropy(
     by_formula = needs_formula(logits, targets, a)
     if implementation in ("fused", "triton") and by_formula:
         refuse_transforms(implementation)
+    low, high = min(low, _AS_GOOD_AS_EQUAL), min(high, _AS_GOOD_AS_EQUAL)
     given = logits, targets, a, (low, high, m, b), normalize == "global", spread_weight
     if implementation == "reference" or needs_reference or by_formula:
         return reference(*given)
@@ -108,6 +109,10 @@ def expected_mixed_cross_entropy(
 
     by_kernel = closed_form_kernel.chosen(logits, implementation)
     return closed_form_kernel.expectation(*given) if by_kernel else closed_form.fused_expectation(*given)
+
+
+_AS_GOOD_AS_EQUAL = 1e12
+"""Concentrations above give weights that differ by less than rounding, and powers of them overflow."""
 
 
 def check_spread_weight(value: float) -> float:
