@@ -97,6 +97,7 @@ def test_every_domain_is_held_out_and_a_lost_run_is_made_again(root, tmp_path, m
     with (out / "domains.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 2 * 2 * 3
+    averages = {}
     for row in result["methods"]:
         mine = [line for line in lines if line["method"] == row["method"]]
         for name in NAMES:
@@ -105,6 +106,14 @@ def test_every_domain_is_held_out_and_a_lost_run_is_made_again(root, tmp_path, m
         by_seed = [statistics.fmean(float(x["test_accuracy"]) for x in mine if x["seed"] == k) for k in "01"]
         assert row["average"]["mean"] == pytest.approx(statistics.fmean(by_seed))
         assert row["average"]["std"] == pytest.approx(statistics.stdev(by_seed))
+        averages[row["method"]] = by_seed
+    gains = [daml - erm for erm, daml in zip(averages["erm"], averages["daml(domains=2)"], strict=True)]
+    erm, daml = (row["difference_from_erm"] for row in result["methods"])
+    assert erm is None
+    assert daml["mean"] == pytest.approx(statistics.fmean(gains))
+    # Student's quantile for one degree of freedom; of equal gains there is no spread.
+    assert daml["half_width_95"] == pytest.approx(12.7062 * statistics.stdev(gains) / 2**0.5, rel=1e-5)
+    assert "Of that average: " in page
 
     run = out / "clip-art" / "daml-domains=2" / "seed1"
     config, model = load_run(run)

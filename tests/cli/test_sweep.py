@@ -51,9 +51,10 @@ def test_a_sweep_is_drawn_and_goes_on(
     assert (tmp_path / "multimix-alone-n=5" / "seed0" / "result.json").stat().st_mtime_ns == kept
     with (tmp_path / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows[2:]] == ["multimix-alone(alpha=0.1)", "multimix-alone(alpha=(0.5, 2))"]
-    # The default range spelled out is the default, run for run.
+    # The default spelled out is the default, and not trained again.
+    assert [row["method"] for row in rows[2:]] == ["multimix-alone(alpha=0.1)", "multimix-alone"]
     assert rows[3]["accuracy"] == rows[0]["accuracy"]
+    assert len(list(tmp_path.glob("multimix-alone*"))) == 3
     assert (tmp_path / "sweep-n.svg").is_file()
     assert (tmp_path / "sweep-alpha.svg").is_file()
     assert "validation accuracy, %" in capsys.readouterr().out

@@ -7,23 +7,29 @@ from dataclasses import dataclass, replace
 import pytest
 
 from multimix import recipes
-from multimix.reports.sweep import Axis, as_csv, metric, panel, points, table, with_option
+from multimix.reports.sweep import Axis, as_csv, metric, page, panel, points, table, with_option
+from multimix.training import Config
 
 
 @dataclass
 class FakeRun:
     last: dict[str, float]
+    seed: int = 0
+
+    @property
+    def config(self) -> Config:
+        return replace(recipes.get("digits"), seed=self.seed)
 
 
 def runs(*accuracies: float) -> list[FakeRun]:
-    return [FakeRun({"test_accuracy": a}) for a in accuracies]
+    return [FakeRun({"test_accuracy": a}, seed) for seed, a in enumerate(accuracies)]
 
 
-AXES = [Axis("alpha", ["1", "(0.5,2)"]), Axis("n", ["10"])]
+AXES = [Axis("alpha", ["1", "(0.1,2)"]), Axis("n", ["10"])]
 
 
 def test_an_option_is_added_once() -> None:
-    assert with_option("multimix", "alpha", "(0.5,2)") == "multimix(alpha=(0.5, 2))"
+    assert with_option("multimix", "alpha", "(0.1,2)") == "multimix(alpha=(0.1, 2))"
     assert with_option("multimix(m=2, layer=1)", "n", "9") == "multimix(m=2, layer=1, n=9)"
     # The name of one option may end in another's.
     assert with_option("multimix(m=2)", "n", "9") == "multimix(m=2, n=9)"
@@ -39,20 +45,31 @@ def test_points_are_means_over_seeds_and_gaps_stay_gaps() -> None:
         recipes.get("digits"),
         "test_accuracy",
     )
-    assert [(p.option, p.value) for p in found] == [("", "as it is"), ("alpha", "1"), ("alpha", "(0.5,2)"), ("n", "10")]
+    assert [(p.option, p.value) for p in found] == [("", "as it is"), ("alpha", "1"), ("alpha", "(0.1,2)"), ("n", "10")]
     assert found[1].accuracy.mean == 0.5
     assert found[1].accuracy.std == pytest.approx(0.125**0.5)
     assert found[2].accuracy is None
     shown = [[cell.text for cell in row] for row in table(found, quantity="test accuracy, %").rows]
-    assert shown[1] == ["multimix", "alpha", "1", "50.00", "2"]
-    assert shown[3] == ["multimix", "n", "10", "not measured", "0"]
-    assert as_csv(found).splitlines()[3] == 'alpha,"(0.5,2)",multimix,"multimix(alpha=(0.5, 2))",,,0,'
+    assert shown[1] == ["multimix", "alpha", "1", "50.00", "−25.00", "2"]
+    assert shown[3] == ["multimix", "n", "10", "not measured", "–", "0"]
+    assert as_csv(found).splitlines()[3] == 'alpha,"(0.1,2)",multimix,"multimix(alpha=(0.1, 2))",,,,,0,'
     assert "<svg" in panel(AXES[0], found, quantity="test accuracy, %")
+
+
+def test_differences_are_paired_by_seed_and_nothing_is_trained_twice() -> None:
+    trained = {"multimix": runs(0.5, 0.6, 0.9), "multimix(n=10)": runs(0.6, 0.72, 0.98)[::-1]}
+    found = points(["multimix"], [Axis("n", ["10", "1000"])], trained, recipes.get("digits"), "test_accuracy")
+    (_, less, default) = found
+    assert less.difference.mean == pytest.approx(0.1)
+    assert less.difference.half_width == pytest.approx(4.30265 * 0.02 / 3**0.5, rel=1e-5)  # Student's, 2 degrees
+    assert (default.method, default.accuracy, default.difference) == ("multimix", found[0].accuracy, None)
+    text = page(found, {}, quantity="test accuracy, %", conditions={})
+    assert "Best test accuracy: 76.67 % with multimix(n=10), +10.00 ± 4.97 points over multimix as it is." in text
 
 
 def test_the_papers_number_stands_beside_the_same_setting_only() -> None:
     found = points(["dense-multimix"], AXES, {}, recipes.get("cifar100"), "test_accuracy")
-    assert [p.paper for p in found] == [81.93, 81.59, 81.93, None]
+    assert [p.paper for p in found] == [81.93, 81.59, None, None]
     assert table(found, quantity="q").columns[-1] == "the paper's, %"
     other = replace(recipes.get("cifar100"), model="wrn16-8")
     assert points(["dense-multimix"], AXES, {}, other, "test_accuracy")[1].paper is None

@@ -36,7 +36,7 @@ class Told:
 def outcome(label: str, seed: int, **values: float) -> Outcome:
     method, *lr = label.split(", lr=")
     candidate = Candidate(
-        label, seed, "last", method, "digits", "smallnet", "", Path(), lambda: [""], load=lambda: None,  # type: ignore[arg-type,return-value]
+        label, seed, "last", method, "digits", "digits", "smallnet", "", Path(), lambda: [""], load=lambda: None,  # type: ignore[arg-type,return-value]
         baseline=None if method == "erm" else ", lr=".join(["erm", *lr]),
     )  # fmt: skip
     return Outcome(candidate, {part: {"value": value} for part, value in values.items()})

@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "evaluate finished runs",
     "report": "make the report page of finished runs",
     "bench": "measure the loss and the training step on this machine",
+    "methods": "list the training methods, or show one with its options",
     "recipes": "list the recipes, or show one",
 }
 

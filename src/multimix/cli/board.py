@@ -29,14 +29,15 @@ class Board(LiveBoard):
         self.share = {job: 0.0 for job in jobs}
         self.first: dict[Job, float] = {}
         self.latest: dict[Job, Progress] = {}
-        self.began = time.monotonic()
+        self.began: float | None = None
 
     def progress(self, job: Job, progress: Progress) -> None:
         """A report of a run under way."""
         self.latest[job] = progress
         self.share[job] = (progress.epoch - 1 + progress.batch / progress.batches) / progress.epochs
-        # What a resumed run had done before says nothing about the speed now.
+        # What a resumed run had done before says nothing about the speed now, nor do workers that only start.
         self.first.setdefault(job, self.share[job])
+        self.began = time.monotonic() if self.began is None else self.began
         if self._silent():
             self._say(f"{self.ended}/{self.total} runs done, {len(self.latest)} under way{self._left()}")
 
@@ -58,7 +59,7 @@ class Board(LiveBoard):
         """Estimated seconds until all runs are done; None while there is nothing to go by."""
         done = sum(self.share[job] - start for job, start in self.first.items())
         left = sum(1 - share for share in self.share.values())
-        return (time.monotonic() - self.began) * left / done if done > 0 else None
+        return (time.monotonic() - self.began) * left / done if self.began is not None and done > 0 else None
 
     def _render(self) -> Any:
         table = require("rich.table", "train").Table.grid(padding=(0, 2))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..data.domains import domain_names
 from ..reports import domains as report
+from ..reports.conditions import training
 from ..reports.page import now
 from ..reports.plan import Plan, folder_name, read_plan
 from ..reports.runs import read_run
@@ -105,7 +106,7 @@ def _write(plans: dict[str, Plan], config: Config, folder: Path) -> None:
     conditions = {
         "data": str(config.data_root),
         "model": config.model,
-        "epochs": str(config.epochs),
+        "training": training([config]),
         "seeds": ", ".join(map(str, sorted({seed for plan in plans.values() for seed in plan.seeds}))),
         "command": first.command,
         "page made": now(),

@@ -26,16 +26,20 @@ def _table() -> None:
     console = require("rich.console", "train").Console()
     if not console.is_terminal:
         console.width = 160
-    table = require("rich.table", "train").Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 1, 0))
-    for column in ("name", "data", "model", "epochs", "hardware and time", "expected"):
+    wide = console.width >= 120
+    table = require("rich.table", "train").Table(
+        box=None, pad_edge=False, header_style="bold", padding=(0, 2, 1 if wide else 0, 0)
+    )
+    for column in ("name", "data", "model", "epochs", *(("hardware and time", "expected") if wide else ())):
         table.add_column(column, justify="right" if column == "epochs" else "left", no_wrap=column in ("name", "model"))
     for name in recipes.names():
         card = recipes.card(name)
         config = card.config
-        cost = f"{card.hardware}; {card.time}"
-        table.add_row(name, config.data, config.model, str(config.epochs), cost, card.expected)
+        more = (f"{card.hardware}; {card.time}", card.expected) if wide else ()
+        table.add_row(name, config.data, config.model, str(config.epochs), *more)
     console.print(table)
-    console.print("`multimix recipes NAME` shows one, `multimix train NAME` runs it.", markup=False, highlight=False)
+    shows = "shows one" if wide else "shows one, with hardware, time and what to expect"
+    console.print(f"`multimix recipes NAME` {shows}; `multimix train NAME` runs it.", markup=False, highlight=False)
 
 
 def _show(card: recipes.Card) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import methods
 from ..reports import sweep as report
+from ..reports.conditions import data_name, training
 from ..reports.page import now
 from ..reports.plan import Plan
 from ..reports.runs import find_runs
@@ -128,7 +129,11 @@ def write(plan: Plan, bases: Sequence[str], axes: Sequence[Axis], config: Config
     panels = {axis.option: report.panel(axis, found, quantity=quantity) for axis in axes}
     for option, svg in panels.items():
         write_text(plan.folder / f"sweep-{option}.svg", standalone(svg))
-    conditions = {name: str(value) for name, value in setting.items()} | {
+    conditions = {
+        "data": data_name(config.data, config.data_root),
+        "model": config.model,
+        "training": training([config]),
+        "split": split,
         "seeds": ", ".join(map(str, plan.seeds)),
         "command": plan.command,
         "page made": now(),

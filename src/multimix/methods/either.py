@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 class Either(Method):
     """With probability `p` method `a`, otherwise method `b`, decided for every mini-batch (section 4.1).
 
+    Args:
+        a, b: methods.
+        p: probability of the first.
+
     >>> from multimix.methods import InputMixup, MultiMix
     >>> method = Either(MultiMix(), InputMixup(), p=0.5)  # the paper's regime
     """

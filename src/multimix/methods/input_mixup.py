@@ -10,7 +10,9 @@ from .pairs import InputMethod, LinearMixing, host, probabilities
 
 
 class InputMixup(InputMethod):
-    """X~ = X (lambda I + (1 - lambda) Pi) (5), with one lambda ~ Beta(alpha, alpha) per mini-batch.
+    """Mix pairs of images linearly, X~ = X (lambda I + (1 - lambda) Pi) (5).
+
+    One lambda ~ Beta(alpha, alpha) and one permutation Pi per mini-batch.
 
     With `n`, `m` or a range of `alpha` it goes beyond pairs and beyond the mini-batch in the input space:
     X~ = X Lambda, as (6) has it for embeddings, where every column has weights of its own.

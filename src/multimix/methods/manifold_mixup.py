@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class ManifoldMixup(Mixer):
-    """Z~ = Z (lambda I + (1 - lambda) Pi) (3) at a layer drawn uniformly from `layers` for every mini-batch.
+    """Mix pairs of features linearly, Z~ = Z (lambda I + (1 - lambda) Pi) (3), at a random layer for every mini-batch.
+
+    The layer is drawn uniformly from `layers`, lambda from Beta(alpha, alpha).
 
     With `n`, `m` or a range of `alpha` it goes beyond pairs and beyond the mini-batch at any layer: Z~ = Z Lambda
     (6), where every column has weights of its own. Figure 4 of the paper is then one sweep of this class over

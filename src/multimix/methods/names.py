@@ -48,6 +48,12 @@ def paper_regime(*, multimix: Method, share: float = 0.5) -> Either:
 
 def _multimix(n: int | float = 1000, m: int | None = None, alpha: Any = (0.5, 2.0), *, layer: int | None = None,
               rescale: bool = False, spread_weight: float = 1.0, share: float = 0.5) -> Either:  # fmt: skip
+    """MultiMix in a `share` of the mini-batches, input mixup in the others: the paper's regime (section 4.1).
+
+    Args:
+        n, m, alpha, layer, rescale, spread_weight: as in multimix-alone.
+        share: of the mini-batches that MultiMix has, by chance.
+    """
     alone = MultiMix(n, m, alpha, layer=layer, rescale=rescale, spread_weight=spread_weight)
     return paper_regime(multimix=alone, share=share)
 
@@ -56,12 +62,25 @@ def _dense_multimix(n: int | float = 1000, m: int | None = None, alpha: Any = (0
                     nonlinearity: str = "relu", detach_attention: bool = True, normalize: str = "position", *,
                     layer: int | None = None, rescale: bool = False, spread_weight: float = 1.0,
                     share: float = 0.5) -> Either:  # fmt: skip
+    """Dense MultiMix in a `share` of the mini-batches, input mixup in the others: the paper's regime (section 4.1).
+
+    Args:
+        n, m, alpha, layer, rescale, spread_weight: as in multimix-alone.
+        attention, nonlinearity, detach_attention, normalize: as in dense-multimix-alone.
+        share: of the mini-batches that Dense MultiMix has, by chance.
+    """
     options = (n, m, alpha, attention, nonlinearity, detach_attention, normalize)
     alone = DenseMultiMix(*options, layer=layer, rescale=rescale, spread_weight=spread_weight)
     return paper_regime(multimix=alone, share=share)
 
 
 def _alignmixup(alpha: float = 2.0, *, eps: float = 0.1, max_iter: int = 100, share: float = 0.5) -> Either:
+    """AlignMixup in a `share` of the mini-batches, input mixup in the others, as in its authors' code.
+
+    Args:
+        alpha, eps, max_iter: as in alignmixup-alone; input mixup has the same alpha.
+        share: of the mini-batches that AlignMixup has, by chance.
+    """
     return Either(AlignMixup(alpha, eps=eps, max_iter=max_iter), InputMixup(alpha), p=share)
 
 

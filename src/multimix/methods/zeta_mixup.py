@@ -10,8 +10,10 @@ from .pairs import Combination, InputMethod, host, probabilities
 
 
 class ZetaMixup(InputMethod):
-    """X~ = X Lambda, where every column of Lambda holds the weights k^-gamma of a truncated zeta distribution: rank 1
-    is the example itself, the other ranks are a random permutation of the rest of the mini-batch.
+    """Mix every image with all others of the mini-batch, mostly with itself: X~ = X Lambda.
+
+    Every column of Lambda holds the weights k^-gamma of a truncated zeta distribution: rank 1 is the example itself,
+    the other ranks are a random permutation of the rest of the mini-batch.
 
     With gamma above 1.7287, where zeta(gamma) = 2, every example outweighs all others together, whatever the size of
     the mini-batch.

@@ -2,8 +2,8 @@
 
 A ResNet-18 trained from scratch on 224 x 224 crops, with the usual ImageNet schedule shortened to 90 epochs and a
 cosine. A starting point, not a tuned result: for small images try `--image-size 64 --model preactresnet18
---augment crop-flip`, with few images `--pretrained`, on a GPU `--precision bf16-mixed --channels-last`. Hold out
-`--val-per-class N` training images, so that the best epoch is not chosen on the test set.
+--augment crop-flip`, with few images `--pretrained --lr 0.01`, on a GPU `--precision bf16-mixed --channels-last`. Hold
+out `--val-per-class N` training images, so that the best epoch is not chosen on the test set.
 
 Command:  multimix train imagefolder --data-root DIR --method dense-multimix
 Hardware: one GPU for thousands of images, a CPU for hundreds

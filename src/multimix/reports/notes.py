@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from ..functional import SMALL_ALPHA
+from .conditions import data_name, several, training
 from .summary import Summary
 
 _NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
@@ -17,8 +15,7 @@ def title(summary: Summary) -> str:
     word = _NUMBERS[count] if count < len(_NUMBERS) else str(count)
     noun = "training method" if count == 1 else "training methods"
     config = summary.runs[0].config
-    data = config.data_root.resolve().name if config.data == "imagefolder" and config.data_root else config.data
-    return f"{word} {noun} on {data}"
+    return f"{word} {noun} on {data_name(config.data, config.data_root)}"
 
 
 def kicker(summary: Summary) -> str:
@@ -84,19 +81,17 @@ def conditions(summary: Summary, made: str | None = None) -> dict[str, str]:
     images = "; the same images in every run" if alike else ""
     subset = f" ({of('per_class')} of every class{images})" if any(run.config.per_class for run in runs) else ""
     sizes = several(f"{size} × {size}" for size in (run.data_info["image_size"] for run in runs))
-    rate = f"learning rate {of('lr')} ({of('schedule')})"
     machines = [run.environment.get("hardware", {}) for run in runs]
     versions = [run.environment.get("versions", {}) for run in runs]
     found = {
         "Data": f"{of('data')}: {known('num_classes')} classes, {known('train_examples')} training images{subset}, "
         f"{known('test_examples')} test images of {sizes} pixels",
         "Network": of("model"),
-        "Training": f"{of('epochs')} epochs, batches of {of('batch_size')}, {of('optimizer')}, {rate}, "
-        f"weight decay {of('weight_decay')}, augmentation {of('augment')}, precision {of('precision')}",
+        "Training": training([run.config for run in runs]),
         "Seeds": ", ".join(str(seed) for seed in sorted({seed for row in summary.rows for seed in row.seeds})),
         "Methods": _methods(summary),
         "Hardware": several(
-            f"{m.get('cpu', 'unknown')}, {m.get('device', 'unknown')}, {m.get('threads', '?')} thread(s) a run"
+            f"{m.get('cpu', 'unknown')}, {m.get('device', 'unknown')}, {threads(m.get('threads', '?'))} a run"
             for m in machines
         ),
         "Versions": several(", ".join(f"{name} {number}" for name, number in v.items()) for v in versions),
@@ -122,6 +117,10 @@ def _methods(summary: Summary) -> str:
     return said
 
 
-def several(values: Iterable[Any]) -> str:
-    """Every value once, where runs may differ."""
-    return " / ".join(dict.fromkeys(str(value) for value in values))
+def threads(number: object) -> str:
+    """How many, in words.
+
+    >>> threads(1), threads("2")
+    ('1 thread', '2 threads')
+    """
+    return f"{number} thread{'' if str(number) == '1' else 's'}"

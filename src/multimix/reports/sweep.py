@@ -11,12 +11,13 @@ from .. import published
 from ..methods import canonical, spelled, split_list
 from ..training import Config
 from .charts import dots_and_bars
+from .headline import points as differing
 from .page import fill
 from .runs import Run
 from .section import Panel, Section
-from .statistics import Estimate, estimate
+from .statistics import Difference, Estimate, estimate, paired_difference
 from .style import INK, figure, method_colors, to_svg
-from .tables import Cell, Table, csv_text
+from .tables import Cell, Table, csv_text, difference_cell, percent_cell
 
 DEFAULT = "as it is"
 
@@ -45,21 +46,26 @@ class Point:
     """After the last epoch, over seeds; None where no run is finished."""
     paper: float | None
     """The paper's accuracy in the same setting, where its text states it."""
+    difference: Difference | None = None
+    """From the method as it is, paired by seed; None for itself, and without a seed that both have."""
 
 
 def with_option(method: str, option: str, value: str) -> str:
-    """A method's text with one more option.
+    """A method's text with one more option, or as it is where that says what holds anyway.
 
     Raises:
-        ValueError: the method has the option already.
+        ValueError: the method has the option already, or does not take it.
 
-    >>> with_option("multimix", "n", "100"), with_option("multimix(m=2)", "alpha", "(0.5, 2)")
-    ('multimix(n=100)', 'multimix(m=2, alpha=(0.5, 2))')
+    >>> with_option("multimix", "n", "100"), with_option("multimix(m=2)", "alpha", "(0.1, 2)")
+    ('multimix(n=100)', 'multimix(m=2, alpha=(0.1, 2))')
+    >>> with_option("multimix", "n", "1000")
+    'multimix'
     """
     name, _, inside = method.strip().removesuffix(")").partition("(")
     if any(given.split("=")[0].strip() == option for given in split_list(inside)):
         raise ValueError(f"{method} has {option} already: sweep another option, or leave it out of the method")
-    return spelled(f"{name}({inside}{',' if inside else ''}{option}={value})")
+    changed = spelled(f"{name}({inside}{',' if inside else ''}{option}={value})")
+    return method if canonical(changed) == canonical(method) else changed
 
 
 def metric(runs: Sequence[Run]) -> str:
@@ -88,10 +94,15 @@ def points(
     ]
     found = []
     for option, value, base, method in wanted:
-        accuracies = [float(run.last[key]) for run in runs.get(method, ())]
-        accuracy = estimate(accuracies) if accuracies else None
-        found.append(Point(option, value, base, method, accuracy, _published(method, config)))
+        accuracies, as_it_is = (_by_seed(runs.get(name, ()), key) for name in (method, base))
+        accuracy = estimate(list(accuracies.values())) if accuracies else None
+        difference = None if method == base else paired_difference(accuracies, as_it_is)
+        found.append(Point(option, value, base, method, accuracy, _published(method, config), difference))
     return found
+
+
+def _by_seed(runs: Sequence[Run], key: str) -> dict[int, float]:
+    return {run.config.seed: float(run.last[key]) for run in runs}
 
 
 def panel(axis: Axis, found: Sequence[Point], *, quantity: str) -> str:
@@ -128,18 +139,19 @@ def table(found: Sequence[Point], *, quantity: str) -> Table:
     with_paper = any(p.paper is not None for p in found)
     rows = []
     for p in found:
-        cells = [Cell(p.base, p.base), Cell(p.option or "–", p.option), Cell(p.value, p.value)]
-        if p.accuracy is None:
-            cells += [Cell("not measured", ""), Cell("0", 0)]
-        else:
-            spread = "" if math.isnan(p.accuracy.std) else f"± {100 * p.accuracy.std:.2f}"
-            mean = 100 * p.accuracy.mean
-            cells.append(Cell(f"{mean:.2f}", mean, spread=spread, top=round(p.accuracy.mean, 4) == best))
-            cells.append(Cell(str(p.accuracy.n), p.accuracy.n))
+        seeds = 0 if p.accuracy is None else p.accuracy.n
+        cells = [
+            Cell(p.base, p.base),
+            Cell(p.option or "–", p.option),
+            Cell(p.value, p.value),
+            percent_cell(p.accuracy, best) if seeds else Cell("not measured", ""),
+            difference_cell(p.difference),
+            Cell(str(seeds), seeds),
+        ]
         if with_paper:
             cells.append(Cell("–", "") if p.paper is None else Cell(f"{p.paper:.2f}", p.paper))
         rows.append(cells)
-    columns = ["method", "option", "value", quantity, "seeds"]
+    columns = ["method", "option", "value", quantity, "over the method\nas it is, points", "seeds"]
     return Table([*columns, "the paper's, %"] if with_paper else columns, rows)
 
 
@@ -163,7 +175,7 @@ def page(found: Sequence[Point], panels: Mapping[str, str], *, quantity: str, co
     return fill(
         title="Ablations",
         kicker="multimix sweep",
-        headline=[f"Best {quantity.removesuffix(', %')}: {_percent(best.accuracy)} with {best.method}."],
+        headline=[_headline(best, quantity.removesuffix(", %"))],
         headline_note="The best of many settings looks better than it is: confirm it with other seeds before using it."
         + (
             " It was chosen by the test set, which flatters it further: --val-per-class sets a validation split apart."
@@ -172,14 +184,17 @@ def page(found: Sequence[Point], panels: Mapping[str, str], *, quantity: str, co
         ),
         missing=[f"{point.method}: no finished run" for point in found if point.accuracy is None],
         results=table(found, quantity=quantity),
-        results_note="Mean ± standard deviation over seeds; bold is the best mean, whatever the noise.",
+        results_note="Mean ± standard deviation over seeds; bold is the best mean, whatever the noise. Differences are "
+        "of runs paired by seed, with 95 % t-intervals that are not corrected for the number of settings.",
         sections=[section],
         conditions=conditions,
     )
 
 
-def _percent(accuracy: Estimate | None) -> str:
-    return "" if accuracy is None else f"{100 * accuracy.mean:.2f} %"
+def _headline(best: Point, name: str) -> str:
+    accuracy = "" if best.accuracy is None else f"{100 * best.accuracy.mean:.2f} %"
+    change = f", {differing(best.difference)} points over {best.base} as it is" if best.difference else ""
+    return f"Best {name}: {accuracy} with {best.method}{change}."
 
 
 def as_rows(found: Sequence[Point]) -> list[dict[str, Any]]:
@@ -192,6 +207,8 @@ def as_rows(found: Sequence[Point]) -> list[dict[str, Any]]:
             "method": p.method,
             "accuracy": None if p.accuracy is None else p.accuracy.mean,
             "std": None if p.accuracy is None or math.isnan(p.accuracy.std) else p.accuracy.std,
+            "difference": p.difference and p.difference.mean,
+            "difference_half_width_95": p.difference and p.difference.as_json()["half_width_95"],
             "seeds": 0 if p.accuracy is None else p.accuracy.n,
             "paper_percent": p.paper,
         }

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .headline import points
-from .statistics import Estimate, estimate
+from .statistics import Difference, Estimate, estimate
 from .summary import Row, Summary
 
 
@@ -58,12 +58,12 @@ def results_table(summary: Summary, colors: Mapping[str, str] | None = None) -> 
     for row in summary.rows:
         cells = [
             Cell(row.label, row.label, color=(colors or {}).get(row.label, "")),
-            _percent(row.last_accuracy, best["last"]),
-            _percent(row.best_accuracy, best["best"]),
+            percent_cell(row.last_accuracy, best["last"]),
+            percent_cell(row.best_accuracy, best["best"]),
         ]
         if summary.baselines:
-            cells.append(_difference(row))
-        cells += [_percent(row.ece, best["ece"]), _number(row.nll, best["nll"])]
+            cells.append(difference_cell(row.accuracy_difference))
+        cells += [percent_cell(row.ece, best["ece"]), _number(row.nll, best["nll"])]
         if uneven:
             cells.append(Cell(str(len(row.seeds)), len(row.seeds)))
         if measured:
@@ -182,7 +182,10 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return buffer.getvalue()
 
 
-def _percent(estimate: Estimate, best: float) -> Cell:
+def percent_cell(estimate: Estimate | None, best: float | None) -> Cell:
+    """A fraction in per cent, marked where it rounds to the `best` of its column."""
+    if estimate is None:
+        return Cell("–", "")
     return Cell(
         f"{100 * estimate.mean:.2f}",
         100 * estimate.mean,
@@ -196,11 +199,12 @@ def _number(estimate: Estimate, best: float) -> Cell:
     return Cell(f"{estimate.mean:.3f}", estimate.mean, spread=spread, top=round(estimate.mean, 3) == best)
 
 
-def _difference(row: Row) -> Cell:
-    if row.accuracy_difference is None:
+def difference_cell(difference: Difference | None) -> Cell:
+    """A difference of fractions in percentage points."""
+    if difference is None:
         return Cell("–", "")
-    text, _, half_width = points(row.accuracy_difference).partition(" ")
-    return Cell(text, 100 * row.accuracy_difference.mean, spread=half_width)
+    text, _, half_width = points(difference).partition(" ")
+    return Cell(text, 100 * difference.mean, spread=half_width)
 
 
 def _speed(row: Row) -> list[Cell]:

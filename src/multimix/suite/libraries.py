@@ -20,6 +20,7 @@ from ..data.pictures import Resize
 from ..data.source import Files
 from ..errors import nearest
 from ..extras import require
+from ..reports.conditions import data_name
 from .part import Subject
 from .subjects import Candidate, data_digest, file_digest, make_identity, verified
 
@@ -115,6 +116,7 @@ def library_candidate(
         which=None,
         method=None,
         data=data,
+        data_name=data_name(data, root),
         model=name,
         source=name if weights is None else f"{name} with {weights}",
         folder=folder / name.replace(":", "-").replace("/", "-"),

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from ..errors import one_line
+from ..reports.conditions import several
 from ..reports.headline import sentence, unsaid
-from ..reports.notes import several
 from ..reports.page import fill, now
 from ..reports.runs import BASELINE
 from ..reports.section import Section
@@ -63,7 +63,7 @@ def write_evaluation(outcomes: Sequence[Outcome], parts: Sequence[Part], out: Pa
     apart = differences_section(differences, colors)
     first = [*([apart] if apart else []), *paper, *shown[kinds[0]]]
     page = fill(
-        title=f"{_count(outcomes)} on {about.data}",
+        title=f"{_count(outcomes)} on {about.data_name}",
         kicker=" · ".join(["multimix evaluate", networks, _weights(kinds)]),
         headline=_sentences(of_first_kind, parts, baselines),
         headline_note="In brackets: the mean difference from ERM with the same settings in percentage points, over "

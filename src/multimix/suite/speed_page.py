@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import published
 from ..methods import canonical
+from ..reports.notes import threads
 from ..reports.section import Panel, Section
 from ..reports.style import BASELINE_COLOR, figure, line, to_svg
 from ..reports.tables import Cell, Table, estimates_table
@@ -79,7 +80,7 @@ def _noise(results: Results) -> str:
 
 
 def _threads(machine: Mapping[str, str]) -> str:
-    return f"{machine['threads']} thread{'s' * (machine['threads'] != '1')} of {machine['cpu']}"
+    return f"{threads(machine['threads'])} of {machine['cpu']}"
 
 
 def _over_n(results: Results, colors: Mapping[str, str]) -> list[Section]:

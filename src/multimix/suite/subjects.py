@@ -15,6 +15,7 @@ from .. import data
 from ..data.catalogue import read_from
 from ..data.source import Files
 from ..evaluation.inference import evaluating
+from ..reports.conditions import data_name, training
 from ..reports.evaluated import default_device, load_splits
 from ..reports.runs import Group, Run, find_runs, group_runs
 from ..training import RunDirectory, load_run
@@ -37,6 +38,8 @@ class Candidate:
     method: str | None
     data: str
     """Name of the data set, as `multimix.data.load` knows it."""
+    data_name: str
+    """As people call it: for a folder of images, the folder's."""
     model: str
     source: str
     """Run folder, or name of the library model."""
@@ -61,7 +64,7 @@ class Candidate:
     def name(self) -> str:
         """In messages.
 
-        >>> Candidate("erm", 3, "best", "erm", "digits", "smallnet", "", Path(), str, load=lambda: None).name
+        >>> Candidate("erm", 3, "best", "erm", "digits", "digits", "smallnet", "", Path(), str, load=lambda: None).name
         'erm, seed 3, best epoch'
         """
         if self.which is None:
@@ -101,6 +104,7 @@ def run_candidate(
         which=which,
         method=run.config.method,
         data=run.config.data,
+        data_name=data_name(run.config.data, run.config.data_root),
         model=run.config.model,
         source=str(run.path),
         folder=run.path / "evaluation" / which,
@@ -108,7 +112,7 @@ def run_candidate(
         load=lambda: run_subject(run, group.label, which=which, device=device, batch_size=batch_size),
         class_names=tuple(run.data_info["class_names"]),
         image_size=run.data_info.get("image_size"),
-        training=_training(run),
+        training=f"{run.data_info['train_examples']:,} images, {training([run.config])}",
         baseline=group.baseline,
         still_to_train="" if run.finished else f"epochs {len(run.metrics) + 1} to {run.config.epochs}",
         check=lambda: _splits(run),
@@ -218,14 +222,6 @@ def data_digest(dataset: data.Dataset, class_names: Sequence[str]) -> str:
     digest = hashlib.blake2b(repr(list(class_names)).encode())
     digest.update(dataset.labels.cpu().numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def _training(run: Run) -> str:
-    config = run.config
-    images = f"{run.data_info['train_examples']:,} images, {config.epochs} epochs, batches of {config.batch_size}"
-    return (
-        f"{images}, {config.optimizer}, learning rate {config.lr:g} ({config.schedule}), augmentation {config.augment}"
-    )
 
 
 def _classes(names: Sequence[Any]) -> str:
