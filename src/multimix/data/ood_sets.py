@@ -163,7 +163,4 @@ def _grey(dataset: Dataset) -> ArrayDataset:
         raise ValueError(f"grey images are made in memory only, up to {pictures.SMALL_SIDE} pixels: got {dataset}")
     if dataset.images.shape[1] == 1:
         return dataset
-    # The luma of ITU-R BT.601, rounded: torchvision's truncates, so that grey pictures would become darker.
-    luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-    grey = (dataset.images * luma).sum(dim=1, keepdim=True).round().byte()
-    return ArrayDataset(grey, dataset.labels, image_size=dataset.image_size)
+    return ArrayDataset(pictures.luma(dataset.images), dataset.labels, image_size=dataset.image_size)

@@ -22,6 +22,7 @@ __all__ = [
     "UnreadableImageError",
     "fit",
     "is_readable",
+    "luma",
     "pixels",
     "read",
     "side",
@@ -122,6 +123,15 @@ def pixels(picture: Image) -> Tensor:
     """The uint8 pixels (3, height, width) of an RGB picture."""
     array = require("numpy", "train").array(picture)
     return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def luma(images: Tensor) -> Tensor:
+    """uint8 pixels (N, 3, height, width) as grey ones (N, 1, height, width).
+
+    That of ITU-R BT.601, rounded: torchvision's truncates, so that grey pictures would become darker.
+    """
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    return (images * weights).sum(dim=1, keepdim=True).round().byte()
 
 
 class _UnknownRangeError(Exception):

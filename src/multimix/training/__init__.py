@@ -8,6 +8,7 @@
 """
 
 from .checkpoint import CheckpointError
+from .classify import class_names, classify
 from .config import Config
 from .evaluate import evaluate_model
 from .interrupt import Interrupted
@@ -27,6 +28,8 @@ __all__ = [
     "Progress",
     "RunDirectory",
     "TrainingStep",
+    "class_names",
+    "classify",
     "evaluate_model",
     "learning_rate",
     "load_run",

@@ -1,0 +1,113 @@
+"""`multimix predict RUN IMAGE...`: classify pictures with what was trained."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..data.listing import EXTENSIONS, image_files, printable
+from ..data.pictures import OR_SKIP
+from ..errors import one_line
+from ..extras import require
+from ..training.classify import class_names, classify
+from .console import split_paths
+from .evaluate import check_device
+from .options import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `multimix predict RUN IMAGE...` takes: a run folder, image files and folders of images, and these."""
+
+    top: int = 3
+    """How many classes to name for each image, the most probable first."""
+    which: Literal["last", "best"] = "last"
+    """Weights of the last or of the best epoch."""
+    out: Path | None = None
+    """A CSV file to write instead of lines on the terminal."""
+    device: str | None = None
+    """cpu or cuda; default: the GPU if there is one."""
+    batch_size: int = 64
+    """Images at a time."""
+
+    def __post_init__(self) -> None:
+        for name in ("top", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.device is not None:
+            check_device(self.device)
+
+
+def main(argv: list[str]) -> None:
+    """One line for each image, as soon as it is classified."""
+    paths, rest = split_paths(argv)
+    options = parse(
+        rest,
+        Options(),
+        prog="multimix predict RUN IMAGE...",
+        description="Classifies image files, and all images at or below folders, with the trained model of a run. "
+        "They are resized and cut as the run's test images are.",
+    )
+    if len(paths) < 2:
+        raise ValueError("which images? Give a run folder, then images or folders: multimix predict RUN IMAGE...")
+    run, *places = paths
+    names = class_names(run)
+    files = [file for place in places for file in _images(place)]
+    found = classify(
+        run,
+        files,
+        which=options.which,
+        device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        batch_size=options.batch_size,
+    )
+    unreadable = 0
+    top = min(options.top, len(names))
+    opened = open(options.out, "w", newline="", encoding="utf-8") if options.out else nullcontext()
+    with opened as file:
+        write = csv.writer(file, lineterminator="\n").writerow if file else None
+        if write:
+            write(["image", *(title for k in range(1, top + 1) for title in (f"class_{k}", f"probability_{k}"))])
+        for path, probabilities in _watched(found, len(files)) if file else found:
+            if not isinstance(probabilities, Tensor):
+                unreadable += 1
+                print(f"multimix: {one_line(probabilities).removesuffix(OR_SKIP)}", file=sys.stderr)
+                continue
+            likely = [(names[k], float(probabilities[k])) for k in probabilities.argsort(descending=True, stable=True)]
+            if write:
+                write([printable(str(path)), *(value for name, p in likely[:top] for value in (name, f"{p:.6g}"))])
+            else:
+                print(f"{printable(str(path))}: {', '.join(f'{name} {p:.1%}' for name, p in likely[:top])}", flush=True)
+    if options.out:
+        print(f"{len(files) - unreadable} images classified: {options.out}")
+    if unreadable:
+        raise SystemExit(1)
+
+
+def _images(place: Path) -> Sequence[Path]:
+    """A file, or all images at or below a folder."""
+    if not place.is_dir():
+        if not place.exists():
+            raise FileNotFoundError(f"{place} does not exist: expected an image, or a folder of images")
+        return [place]
+    names = image_files(place)
+    if not names:
+        raise ValueError(f"{place} holds no images ({', '.join(EXTENSIONS)})")
+    return [place / name for name in names]
+
+
+def _watched(found: Iterator[Any], total: int) -> Iterator[Any]:
+    """With a bar and an estimate of what is left, on a terminal."""
+    progress = require("rich.progress", "train")
+    console = require("rich.console", "train").Console(stderr=True)
+    watched: Iterator[Any] = progress.track(
+        found, "classifying", total=total, console=console, transient=True, disable=not console.is_terminal
+    )
+    return watched

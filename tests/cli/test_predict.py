@@ -1,0 +1,120 @@
+"""`multimix predict`: the probabilities of the evaluation, for files; what cannot be read is named and left out."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from multimix import recipes
+from multimix.cli import main
+from multimix.evaluation import predict
+from multimix.reports.evaluated import load_splits, make_test_loader
+from multimix.training import class_names, classify, load_run, train
+
+SMALL = {"method": "erm", "epochs": 1, "tensorboard": False, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run on digits, and some of its test images as files."""
+    folder = tmp_path_factory.mktemp("grey")
+    run = train(replace(recipes.get("digits"), model="smallnet-w4", per_class=5, **SMALL), folder / "run")
+    images = load_splits(load_run(run)[0]).test.images
+    for index in (0, 1, 2, 700):
+        (folder / "images" / str(index % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[index, 0].numpy()).save(folder / "images" / str(index % 2) / f"{index:03}.png")
+    return run, folder / "images"
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run on photographs that are neither square nor of its size, and its test images."""
+    folder = tmp_path_factory.mktemp("coloured")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 6), ("val", 3)):
+        for name in ("ant", "bee"):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = torch.randint(256, (130, 170, 3), dtype=torch.uint8, generator=generator)
+                Image.fromarray(pixels.numpy()).save(folder / split / name / f"{index}.png")
+    config = replace(
+        recipes.get("imagefolder"), data_root=folder, model="smallnet-w4", image_size=104, workers=0, **SMALL
+    )
+    return train(config, folder / "run"), folder / "val"
+
+
+@pytest.mark.parametrize("kind", ["grey", "coloured"])
+def test_probabilities_are_those_of_the_evaluation(kind, request) -> None:
+    run, folder = request.getfixturevalue(kind)
+    files = sorted(folder.rglob("*.png"))
+    found = list(classify(run, files, batch_size=3))
+    assert [path for path, _ in found] == files
+    config, model = load_run(run)
+    splits = load_splits(config)
+    logits, _ = predict(model, make_test_loader(config, splits, "cpu"))
+    places = [int(file.stem) for file in files] if kind == "grey" else range(len(files))
+    expected = logits[list(places)].softmax(-1)
+    assert torch.allclose(torch.stack([p for _, p in found]), expected, atol=1e-6)
+    assert class_names(run) == list(splits.class_names)
+
+
+def test_lines_and_files(grey, tmp_path, capsys) -> None:
+    run, folder = grey
+    main(["predict", str(run), str(folder / "0"), str(folder / "1" / "001.png"), "--top", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        str(folder / name) for name in ("0/000.png", "0/002.png", "0/700.png", "1/001.png")
+    ]
+    out = tmp_path / "found.csv"
+    main(["predict", str(run), str(folder), "--top", "99", "--out", str(out)])
+    with out.open() as file:
+        rows = list(csv.reader(file))
+    assert rows[0][:4] == ["image", "class_1", "probability_1", "class_2"]
+    for row in rows[1:]:
+        assert sorted(row[1::2]) == class_names(run)
+        shares = [float(p) for p in row[2::2]]
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(1, abs=1e-4)
+        text = next((line for line in lines if line.startswith(f"{row[0]}:")))
+        assert text == f"{row[0]}: {row[1]} {shares[0]:.1%}, {row[3]} {shares[1]:.1%}"
+
+
+def test_unreadable_images_are_named_and_the_others_classified(grey, tmp_path, capsys) -> None:
+    run, folder = grey
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), str(tmp_path), str(folder / "0" / "000.png")])
+    assert stop.value.code == 1
+    out, err = capsys.readouterr()
+    assert err == f"multimix: cannot read the image {tmp_path / 'broken.png'}: it is not an image, or of an unknown " \
+        "format: replace or remove the file\n"  # fmt: skip
+    assert out.startswith(f"{folder / '0' / '000.png'}: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN"], "which images? Give a run folder, then images or folders"),
+        (["nowhere", "FOLDER"], "nowhere is not a run"),
+        (["RUN", "missing.png"], "missing.png does not exist: expected an image, or a folder of images"),
+        (["RUN", "EMPTY"], "holds no images (.jpg, "),
+        (["RUN", "FOLDER", "--top", "0"], "top must be at least 1, got 0"),
+        (["RUN", "FOLDER", "--which", "first"], "first"),
+    ],
+)
+def test_mistakes_leave_an_earlier_file_alone(grey, tmp_path, capsys, arguments, message) -> None:
+    run, folder = grey
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "found.csv"
+    out.write_text("earlier")
+    places = {"RUN": str(run), "FOLDER": str(folder), "EMPTY": str(tmp_path / "empty")}
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", *(places.get(argument, argument) for argument in arguments), "--out", str(out)])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert out.read_text() == "earlier"
