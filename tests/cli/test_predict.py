@@ -80,7 +80,7 @@ def test_lines_and_files(grey, tmp_path, capsys) -> None:
         shares = [float(p) for p in row[2::2]]
         assert shares == sorted(shares, reverse=True)
         assert sum(shares) == pytest.approx(1, abs=1e-4)
-        text = next((line for line in lines if line.startswith(f"{row[0]}:")))
+        text = next(line for line in lines if line.startswith(f"{row[0]}:"))
         assert text == f"{row[0]}: {row[1]} {shares[0]:.1%}, {row[3]} {shares[1]:.1%}"
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -68,27 +67,34 @@ def main(argv: list[str]) -> None:
         device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         batch_size=options.batch_size,
     )
-    unreadable = 0
-    top = min(options.top, len(names))
-    opened = open(options.out, "w", newline="", encoding="utf-8") if options.out else nullcontext()
-    with opened as file:
-        write = csv.writer(file, lineterminator="\n").writerow if file else None
-        if write:
-            write(["image", *(title for k in range(1, top + 1) for title in (f"class_{k}", f"probability_{k}"))])
-        for path, probabilities in _watched(found, len(files)) if file else found:
-            if not isinstance(probabilities, Tensor):
-                unreadable += 1
-                print(f"multimix: {one_line(probabilities).removesuffix(OR_SKIP)}", file=sys.stderr)
-                continue
-            likely = [(names[k], float(probabilities[k])) for k in probabilities.argsort(descending=True, stable=True)]
-            if write:
-                write([printable(str(path)), *(value for name, p in likely[:top] for value in (name, f"{p:.6g}"))])
-            else:
-                print(f"{printable(str(path))}: {', '.join(f'{name} {p:.1%}' for name, p in likely[:top])}", flush=True)
-    if options.out:
-        print(f"{len(files) - unreadable} images classified: {options.out}")
-    if unreadable:
+    broken: list[Path] = []
+    rows = _likeliest(found, names, options.top, broken)
+    if options.out is None:
+        for path, likely in rows:
+            print(f"{path}: {', '.join(f'{name} {p:.1%}' for name, p in likely)}", flush=True)
+    else:
+        with open(options.out, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            numbers = range(1, min(options.top, len(names)) + 1)
+            writer.writerow(["image", *(f"{what}_{k}" for k in numbers for what in ("class", "probability"))])
+            for path, likely in _watched(rows, len(files)):
+                writer.writerow([path, *(value for name, p in likely for value in (name, f"{p:.6g}"))])
+        print(f"{len(files) - len(broken)} images classified: {options.out}")
+    if broken:
         raise SystemExit(1)
+
+
+def _likeliest(
+    found: Iterable[tuple[Path, Tensor | Exception]], names: Sequence[str], top: int, broken: list[Path]
+) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """Each image with its likeliest classes; those that cannot be read are named, and added to `broken`."""
+    for path, probabilities in found:
+        if isinstance(probabilities, Exception):
+            broken.append(path)
+            print(f"multimix: {one_line(probabilities).removesuffix(OR_SKIP)}", file=sys.stderr)
+        else:
+            order = probabilities.argsort(descending=True, stable=True)[:top]
+            yield printable(str(path)), [(names[k], float(probabilities[k])) for k in order]
 
 
 def _images(place: Path) -> Sequence[Path]:
