@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import random as python_random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -126,6 +127,18 @@ def test_drawn_seeds_are_spread_over_63_bits() -> None:
     assert all(seed.device.type == "cpu" and seed.dtype == torch.int64 and seed.shape == () for seed in seeds)
     values = np.array([int(seed) for seed in seeds], dtype=np.float64) / 2**63
     assert stats.kstest(values, "uniform").pvalue > 1e-4
+
+
+def test_threads_that_are_lent_the_global_generator_take_turns() -> None:
+    def draw(seed: int) -> torch.Tensor:
+        with random.lending(seed):
+            return torch.cat([torch.rand(1) for _ in range(200)])
+
+    expected, state = [draw(seed) for seed in range(4)], torch.get_rng_state()
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(20):
+            assert all(map(torch.equal, threads.map(draw, range(4)), expected))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_uniform_is_uniform() -> None:

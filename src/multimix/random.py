@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import operator
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
@@ -118,13 +119,16 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
     return torch.randint(2**63 - 1, (), generator=generator, device=generator.device).cpu()
 
 
+_one_borrower = threading.RLock()
+
+
 @contextmanager
 def lending(seed: int) -> Iterator[None]:
     """The global CPU generator begins at `seed`, for code that draws from no other, and is put back afterwards.
 
-    `torch.manual_seed` would also seed the accelerators, for good.
+    `torch.manual_seed` would also seed the accelerators, for good. Threads take turns.
     """
-    with torch.random.fork_rng(devices=[]):
+    with _one_borrower, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 

@@ -7,10 +7,10 @@ import torch
 from tests.methods.conftest import numbered, seeded
 from torch import nn
 
-from multimix.methods import AlignMixup, DenseLoss, Either, InputMixup, parse
+from multimix.methods import AlignMixup, DenseLoss, DenseMultiMix, Either, InputMixup, parse
 from multimix.methods.alignmixup import align
 from multimix.methods.sinkhorn import sinkhorn, squared_distances
-from multimix.models import SplitModel
+from multimix.models import GlobalAveragePool, SplitModel
 
 
 @pytest.mark.parametrize(("r", "q"), [(5, 5), (7, 4), (1, 1)])
@@ -137,6 +137,17 @@ def test_prefix_tokens_are_mixed_as_they_are() -> None:
     mixed, _, soft = AlignMixup().mixed(model, images, torch.arange(4), seeded(1))
     assert mixed.shape == (4, 9, 3)
     assert torch.allclose(mixed[:, 0], soft @ images[:, :, 0, 0], atol=1e-5)
+
+
+def test_time_steps_are_aligned_in_one_dimension() -> None:
+    """(b, d, t), of a network that averages over t, is the same as (b, d, 1, t)."""
+    conv, head = nn.Conv1d(2, 6, 3, padding=1), nn.Linear(6, 5)
+    flat = SplitModel([conv], GlobalAveragePool(), head)
+    tall = SplitModel([conv, nn.Unflatten(2, (1, -1))], GlobalAveragePool(), head)
+    x, labels = torch.rand(7, 2, 6, generator=seeded(1)), torch.arange(7) % 5
+    for method in (AlignMixup(), DenseMultiMix(50), DenseLoss(AlignMixup())):
+        losses = [method(model, x, labels, seeded(2)).loss for model in (flat, tall)]
+        assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
 
 
 def test_command_line_name_is_the_authors_regime() -> None:

@@ -122,6 +122,16 @@ def test_jensen_shannon_in_float64(scale: float) -> None:
     assert float(jensen_shannon(*logits[:2])) == pytest.approx(np.mean(pairs), rel=1e-10)
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+def test_jensen_shannon_of_rounded_logits_that_nearly_agree(autocast) -> None:
+    base = 0.1 * torch.randn(64, 100, generator=seeded(0))
+    logits = [(base + 0.003 * torch.randn(64, 100, generator=seeded(k))).bfloat16() for k in (1, 2, 3)]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        found = jensen_shannon(*logits)
+    assert found.dtype == torch.float32
+    assert float(found) == pytest.approx(float(jensen_shannon(*(each.double() for each in logits))), rel=0.02)
+
+
 def test_gradient_is_finite_where_probabilities_vanish() -> None:
     logits = torch.tensor([[300.0, 0.0, -300.0]], requires_grad=True)
     jensen_shannon(logits, -logits, logits.flip(1)).backward()

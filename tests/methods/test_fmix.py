@@ -25,6 +25,16 @@ def test_targets_are_the_share_of_the_pixels(b: int, height: int, width: int, se
     assert all(torch.equal(mask, kept[0]) and torch.equal(mask[0], mask[1]) for mask in kept)
 
 
+def test_the_default_type_changes_nothing() -> None:
+    expected = low_frequency_image(9, 6, 3.0, seeded(0))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = low_frequency_image(9, 6, 3.0, seeded(0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (15, 9), (8, 21)])
 def test_low_frequency_image_is_the_definition(height: int, width: int) -> None:
     """Sum over all frequencies, written out: the half spectrum that is drawn, and its mirror image."""

@@ -1,5 +1,6 @@
 """PuzzleMix: the cut against brute force, the transport against SciPy, targets read off the pixels."""
 
+import copy
 import itertools
 import math
 
@@ -195,3 +196,13 @@ def test_image_smaller_than_every_grid() -> None:
     net = SplitModel([nn.Flatten()], nn.Identity(), nn.Linear(12, 2))
     with pytest.raises(ValueError, match="smaller than every grid"):
         PuzzleMix(blocks=(4,)).mixed(net, torch.rand(2, 3, 2, 2), torch.tensor([0, 1]))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the compiler, on what it leaves alone
+def test_a_compiled_step_is_the_same(model, images, labels) -> None:
+    def step(network: SplitModel) -> torch.Tensor:
+        return PuzzleMix()(network, images, labels, seeded(0)).loss
+
+    expected = step(copy.deepcopy(model))
+    torch.compiler.reset()
+    assert torch.allclose(torch.compile(step, backend="eager")(copy.deepcopy(model)), expected)

@@ -39,6 +39,7 @@ def apply_linear(classifier: Classifier, tokens: Tensor) -> Tensor:
             f"the classifier takes embeddings of {takes} numbers, got {tokens.shape[-1]} from embeddings or features "
             f"{tuple(tokens.shape)}: give what the classifier is given in the network (model.dense(features), for a "
             "model of multimix.models)"
+            + ("; features (b, d, t) of a 1-D convolution as features.mT" if takes == tokens.shape[-2] else "")
         )
     if isinstance(first, _CONVOLUTIONS):
         if tokens.ndim == 2:

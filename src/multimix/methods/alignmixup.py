@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..functional._checks import check_count, check_positive
+from ..models.pool import GlobalAveragePool
 from .base import Mixed, Mixer
 from .pairs import Pairing, host, probabilities
 from .sinkhorn import sinkhorn, squared_distances
@@ -55,15 +56,14 @@ class AlignMixup(Mixer):
         features = model.features(images)
         if features.ndim < 3:
             raise ValueError(f"AlignMixup aligns positions, but this model's features have none: {features.shape}")
-        tokens = features if features.ndim == 3 else features.flatten(2).mT
+        # What is averaged as channels by positions is that, also where a network in one dimension has (b, d, t).
+        channels_first = features.ndim > 3 or isinstance(model.pool, GlobalAveragePool)
+        tokens = features.flatten(2).mT if channels_first else features
         prefix, tokens = tokens.split([model.prefix_tokens, tokens.shape[1] - model.prefix_tokens], dim=1)
         other = tokens[pairing.partner]
         tokens, other = align(tokens, other, self.eps, keep_first=keep_first, max_iter=self.max_iter)
         mixed = torch.lerp(other, tokens, pairing.lam)
-        if features.ndim == 3:
-            mixed = torch.cat([pairing.mix(prefix), mixed], dim=1)
-        else:
-            mixed = mixed.mT.reshape(features.shape)
+        mixed = mixed.mT.reshape(features.shape) if channels_first else torch.cat([pairing.mix(prefix), mixed], dim=1)
         return Mixed(mixed, model.depth, pairing.mix(soft))
 
 

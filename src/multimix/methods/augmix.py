@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..functional import sample_weights
-from ..functional._checks import check_count, check_positive
+from ..functional._checks import check_count, check_positive, mixing_dtype
 from .augmentations import augment_in_chains
 from .base import Method, MethodOutput
 from .pairs import host, probabilities
@@ -108,6 +108,7 @@ def jensen_shannon(*logits: Tensor) -> Tensor:
     >>> bool(torch.isclose(far_apart, torch.tensor(2.0).log()))
     True
     """
-    log_p = torch.stack([each.log_softmax(1) for each in logits])
+    # Of predictions that nearly agree it is a small difference, which bfloat16 has no digits for.
+    log_p = torch.stack([each.to(mixing_dtype(each.dtype)).log_softmax(1) for each in logits])
     log_mixture = log_p.logsumexp(0) - math.log(len(logits))
     return (log_p.exp() * (log_p - log_mixture)).sum(2).mean()

@@ -54,8 +54,9 @@ def low_frequency_image(height: int, width: int, decay: float, generator: torch.
     >>> low_frequency_image(32, 24, 3.0, torch.Generator().manual_seed(0)).shape
     torch.Size([32, 24])
     """
-    frequency = torch.hypot(torch.fft.fftfreq(height, device="cpu")[:, None], torch.fft.rfftfreq(width, device="cpu"))
-    noise = torch.randn(*frequency.shape, 2, generator=generator, device="cpu")
+    there = {"device": "cpu", "dtype": torch.float32}  # whatever the defaults: complex numbers come in few types
+    frequency = torch.hypot(torch.fft.fftfreq(height, **there)[:, None], torch.fft.rfftfreq(width, **there))
+    noise = torch.randn(*frequency.shape, 2, generator=generator, device="cpu", dtype=frequency.dtype)
     lowest = 1 / max(height, width)
     amplitude = (lowest / frequency.clamp(min=lowest)) ** decay
     image: Tensor = torch.fft.irfft2(torch.view_as_complex(noise) * amplitude, s=(height, width))

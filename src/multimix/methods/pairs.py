@@ -91,6 +91,7 @@ class InputMethod(Mixer):
         return Mixed(mixed, 0, soft)
 
 
+@random.eager
 def draw_beta(alpha: float, generator: torch.Generator) -> float:
     """One draw from Beta(alpha, alpha)."""
     return sample_weights(1, 2, alpha=alpha, generator=generator, dtype=torch.float64)[0, 0].item()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .. import random
 from ..functional._checks import as_probabilities, as_target, check_images, check_not_negative
 from ..models.modes import keeping_modes
 from .base import MethodOutput, Mixed, Mixer
@@ -95,6 +96,7 @@ class SaliencyMixer(Mixer):
         """The mixed mini-batch, from images (b, channels, h, w), probabilities (b, c) and saliency (b, h, w)."""
         raise NotImplementedError(f"{type(self).__name__} must define mix_salient")
 
+    @random.eager  # what NumPy and graph cuts do cannot be traced
     def _mix(self, images: Tensor, soft: Tensor, saliency: Tensor, generator: torch.Generator | None) -> Mixed:
         # The optimisation is the host's, whatever the default device; and pixels and targets are mixed in their own
         # precision, also under autocast.

@@ -14,6 +14,10 @@ class GlobalAveragePool(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return features.flatten(2).mean(2)
 
+    def dense(self, positions: Tensor) -> Tensor:
+        """(b, d, *spatial) as they are; features (b, d, t) of a 1-D network as tokens (b, t, d)."""
+        return positions.mT if positions.ndim == 3 else positions
+
 
 class Pool(nn.Module):
     """Features to embeddings in two steps: positions to one vector, then the layers up to the classifier.

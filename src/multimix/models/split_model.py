@@ -91,7 +91,7 @@ class SplitModel(nn.Module):
                 return size
         raise ValueError(
             f"cannot tell the number of classes from a classifier {type(self.classifier).__name__}: "
-            "end it with an nn.Linear or a convolution"
+            "end it with an nn.Linear or a convolution, or give it an attribute out_features"
         )
 
     def original_state_dict(self) -> dict[str, Tensor]:
