@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from multimix import cli, methods
-from multimix.cli import bench, bench_methods, evaluate, options, report, request, train
+from multimix.cli import bench, bench_methods, evaluate, options, predict, report, request, train
 from multimix.suite import PARTS
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def test_commands_can_be_typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     def parse(*arguments: Any, **keywords: Any) -> Any:
         raise Parsed(options.parse(*arguments, **keywords))
 
-    for module in (bench, bench_methods, evaluate, report, request, train):
+    for module in (bench, bench_methods, evaluate, predict, report, request, train):
         monkeypatch.setattr(module, "parse", parse)
     tried = 0
     for path in DOCUMENTS:
