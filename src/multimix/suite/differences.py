@@ -71,7 +71,7 @@ def _cell(difference: Difference | None) -> Cell:
     if difference is None:
         return Cell("–", "")
     size = max(abs(difference.mean), 0 if math.isnan(difference.half_width) else difference.half_width)
-    digits = 3 if size < 1 else 2 if size < 100 else 0
+    digits = 3 if size < 1 else 2 if size < 1000 else 0
     return Cell(
         f"{round(difference.mean, digits) + 0.0:+.{digits}f}".replace("-", "−"),
         difference.mean,
