@@ -101,7 +101,7 @@ def report() -> dict[str, list[str]]:
 
         torch.ones(1) @ torch.ones(1)
         before, Blocked.active = set(sys.modules), True
-        import multimix
+        from multimix import *
 
         Blocked.active = False
         print("wanted", *sorted(Blocked.wanted))
@@ -110,6 +110,23 @@ def report() -> dict[str, list[str]]:
         + textwrap.indent(STEP, " " * 8)
     )
     return {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
+
+
+def test_the_command_line_answers_before_torch_is_imported() -> None:
+    out = run(
+        """
+        import sys
+        import multimix.cli
+
+        for arguments in (["--help"], ["--version"], ["trian"]):
+            try:
+                multimix.cli.main(arguments)
+            except SystemExit:
+                pass
+        print("torch" in sys.modules, sorted(set(multimix.__all__) - set(dir(multimix))))
+        """
+    )
+    assert out.splitlines()[-1] == "False []"
 
 
 def test_training_step_with_torch_alone(report) -> None:

@@ -7,11 +7,17 @@
 Needs torch alone; `multimix.training`, `multimix.data` and `multimix.evaluation` need the extras.
 """
 
-from . import functional, methods, models, random
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
-from .criteria import DenseMultiMix, Metrix, MMix, MultiMix
-from .distributed import gather
-from .functional import SMALL_ALPHA
+
+if TYPE_CHECKING:
+    from . import functional, methods, models, random
+    from .criteria import DenseMultiMix, Metrix, MMix, MultiMix
+    from .distributed import gather
+    from .functional import SMALL_ALPHA
 
 __all__ = [
     "SMALL_ALPHA",
@@ -26,3 +32,26 @@ __all__ = [
     "models",
     "random",
 ]
+
+_FROM = {
+    "SMALL_ALPHA": "functional",
+    "DenseMultiMix": "criteria",
+    "MMix": "criteria",
+    "Metrix": "criteria",
+    "MultiMix": "criteria",
+    "gather": "distributed",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What is asked for is imported then: the command line answers at once, as torch takes seconds to import."""
+    if name in _FROM:
+        globals()[name] = getattr(import_module(f".{_FROM[name]}", __name__), name)
+        return globals()[name]
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

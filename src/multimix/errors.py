@@ -5,6 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LOADER_DIED = "DataLoader worker"
+"""Begins what PyTorch says when the system has killed a process that loads images."""
+
+_OF_THE_MACHINE = {
+    LOADER_DIED: "was the memory full? Continue with --resume, perhaps with fewer --workers",
+    "allocate memory": "use less of it, by a smaller --batch-size or --image-size, say",
+    "out of memory": "use less of it, by a smaller --batch-size or --image-size, say",
+    "calculation overflowed": "use less memory, by a smaller --batch-size or --image-size, say",
+    "Connection closed by peer": "another process of this run has ended; continue with --resume",
+    "Connection reset by peer": "another process of this run has ended; continue with --resume",
+}
+
 _OF_A_LOADER = "Original Traceback (most recent call last):"
 
 
@@ -23,6 +35,19 @@ def one_line(error: BaseException) -> str:
         where, _, buried = text.partition(_OF_A_LOADER)
         text = f"{where.strip().rstrip('.')}: {buried.strip().splitlines()[-1]}"
     return " ".join(text.split()) or type(error).__name__
+
+
+def of_the_machine(error: BaseException) -> str | None:
+    """What the machine refused, and what helps, in one line; None for an error of a program.
+
+    >>> of_the_machine(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 7 GB."))
+    "DefaultCPUAllocator: can't allocate memory: you tried 7 GB: use less of it, by a smaller --batch-size or \
+--image-size, say"
+    >>> of_the_machine(RuntimeError("shapes do not match"))
+    """
+    text = one_line(error)
+    advice = next((advice for said, advice in _OF_THE_MACHINE.items() if said in text), None)
+    return None if advice is None else f"{text.rstrip('.')}: {advice}"
 
 
 def first_line(error: BaseException) -> str:

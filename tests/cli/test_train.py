@@ -41,6 +41,12 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "digits", "--seeed=3"], "unknown option --seeed: did you mean --seed"),
         (["train", "digits", "--resum"], "unknown option --resum: did you mean --resume"),
         (["train", "digits", "--epochs", "x"], "--epochs: expected INT, got 'x'"),
+        (["train", "digits", "--epochs", "1", "--epochs", "x"], "--epochs: expected INT, got 'x'"),
+        (["train", "digits", "--epochs", "-" + "9" * 400], "epochs must be at least 1, got -9"),
+        (["train", "digits", "--out", ""], "--out is empty: give a value, or leave it out"),
+        (["train", "digits", "--out="], "--out is empty: give a value, or leave it out"),
+        (["train", "digits", "--out", "caf\udce9"], r"the name caf\\xe9 is not valid UTF-8: choose another --out"),
+        (["compare", "--seeds", "1" + "0" * 20], "--seeds must be at most 10000"),
         (["train", "digits", "--per-class", "some"], "--per-class: expected INT, got 'some'"),
         (["train", "digits", "--epochs"], "--epochs"),
         (["train", "digits", "--data", "cifar"], "--data.*cifar10"),
@@ -156,3 +162,15 @@ def test_interrupt_before_the_first_step_is_no_error(tmp_path, monkeypatch, caps
 def test_default_names_are_safe_for_a_shell():
     config = Config(data="digits", method="either(multimix-alone(alpha=(0.5, 2)), erm, p=0.5)", seed=7)
     assert re.fullmatch(r"[A-Za-z0-9.=-]+-seed7", default_name("digits", config))
+
+
+def test_what_the_machine_refuses_is_one_line_and_errors_of_programs_are_not_hidden(capsys, monkeypatch):
+    def fail(argv):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("multimix.cli.recipes.main", fail)
+    said = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes."
+    assert f"{said[:-1]}: use less of it, by a smaller --batch-size" in fails(capsys, "recipes")
+    said = "mat1 and mat2 shapes cannot be multiplied"
+    with pytest.raises(RuntimeError, match="mat1"):
+        main(["recipes"])

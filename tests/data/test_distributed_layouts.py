@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import pickle
@@ -122,6 +123,12 @@ def test_arrays_with_names_validation_and_an_image_size(tmp_path: Path) -> None:
         ),
         ({"test_labels": np.array([0, 1, 2, 3, 0, 1])}, "label 3 of set.npz test example 3 is out of range"),
         ({"train_labels": np.arange(12) - 1}, "got -1 for example 0"),
+        (
+            {"train_labels": np.arange(12) * 10**8},
+            "has the label 1100000000 and only 12 training images",
+        ),
+        ({"class_names": np.array("abc")}, r"class_names of .*set.npz must be one name for every class, got an array"),
+        ({"train_images": np.zeros((12, 0, 0, 3), np.uint8)}, "must be square"),
         ({"train_labels": np.arange(11)}, r"train_images and train_labels of .*need labels of shape \(12,\)"),
         ({"train_images": np.zeros((12, 6, 6, 3))}, "must be uint8"),
         (
@@ -404,3 +411,13 @@ def test_imagenet_that_is_incomplete(tmp_path: Path, tree) -> None:
     (tmp_path / "train" / "n04000000.tar").touch()
     with pytest.raises(ValueError, match=r"n04000000\.tar is not unpacked: unpack every class"):
         load("imagenet", root=tmp_path)
+
+
+def test_damaged_arrays_are_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "set.npz"
+    np.savez_compressed(path, **arrays())  # type: ignore[arg-type]
+    whole = path.read_bytes()
+    for place in range(40, len(whole), len(whole) // 60):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        with contextlib.suppress(ValueError):
+            load("imagefolder", root=path)

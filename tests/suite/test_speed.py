@@ -152,7 +152,10 @@ def test_every_label_has_a_row_beside_the_papers_table() -> None:
     assert beside.table is not None
     rows = {row[0].text: row[1].text for row in beside.table.rows}
     assert (rows["multimix-small-alpha"], rows["multimix-small-alpha: multimix"]) == ("0.80", "0.60")
-    assert "known to lie between 0.50 and 1.90 (95 %; under six rounds, the extremes), that of a second copy of ERM" in speeds.caption
+    assert (
+        "known to lie between 0.50 and 1.90 (95 %; under six rounds, the extremes), that of a second copy of ERM"
+        in speeds.caption
+    )
     spelled_out = {"mine": [run("multimix(n=1000)", **{"multimix(n=1000)": 0.4})]}
     *_, beside = Speed().section(spelled_out, Labels({"mine": "#000000"}))
     assert beside.table is not None

@@ -50,6 +50,22 @@ def test_flipped_bit_in_a_weight_is_refused(tmp_path):
         load_checkpoint(path)
 
 
+def test_whichever_byte_is_flipped_it_is_refused_or_does_not_matter(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, {"step": 1, "weights": torch.ones(3)})
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        try:
+            loaded = load_checkpoint(path)
+        except CheckpointError:
+            refused += 1
+        else:
+            assert loaded["step"] == 1
+            assert torch.equal(loaded["weights"], torch.ones(3))
+    assert refused > 30
+
+
 class Malicious:
     def __reduce__(self):
         return os.system, ("touch executed",)

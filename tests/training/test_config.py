@@ -32,7 +32,7 @@ def test_json_round_trip_is_exact(seed, lr, milestones, root, clip):
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"lr": 0.0}, "lr must be above 0, got 0.0"),
-        ({"lr": float("nan")}, "lr must be above 0, got nan"),
+        ({"lr": float("nan")}, "lr must be above 0 and finite, got nan"),
         ({"data": "cifar"}, "data must be digits, .* got 'cifar': did you mean cifar10"),
         ({"schedule": "cosin"}, "did you mean cosine"),
         ({"schedule": "multistep"}, "needs milestones"),

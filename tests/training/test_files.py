@@ -36,10 +36,26 @@ def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path, error: type[BaseE
     def fail(file: BinaryIO) -> None:
         raise error("no")
 
-    with pytest.raises(OSError if issubclass(error, OSError | RuntimeError) else error):
+    with pytest.raises(error):
         write_atomically(path, fail)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_one_and_what_is_no_file_stays_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_text(tmp_path / "link", "whole")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "whole"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe: it is not a file that could be replaced"):
+        write_text(tmp_path / "pipe", "whole")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_what_is_no_utf8_does_not_keep_a_page_from_being_written(tmp_path: Path) -> None:
+    write_text(tmp_path / "page", "runs/caf\udce9")
+    assert (tmp_path / "page").read_text() == "runs/caf?"
 
 
 def test_what_a_killed_process_left_goes_once_it_is_old(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -16,6 +18,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from multimix import data, evaluation, methods, models
+from multimix.errors import of_the_machine
 from multimix.methods import erm
 from multimix.methods.base import Method, MethodOutput
 from multimix.random import make_generator
@@ -385,6 +388,57 @@ def test_an_image_that_cannot_be_read_costs_nothing_that_was_done(split, batch, 
     train(config, run, resume=True)
     expected = train(config, tmp_path / "whole")
     assert (run / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+
+
+def test_a_loader_process_that_is_killed_costs_little(tmp_path):
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for place, count in (("train", 20), ("val", 1)):
+        for name in ("one", "two"):
+            (tmp_path / "data" / place / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 256, (110, 110, 3), generator=generator, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(tmp_path / "data" / place / name / f"{number}.png")
+    config = replace(
+        CONFIG, data="imagefolder", data_root=tmp_path / "data", per_class=None, image_size=104, batch_size=2, workers=1
+    )
+
+    def kill(progress):
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="DataLoader worker") as error:
+        train(config, run, progress=kill)
+    assert "Continue with --resume" in of_the_machine(error.value)
+    expected = train(config, tmp_path / "whole")
+    train(config, run, resume=True)
+    assert (run / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+
+
+def test_curves_that_cannot_be_written_stop_nothing(tmp_path, monkeypatch):
+    def refuse(writer):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.flush", refuse)
+    hook = threading.excepthook
+    with pytest.warns(UserWarning, match=r"no more TensorBoard curves .*No space left on device.*metrics.jsonl"):
+        run = train(replace(CONFIG, tensorboard=True), tmp_path / "run")
+    assert len(metrics(run)) == 2
+    assert (run / "result.json").is_file()
+    assert threading.excepthook is hook
+
+
+def test_a_folder_of_another_program_keeps_its_configuration(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["Other"]}')
+    for resume, error, message in (
+        (False, FileExistsError, "is not empty"),
+        (True, ValueError, "config.json is damaged or of another version"),
+    ):
+        with pytest.raises(error, match=message):
+            train(CONFIG, tmp_path, resume=resume)
+        assert (tmp_path / "config.json").read_text() == '{"architectures": ["Other"]}'
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from ..errors import nearest_or_all, one_line
+from ..errors import nearest_or_all, of_the_machine, one_line
 
 COMMANDS = {
     "train": "train one model with one method",
@@ -75,6 +75,11 @@ def main(argv: list[str] | None = None) -> None:
         if os.environ.get("MULTIMIX_DEBUG"):
             raise
         fail(one_line(error))
+    except RuntimeError as error:
+        message = of_the_machine(error)
+        if message is None or os.environ.get("MULTIMIX_DEBUG"):
+            raise
+        fail(message)
 
 
 def _run(argv: list[str]) -> None:

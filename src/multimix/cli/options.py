@@ -36,6 +36,7 @@ def parse(argv: Sequence[str], default: T, *, prog: str, description: str | None
     Traceback (most recent call last):
     ValueError: unknown option --epocs: did you mean --epochs? (demo --help lists all)
     """
+    _refuse_empty(argv)
     tyro = require("tyro", "train")
     complaint = io.StringIO()
     try:
@@ -93,6 +94,16 @@ def _flags(default: Any, prefixes: bool, group: str = "") -> Iterator[str]:
             yield f"--{group}{name}"
 
 
+def _refuse_empty(argv: Sequence[str]) -> None:
+    """What comes of `--out "$UNSET"`, which would be the current folder."""
+    for number, token in enumerate(argv):
+        name, equals, value = token.partition("=")
+        empty = (equals and not value) if token.startswith("--") else not token
+        if empty:
+            option = name if equals else next((word for word in argv[:number][::-1] if word.startswith("-")), "")
+            raise ValueError(f"{option or 'an argument'} is empty: give a value, or leave it out")
+
+
 def _unknown(tokens: Sequence[str], flags: Sequence[str], prog: str) -> str:
     options = [token.split("=")[0] for token in tokens if token.startswith("-")]
     if not options:
@@ -120,7 +131,7 @@ def _complaint(box: str, argv: Sequence[str]) -> str:
 
 def _given(option: str, argv: Sequence[str]) -> str:
     spellings = (option, option.replace("-", "_").replace("__", "--", 1))
-    for number, token in enumerate(argv):
+    for number, token in reversed(list(enumerate(argv))):  # of several, the last counts
         name, _, value = token.partition("=")
         if name in spellings:
             following = itertools.takewhile(lambda word: not word.startswith("--"), argv[number + 1 :])

@@ -20,6 +20,10 @@ from .options import parse
 __all__ = ["Request", "checked_methods", "read_request"]
 
 
+MOST = 10_000
+"""Runs of a method, or at a time: a slip of the finger beyond."""
+
+
 class PlanOptions(Protocol):
     """The options that the three commands share."""
 
@@ -92,8 +96,8 @@ def read_request(
     _refuse_several_processes(command, options.config)
     for name in ("seeds", "jobs"):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
+        if value is not None and not 1 <= value <= MOST:
+            raise ValueError(f"--{name} must be at {'least 1' if value < 1 else f'most {MOST}'}, got {value}")
     chosen = methods.split_list(options.methods)
     if not chosen:
         raise ValueError(f"--methods is empty: name some, separated by commas, such as {default.methods}")

@@ -45,7 +45,7 @@ class ArrayDataset:
     ) -> None:
         if images.dtype != torch.uint8:
             raise TypeError(f"images must be uint8 pixels in 0..255, got {images.dtype}: scale and convert them")
-        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]:
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or not 0 < images.shape[2] == images.shape[3]:
             raise ValueError(
                 f"images must be square with shape (N, 1 or 3, size, size), got {tuple(images.shape)}: "
                 "reorder the axes, or crop or resize the images"

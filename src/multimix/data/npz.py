@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def npz(path: Path) -> Source:
             arrays: dict[str, Any] = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: expected an .npz file with arrays") from None
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a whole .npz file of plain arrays ({error}): make it anew") from error
     splits = {split: data for split in ("train", "val", "test") if (data := _split(path, arrays, split))}
     if "train" not in splits:
@@ -53,10 +54,20 @@ def npz(path: Path) -> Source:
     if "val" in splits and "test" not in splits:
         splits["test"] = splits.pop("val")
     if "class_names" in arrays:
+        if arrays["class_names"].ndim != 1:
+            raise ValueError(
+                f"class_names of {path} must be one name for every class, got an array {arrays['class_names'].shape}"
+            )
         names = tuple(str(name) for name in arrays["class_names"])
         require_utf8(names, path)
     else:
-        names = tuple(str(k) for k in range(int(splits["train"].labels.max()) + 1))
+        labels = splits["train"].labels
+        if int(labels.max()) >= len(labels):
+            raise ValueError(
+                f"{path} has the label {int(labels.max())} and only {len(labels)} training images: number the classes "
+                "from 0 without gaps (numpy.unique(labels, return_inverse=True)), or give class_names"
+            )
+        names = tuple(str(k) for k in range(int(labels.max()) + 1))
     for split, dataset in splits.items():
         check_range(dataset.labels, len(names), f"{path.name} {split}")
     return Source(splits, names)

@@ -212,7 +212,7 @@ def _tree(text: str) -> ast.expr:
         # A hyphen between letters joins a name.
         joined = re.sub(rf"{_QUOTED}|(?<=[A-Za-z])-(?=[A-Za-z])", lambda m: m[1] or "_", text.strip())
         return ast.parse(joined, mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, RecursionError, MemoryError):
         raise ValueError(f"cannot read the method {text!r}: write name, or name(option=value, ...)") from None
 
 
@@ -255,9 +255,12 @@ def _make(identifier: str, arguments: list[Any], keywords: dict[str, Any]) -> Me
         known = ", ".join(options) or "none"
         raise ValueError(f"{name} takes at most {len(options)} values ({known}), got {arguments}")
     try:
-        signature.bind(*arguments, **keywords)
+        given = signature.bind(*arguments, **keywords).arguments
     except TypeError as error:
         raise ValueError(f"{name}: {error}; write {name}({', '.join(options)})") from None
+    for option, value in given.items():
+        if isinstance(signature.parameters[option].default, bool) and not isinstance(value, bool):
+            raise ValueError(f"{name}: {option} must be True or False, got {value!r}")
     try:
         return make(*arguments, **keywords)
     except TypeError as error:

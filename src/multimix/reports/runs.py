@@ -96,14 +96,14 @@ def read_run(path: Path) -> Run:
     result = _read_json(run.result) if run.result.is_file() else None
     metrics = _read_lines(run.metrics, finished=result is not None)
     if result is not None and not metrics:
-        raise ValueError(f"{run.metrics} is missing or empty although the run has finished: the run is damaged")
+        raise ValueError(f"{run.metrics} is missing or empty although the run has finished: {_METRICS_AGAIN}")
     return Run(
         path=path,
         config=config,
         data_info=data_info,
         metrics=metrics,
         result=result,
-        environment=_read_json(path / "environment.json") if (path / "environment.json").is_file() else {},
+        environment=_environment(run.environment),
     )
 
 
@@ -185,6 +185,14 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}")
     return value
+
+
+def _environment(path: Path) -> Mapping[str, Any]:
+    """Versions and hardware, which are said on pages and decide nothing."""
+    try:
+        return _read_json(path) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{error}: delete it, nothing but the machine of the run is said in it") from None
 
 
 def _check_data_info(path: Path, info: Any) -> None:

@@ -71,7 +71,10 @@ def _noise(results: Results) -> str:
     if not intervals:
         return ""
     low, high, _ = max(intervals, key=lambda interval: interval[1] / interval[0])
-    text = f"The least certain of these ratios is known to lie between {low:.2f} and {high:.2f} (95 %; under six rounds, the extremes)"
+    text = (
+        f"The least certain of these ratios is known to lie between {low:.2f} and {high:.2f} (95 %; under six rounds, "
+        "the extremes)"
+    )
     noise = [interval for interval in intervals if interval[2]]
     if noise:
         low, high, _ = max(noise, key=lambda interval: interval[1] / interval[0])

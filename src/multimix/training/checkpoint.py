@@ -6,6 +6,7 @@ import os
 import pickle
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not match")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    # What a flipped bit leads to depends on where it is: names that are no text, positions outside of the file.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is truncated or not a checkpoint ({first_line(error)})") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(

@@ -138,8 +138,11 @@ class Config:
             value = getattr(self, name)
             if value is None:
                 continue
-            if not math.isfinite(value) or value < low or (strict and value == low):
-                raise ValueError(f"{name} must be {'above' if strict else 'at least'} {low}, got {value}")
+            # Python's integers have no end, and are not all finite as floating-point numbers.
+            finite = isinstance(value, int) or math.isfinite(value)
+            if not finite or value < low or (strict and value == low):
+                bound = f"{'above' if strict else 'at least'} {low}{'' if finite else ' and finite'}"
+                raise ValueError(f"{name} must be {bound}, got {value}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
         if not 0 <= self.average_decay < 1:

@@ -33,6 +33,9 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     Raises:
         OSError: the file cannot be written (the disk is full, no permission); `path` is as before.
     """
+    path = path.resolve()  # a link stays one
+    if path.exists() and not path.is_file():
+        raise OSError(f"cannot write {path}: it is not a file that could be replaced")
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     refused: list[OSError] = []
     try:
@@ -43,7 +46,10 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError with positions in its file.
+        # torch.save reports a full disk as a RuntimeError with positions in its file. Others are not of the writing:
+        # the signal of a loader's process that was killed may arrive at any moment.
+        if isinstance(error, RuntimeError) and not refused:
+            raise
         cause = refused[0] if refused else error
         raise OSError(f"cannot write {path}: {getattr(cause, 'strerror', None) or cause}") from error
     finally:
@@ -79,8 +85,8 @@ def _remove_abandoned(path: Path, now: float) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Write `text` as UTF-8, atomically; what UTF-8 does not have, such as a part of a path, as question marks."""
+    write_atomically(path, lambda file: file.write(text.encode(errors="replace")))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -102,7 +108,13 @@ def append_line(path: Path, record: Any) -> None:
 
 
 def refuse_file(directory: Path) -> None:
-    """Raise NotADirectoryError if a file stands where `directory`, or a folder above it, is to be."""
+    """Raise NotADirectoryError if a file stands where `directory`, or a folder above it, is to be, and ValueError for a
+    name that no file of the run could be written with."""
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(directory).decode(errors="backslashreplace")
+        raise ValueError(f"the name {shown} is not valid UTF-8: choose another --out") from None
     for folder in (directory, *directory.parents):
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder} is a file: choose a directory for --out")

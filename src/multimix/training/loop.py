@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data import UnreadableImageError
+from ..errors import LOADER_DIED
 from ..random import derive_seed, make_generator
 from .checkpoint import save_checkpoint, save_latest
 from .config import Config
@@ -106,6 +107,11 @@ class Loop:
                 f"{error}. The run is saved in {self.run.path}; resuming it takes a readable file under that name, "
                 "since without this image the data would be others"
             ) from error
+        except RuntimeError as error:
+            if self.ranks.size > 1 or LOADER_DIED not in str(error):
+                raise
+            self._save()
+            raise RuntimeError(f"{error} The run is saved in {self.run.path}") from error
 
     def _step(self, images: Tensor, targets: Tensor, extras: Mapping[str, Tensor]) -> None:
         config, state, rank = self.config, self.state, self.ranks.rank

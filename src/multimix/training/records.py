@@ -6,8 +6,10 @@ import importlib.metadata
 import os
 import platform
 import sys
+import threading
+import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,28 +54,47 @@ def best_record(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 class TensorBoard(AbstractContextManager["TensorBoard"]):
-    """The numbers of metrics.jsonl as TensorBoard curves over epochs; without a directory it does nothing."""
+    """The numbers of metrics.jsonl as TensorBoard curves over epochs; without a directory it does nothing.
+
+    Where they cannot be written there are no more of them, after a warning: training does not suffer from it.
+    """
 
     def __init__(self, directory: Path | None, first_epoch: int) -> None:
         self._writer = None
+        self._hook = threading.excepthook
         if directory is not None:
             from ..extras import require
 
             tensorboard = require("torch.utils.tensorboard", "train")
             # On resume, curves of epochs after the checkpoint are hidden and drawn again.
             self._writer = tensorboard.SummaryWriter(str(directory), purge_step=first_epoch)
+            threading.excepthook = self._leave_to_us
+
+    def _leave_to_us(self, thrown: threading.ExceptHookArgs) -> None:
+        """The thread that writes hands its errors on; as every thread does, it would print a traceback too."""
+        if not (issubclass(thrown.exc_type, OSError) and "Writer" in type(thrown.thread).__name__):
+            self._hook(thrown)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add one line of metrics.jsonl."""
         if self._writer is None:
             return
+        try:
+            self._add(self._writer, record)
+        except OSError as error:
+            self._writer = None
+            warnings.warn(f"no more TensorBoard curves ({error}); metrics.jsonl has their numbers", stacklevel=2)
+
+    def _add(self, writer: Any, record: Mapping[str, Any]) -> None:
         for name, value in {**record, **record["timing"]}.items():
             if isinstance(value, int | float) and name != "epoch":
                 split, _, metric = name.partition("_")
                 tag = f"{split}/{metric}" if split in ("train", "val", "test") else name
-                self._writer.add_scalar(tag, value, record["epoch"])
-        self._writer.flush()
+                writer.add_scalar(tag, value, record["epoch"])
+        writer.flush()
 
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()
+        threading.excepthook = self._hook

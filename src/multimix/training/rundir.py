@@ -148,6 +148,10 @@ class RunDirectory:
         others = {name for name in found if not name.endswith(".tmp")} - {path.name for path in files}
         if self.config.name not in found or others or self.begun:
             return False
+        try:
+            self.read_config()
+        except ValueError:
+            return False  # another program's
         self.config.unlink()
         return True
 

@@ -73,7 +73,9 @@ def _read_weights(run: RunDirectory, which: str) -> dict[str, Tensor]:
         try:
             loaded: dict[str, Tensor] = safetensors.load_file(path)
         except Exception as error:  # safetensors has an exception type of its own
-            raise ValueError(f"{path} is damaged: {error}") from error
+            raise ValueError(
+                f"{path} is damaged: {error}: delete it, and the weights of {run.checkpoint(which)} are read"
+            ) from error
         return loaded
     try:
         state: dict[str, Any] = load_checkpoint(run.checkpoint(which))
