@@ -162,6 +162,25 @@ def test_global_is_the_mean_weighted_by_attention() -> None:
     assert torch.allclose(expected(logits, labels, a, normalize="global"), weighted, rtol=1e-13)
 
 
+@pytest.mark.parametrize("implementation", ["reference", "fused"])
+@pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf, 1e38])
+@pytest.mark.parametrize("normalize", ["position", "global"])
+def test_what_nobody_attends_may_be_anything(implementation, junk, normalize) -> None:
+    logits, labels, a = (
+        normal(3, 5, 4, seed=0),
+        make_targets("index", 5, 4),
+        torch.rand(5, 3, generator=rng(1)).double(),
+    )
+    how = {"normalize": normalize, "implementation": implementation}
+    without = expected(logits[[0, 2]], labels, a[:, [0, 2]], **how)
+    logits[1], a[:, 1] = junk, 0
+    loss = expected(logits.requires_grad_(), labels, a, **how)
+    assert loss.item() == pytest.approx(without.item(), rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[1].any()
+    assert torch.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize("normalize", ["position", "global"])
 def test_without_any_attention_the_limit_is_zero(normalize) -> None:
     logits = normal(2, 3, 4, seed=0).requires_grad_()

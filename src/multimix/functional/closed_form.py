@@ -134,9 +134,11 @@ def reference(
         a_RB = logits_RBC.new_ones(r, b, dtype=dtype) if a_BR is None else a_BR.mT.to(dtype)
         pi_RB, weight_R = relative_attention(a_RB, pooled)
         y_BC = as_probabilities(targets, c, dtype)
-        at_mean_R, loss_R = _expansion(logits_RBC.to(dtype), y_BC, pi_RB, shares(pi_RB, weights))
+        # What nobody attends may be anything, without a trace in the gradient.
+        logits_RBC = torch.where(weight_R[:, None, None] > 0, logits_RBC.to(dtype), 0.0)
+        at_mean_R, loss_R = _expansion(logits_RBC, y_BC, pi_RB, shares(pi_RB, weights))
         loss_R = at_mean_R + spread_weight * (loss_R - at_mean_R)
-        return (weight_R * torch.where(weight_R > 0, loss_R, torch.zeros_like(loss_R))).sum()
+        return (weight_R * loss_R).sum()
 
 
 def relative_attention(a_RB: Tensor, pooled: bool) -> tuple[Tensor, Tensor]:

@@ -68,14 +68,14 @@ def _forward(
         grad = torch.empty_like(logits, dtype=dtype) if gradient else logits.new_empty(0, dtype=dtype)
         step = max(1, (_BLOCK_CPU if logits.device.type == "cpu" else _BLOCK_ACCELERATOR) // (b * c))
         memory = logits.new_empty(3, min(step, r), b, c, dtype=dtype)
-        losses = []
+        losses, nothing = [], logits.new_zeros((), dtype=dtype)
         for start in range(0, r, step):
             where = slice(start, min(start + step, r))
             x_PBC, z_PBC, s_PBC = memory[:, : where.stop - start]
             if uniform:
                 x_PBC.copy_(logits[where])
             else:
-                torch.mul(logits[where], given.attended[where][..., None], out=x_PBC)
+                torch.where(given.attended[where][..., None] > 0, logits[where].to(dtype), nothing, out=x_PBC)
             block = _Coefficients(*(each[where] for each in given))
             out = grad[where] if gradient else None
             losses.append(_block(x_PBC, z_PBC, s_PBC, out, labels, block, uniform=uniform))
@@ -238,7 +238,8 @@ def _coefficients(found: _Attention, weight_R: Tensor, labels: Targets, spread_w
     return _Coefficients(
         means=torch.stack([pi_RB, pi_rho_RB], 1),
         rho=pi_rho_RB.sum(1, keepdim=True),
-        attended=(pi_RB > 0).to(pi_RB.dtype),
+        # Of a position that nobody attends `pi` is uniform, and what is there may be anything.
+        attended=((pi_RB > 0) & (weight_R > 0)[:, None]).to(pi_RB.dtype),
         spread=spread_RB,
         u=u_RKB[..., :1],
         t=t_RKB,

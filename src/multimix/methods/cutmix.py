@@ -77,7 +77,7 @@ class Box(NamedTuple):
 
 
 def _interval(size: int, lam: float, generator: torch.Generator) -> tuple[int, int]:
-    """One side of the box: its length before clipping is int(size sqrt(1 - lam))."""
+    """One side of the box: int(size sqrt(1 - lam)) pixels, less one where that is odd, before clipping."""
     length = int(size * math.sqrt(1 - lam))
     centre = int(torch.randint(size, (), generator=generator, device="cpu"))
     clip = lambda edge: min(max(edge, 0), size)  # noqa: E731
