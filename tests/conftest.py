@@ -12,8 +12,9 @@ from torch import nn
 with contextlib.suppress(ModuleNotFoundError):  # the tests of the kernels do without
     import tyro  # noqa: F401  (its import fails once a doctest has left an unhashable value in builtins._)
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # the workers share the cores already
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores already
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 
 @pytest.fixture

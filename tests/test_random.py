@@ -107,6 +107,17 @@ def test_default_streams_differ_between_ranks(monkeypatch) -> None:
     assert len(set(draws)) == 4
 
 
+def test_default_streams_of_ranks_differ_from_the_start_and_can_be_repeated(monkeypatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    draws = []
+    for rank in (0, 1, 2, 0):
+        monkeypatch.setattr(random, "_defaults", {})  # as of another process
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        draws.append(first(random.default_generator()))
+    assert len(set(draws)) == 3
+    assert draws[3] == draws[0]
+
+
 def test_fork_keeps_a_generator_that_is_on_the_device() -> None:
     generator = random.make_generator(1)
     assert random.fork(generator, "cpu") is generator

@@ -124,7 +124,8 @@ def test_all_are_the_methods_that_need_no_options(monkeypatch, capsys) -> None:
     ("options", "message"),
     [
         (["--methods", "cutmixx"], "did you mean cutmix?"),
-        (["--methods", ""], "--methods is empty: name some"),
+        (["--methods", ","], "--methods is empty: name some"),
+        (["--methods", ""], "--methods is empty: give a value, or leave it out"),
         (["--image-size", "0"], "--image-size must be at least 1, got 0"),
         (["--classes", "1"], "--classes must be at least 2, got 1"),
         (["--rounds", "0"], "--rounds must be at least 1, got 0"),

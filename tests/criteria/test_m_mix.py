@@ -115,6 +115,13 @@ def test_precisions_and_small_batches() -> None:
     assert torch.isfinite(zero.grad).all()
 
 
+def test_autocast_does_not_reach_it() -> None:
+    first, second = (v.float() for v in views())
+    plain = mm.MMix(threshold=0.5)(first, second)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mm.MMix(threshold=0.5)(first, second), plain)
+
+
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

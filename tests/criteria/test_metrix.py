@@ -182,6 +182,25 @@ def test_opposite_embeddings_and_low_precision() -> None:
     assert torch.allclose(low, mm.Metrix(Contrastive())(embeddings().float(), LABELS, seeded(0)), atol=0.05)
 
 
+@pytest.mark.parametrize("make", [Contrastive, MultiSimilarity, lambda: proxies().float()])
+@pytest.mark.parametrize("pairs", ["positive-negative", "anchor-negative"])
+def test_autocast_does_not_reach_it(make, pairs) -> None:
+    criterion, z = mm.Metrix(make(), pairs=pairs), embeddings().float()
+    plain = criterion(z, LABELS, seeded(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(criterion(z, LABELS, seeded(0)), plain)
+
+
+def test_proxies_are_normal_and_drawn_from_the_generator() -> None:
+    drawn, again, other = (ProxyAnchor(50, 400, generator=seeded(seed)).proxies for seed in (0, 0, 1))
+    assert torch.equal(drawn, again)
+    assert not torch.equal(drawn, other)
+    assert drawn.std().item() == pytest.approx((2 / 50) ** 0.5, rel=0.02)
+    state = torch.get_rng_state()
+    ProxyAnchor(3, 4)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

@@ -8,7 +8,7 @@ from scipy import integrate, special
 from tests.functional.oracles import cross_entropy, make_targets, normal, one_hot, rng, rows_of, simplex
 from torch import Tensor
 
-from multimix.functional import attend, mixed_cross_entropy, rescaling_factor, sample_weights
+from multimix.functional import attend, closed_form, mixed_cross_entropy, rescaling_factor, sample_weights
 from multimix.functional import expected_mixed_cross_entropy as expected
 
 KINDS = ["index", "soft", "any sum"]
@@ -256,6 +256,17 @@ def test_never_negative(kind, alpha, m) -> None:
         for seed in range(3):
             logits = scale * (normal(b, c, seed=seed) + one_hot(targets, c) + normal(1, c, seed=seed + 9))
             assert float(expected(logits[None], targets, a, alpha, m=m)) >= 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("m", "ends"), [(1, (0.5, 2.0)), (2, (0.5, 2.0)), (2, (1e-3, 100.0)), (64, (0.01, 0.01))])
+def test_the_rest_of_a_mixture_varies_no_more_than_a_single_example(dtype, m, ends) -> None:
+    # It is 1 / (k + 1) for u ~ Beta(1, k), which the few nodes miss by far where one example is nearly all.
+    for unevenness in (0, 1, 5, 30):
+        pi = normal(1, 64, seed=1, scale=unevenness).softmax(1).to(dtype)
+        found = closed_form.shares(pi, (*ends, m, 64))
+        first = sum(weight * u for weight, u in zip(found.weight_K, found.u_KR, strict=True))
+        assert 0 <= found.rest_R * first <= 1 + 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)

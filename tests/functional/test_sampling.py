@@ -347,6 +347,14 @@ def test_blocks_are_put_together(monkeypatch, block) -> None:
     assert len({tuple(row) for row in rows.tolist()}) == len(rows)  # no row left out or written twice
 
 
+@pytest.mark.parametrize(("n", "b", "positions"), [(100, 64, 200), (1, 8, 50_000), (10_000, 128, 3)])
+def test_no_block_is_larger_than_its_limit(n, b, positions) -> None:
+    blocks = sampling.iter_weights(n, b, None, 1.0, positions, rng(9), torch.float32)
+    sizes = [lam.numel() for _, _, lam in blocks]
+    assert max(sizes) <= sampling._BLOCK_CPU
+    assert sum(sizes) == n * b * positions
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 @pytest.mark.parametrize(("m", "alpha"), [(7, (0.5, 2.0)), (3, (0.5, 2.0)), (7, 1.0), (7, (0.1, 1.0))])
 def test_weights_do_not_depend_on_the_number_of_threads(monkeypatch, mode, m, alpha) -> None:

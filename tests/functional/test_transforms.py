@@ -44,6 +44,21 @@ def test_derivatives_of_every_mode_agree(loss) -> None:
     assert torch.allclose(through, by_differences, atol=1e-7)
 
 
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["logits", "lam", "weight"])
+def test_a_tangent_of_any_input_is_kept(which) -> None:
+    inputs = [normal(6, 4, seed=2), simplex(5, 6, seed=1), simplex(5, seed=3)]
+    x, v = inputs[which], normal(*inputs[which].shape, seed=4)
+
+    def loss(x: Tensor) -> Tensor:
+        logits, lam, weight = (x if k == which else given for k, given in enumerate(inputs))
+        return mixed_cross_entropy(logits, TARGETS, lam, weight)
+
+    with forward_ad.dual_level():
+        slope = forward_ad.unpack_dual(loss(forward_ad.make_dual(x, v))).tangent
+    step = 1e-6
+    torch.testing.assert_close(slope, (loss(x + step * v) - loss(x - step * v)) / (2 * step), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(("loss", "name"), [(given, "fused"), (limit, "fused"), (limit, "triton"), (sampled, "triton")])
 def test_what_was_asked_for_by_name_is_refused(loss, name) -> None:
     x = normal(6, 4, seed=2)

@@ -56,6 +56,15 @@ def test_not_where_the_kernel_cannot_run_whatever_the_table_says(gpu, monkeypatc
     assert not kernel_is_faster(logits(196, 128, 1000), 10_000)
 
 
+def test_kernels_need_compute_capability_8_and_take_the_most_examples(gpu) -> None:
+    most = ((triton_launch.why_not, triton_launch.MOST_EXAMPLES),
+            (triton_launch.why_not_closed_form, triton_launch.MOST_EXAMPLES_CLOSED_FORM))  # fmt: skip
+    for why_not, b in most:
+        for capability in ((7, 0), (7, 5), (8, 0), (12, 0)):
+            gpu.capability = capability
+            assert (why_not(logits(1, b, 3)) is None) is (capability >= (8, 0))
+
+
 def test_not_on_the_cpu_and_not_without_measurements(gpu, monkeypatch) -> None:
     assert not kernel_is_faster(logits(196, 128, 1000, device="cpu"), 10_000)
     monkeypatch.setattr(crossover, "MEASURED", {})

@@ -9,8 +9,8 @@ import torch
 from tests.functional.oracles import loss_loop, make_targets, normal, rng, simplex
 from torch import Tensor
 
-from multimix.functional import attend, mixed_cross_entropy, sample_weights, sampling
-from multimix.kernels import logits_space
+from multimix.functional import attend, expected_mixed_cross_entropy, mixed_cross_entropy, sample_weights, sampling
+from multimix.kernels import closed_form, logits_space, ops
 from multimix.kernels.closed_form import _expected
 from multimix.kernels.ops import _mixed, _sampled, _sampled_forward, refuse_capture, sampled_cross_entropy
 from multimix.kernels.targets import Targets
@@ -22,15 +22,15 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("depth", [1.0, 100.0, 300.0, 1e4])
+@pytest.mark.parametrize(("b", "depth"), [(4, 1.0), (4, 100.0), (64, 100.0), (4, 300.0), (4, 1e4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_classes_deep_below_the_first_do_not_underflow(depth, dtype) -> None:
-    # Every class is first for one example: a uniform mixture lies three quarters of the depth below all first ones.
-    logits = -depth * (1 - torch.eye(4, dtype=dtype)[None])
-    sums = logits_space.Accumulator(logits, torch.arange(4), gradient=True)
-    sums.add(slice(0, 1), torch.full((1, 3, 4), 0.25, dtype=dtype), torch.ones(1, 3, dtype=dtype))
+def test_classes_deep_below_the_first_do_not_underflow(b, depth, dtype) -> None:
+    # Every class is first for one example: a uniform mixture lies (b - 1) / b of the depth below all first ones.
+    logits = -depth * (1 - torch.eye(b, dtype=dtype)[None])
+    sums = logits_space.Accumulator(logits, torch.arange(b), gradient=True)
+    sums.add(slice(0, 1), torch.full((1, 3, b), 1 / b, dtype=dtype), torch.ones(1, 3, dtype=dtype))
     loss, gradient = sums.finish()
-    torch.testing.assert_close(loss, torch.tensor([3 * math.log(4)], dtype=dtype), rtol=1e-5, atol=1e-7 * depth)
+    torch.testing.assert_close(loss, torch.tensor([3 * math.log(b)], dtype=dtype), rtol=1e-5, atol=1e-7 * depth)
     torch.testing.assert_close(gradient, torch.zeros_like(logits), rtol=0, atol=1e-6)
 
 
@@ -72,6 +72,21 @@ def test_a_cuda_graph_would_repeat_what_comes_from_the_host(monkeypatch) -> None
     refuse_capture(torch.device("cpu"))
     with pytest.raises(RuntimeError, match="compute the loss outside"):
         refuse_capture(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("limit", [False, True])
+def test_operators_that_take_from_the_host_ask_whether_they_are_captured(limit, monkeypatch) -> None:
+    asked: list[torch.device] = []
+    for module in (ops, closed_form):
+        monkeypatch.setattr(module, "refuse_capture", asked.append)
+    logits, labels = normal(1, 4, 3, seed=0), torch.arange(4) % 3
+    if limit:
+        expected_mixed_cross_entropy(logits, labels, implementation="fused")
+    else:
+        sampled_cross_entropy(
+            logits, labels, None, torch.tensor(1), n=5, m=None, alpha=(0.5, 2.0), normalize="position"
+        )
+    assert asked == [logits.device]
 
 
 def test_negative_classes_do_not_count_from_the_end() -> None:

@@ -86,7 +86,7 @@ def _parts(method, model, images, labels, generator):
     clean = F.cross_entropy(model(images), labels)
     of_model = loss(model(mix(*to_model)[1].detach()), *to_model)
     of_block = loss(method.encoder.model(mixed), *to_block)
-    ratio = max(abs(float(mask.detach().mean()) - to_block.lam) - 0.1, 0)
+    ratio = ((mask.mean() - to_block.lam).abs() - 0.1).clamp(min=0)
     assert 0.08 < to_model.lam < 0.92
     return clean, of_model, of_block, ratio
 
@@ -104,10 +104,11 @@ def test_who_is_trained_by_what(method, model, images, labels) -> None:
     for parameter in method.encoder.model.parameters():  # a teacher unlike the model
         parameter.mul_(1.1)
     method(model, images, labels, seeded(2)).loss.backward()
-    clean, of_model, _, _ = _parts(method, model, images, labels, seeded(2))
-    expected = torch.autograd.grad(clean + of_model, list(model.parameters()))
-    for parameter, gradient in zip(model.parameters(), expected, strict=True):
-        assert torch.allclose(parameter.grad, gradient, atol=1e-6)
+    clean, of_model, of_block, ratio = _parts(method, model, images, labels, seeded(2))
+    for module, loss in ((model, clean + of_model), (method.block, of_block + 0.1 * ratio)):
+        expected = torch.autograd.grad(loss, list(module.parameters()))
+        for parameter, gradient in zip(module.parameters(), expected, strict=True):
+            assert torch.allclose(parameter.grad, gradient, atol=1e-6)
     assert all(p.grad is None for p in method.encoder.parameters())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.block.parameters())
     assert not any(p.requires_grad for p in method.encoder.parameters())
@@ -155,6 +156,13 @@ def test_momentum_encoder_is_its_recursion(model) -> None:
         expected = [mu * e + (1 - mu) * p.detach().double() for e, p in zip(expected, model.parameters(), strict=True)]
     for mine, e in zip(follower.model.parameters(), expected, strict=True):
         assert torch.allclose(mine.double(), e, atol=1e-5)
+
+
+def test_momentum_encoder_normalises_by_its_own_mini_batches_whatever_the_mode_of_the_model() -> None:
+    net = SplitModel([nn.BatchNorm2d(3)], nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(3, 2)).eval()
+    follower = MomentumEncoder(net, start=0.9, end=1.0, steps=10)
+    features = follower.model.features(torch.rand(4, 3, 5, 5, generator=seeded(0)))
+    assert torch.allclose(features.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
 
 
 def test_state_dictionary_holds_block_encoder_and_position(method, model, images, labels) -> None:

@@ -48,12 +48,16 @@ def test_loss_is_the_sum_of_its_parts(method, model, images, labels, weight: flo
     expected = F.cross_entropy(model(images), labels)
     expected = expected + lam * F.cross_entropy(model(mixed), labels)
     expected = expected + (1 - lam) * F.cross_entropy(model(mixed), labels[partner])
-    ends, between = model.embed(images).double(), model.embed(mixed).double()
+    # The ends are constants: they are not to move towards what lies between them.
+    ends, between = model.embed(images).detach().double(), model.embed(mixed).double()
     for i in range(7):
         for share, j in ((lam, i), (1 - lam, int(partner[i]))):
             expected = expected + weight * share * ((between[i] - ends[j]) ** 2).sum() / (7 * 6)
     assert torch.allclose(out.loss.double(), expected.double(), atol=1e-5)
     assert torch.equal(out.logits, model(images))
+    trained = [*model.parameters(), *method.parameters()]
+    found, wanted = (torch.autograd.grad(loss, trained) for loss in (out.loss, expected))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted, strict=True))
 
 
 def test_both_are_trained_and_the_ends_are_not_pulled(method, model, images, labels) -> None:

@@ -134,6 +134,17 @@ def test_equal_outputs_are_told_apart_at_the_authors_price(monkeypatch) -> None:
     assert added[3] == pytest.approx([0, 3 / 16], abs=1e-9)
 
 
+def test_the_prior_of_a_block_is_eta_of_all_blocks_times_its_logarithm(monkeypatch) -> None:
+    costs, masks = [], CoMixup.masks
+    monkeypatch.setattr(CoMixup, "masks", lambda self, cost, *rest: costs.append(cost) or masks(self, cost, *rest))
+    saliency = torch.rand(5, 16, 16, generator=seeded(0))
+    CoMixup(eta=0.05).mix_salient(numbered(5), torch.eye(5), saliency, seeded(1))
+    shown = nn.functional.avg_pool2d(saliency, 4).double()
+    prior = (-(costs[0][0] + shown / shown.sum((1, 2), keepdim=True)) * 16 / 0.05).exp()
+    assert torch.allclose(prior, prior[:, :1, :1].expand_as(prior), rtol=1e-3)
+    assert prior[:, 0, 0].sum() == pytest.approx(1, abs=1e-5)
+
+
 @pytest.mark.parametrize(("b", "height", "width"), [(1, 16, 16), (5, 16, 24), (23, 9, 17), (4, 3, 8)])
 def test_targets_match_what_was_mixed(b: int, height: int, width: int) -> None:
     images, labels = numbered(b, max(height, width))[..., :height, :width], torch.arange(b)

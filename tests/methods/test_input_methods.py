@@ -10,6 +10,7 @@ from scipy import stats
 from tests.methods.conftest import numbered, seeded
 
 from multimix.methods import CutMix, Either, Erm, FMix, InputMixup, OptTransMix, ZetaMixup
+from multimix.methods.pairs import Pairing
 
 METHODS = [
     InputMixup(), InputMixup(alpha=0.2), CutMix(), CutMix(alpha=0.3), Either(CutMix(), InputMixup(), p=0.5), FMix(),
@@ -85,16 +86,18 @@ def test_combinations_that_do_not_exist(options) -> None:
 
 
 def test_cutmix_box_is_the_published_one() -> None:
-    # The area before clipping is (1 - lam) of the image with lam ~ U[0, 1]; of the boxes not cut off by a border the
-    # sides are int(size sqrt(1 - lam)) rounded down to even, and every pixel column is inside one interval.
-    size = 32
+    # As rand_bbox of the authors has it, whose boxes have no odd sides but at the border.
+    size = 33
     for seed in range(300):
+        generator, pixels = seeded(seed), torch.arange(size)
+        lam, partner = Pairing.draw(2, 1.0, generator, pixels.device)
+        half = int(size * math.sqrt(1 - lam)) // 2
+        offsets = [pixels - torch.randint(size, (), generator=generator) for _ in ("rows", "columns")]
+        rows, columns = ((-half <= offset) & (offset < half) for offset in offsets)
         mixed, soft = CutMix().mix(numbered(2, size), torch.arange(2), 2, seeded(seed))
         pasted = mixed[0, 0] != 1
-        rows, columns = pasted.any(1), pasted.any(0)
-        assert torch.equal(pasted, rows[:, None] & columns[None])  # a rectangle
-        if soft[0, 0] < 1:
-            assert math.isclose(float(soft[0, 1]), float(pasted.float().mean()), abs_tol=1e-6)
+        assert torch.equal(pasted, rows[:, None] & columns & (partner[0] == 1))
+        assert math.isclose(float(soft[0, 1]), float(pasted.float().mean()), abs_tol=1e-6)
 
 
 def test_cutmix_area_distribution_matches_an_independent_simulation() -> None:

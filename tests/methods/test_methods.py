@@ -140,6 +140,22 @@ def test_multimix_is_the_criterion_on_the_embeddings(model, images, labels) -> N
     assert torch.allclose(MultiMix(30)(model, images, labels, seeded(4)).loss, expected)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (MultiMix, {}),
+        (
+            DenseMultiMix,
+            {"attention": "cam", "nonlinearity": "softmax", "detach_attention": False, "normalize": "global"},
+        ),
+    ],
+)
+def test_every_option_is_the_criterion_s(kind, options) -> None:
+    options = {"n": math.inf, "m": 30, "alpha": (3.0, 4.0), "rescale": True, "spread_weight": 0.5, **options}
+    found = kind(**options).criterion
+    assert {name: getattr(found, name) for name in options} == options
+
+
 def test_multimix_at_the_input_mixes_images(model, images, labels) -> None:
     generator = torch.Generator().manual_seed(int(mm.random.draw_seed(seeded(4))))
     lam = mm.functional.sample_weights(6, 7, m=3, alpha=1.0, generator=generator)

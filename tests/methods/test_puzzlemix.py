@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.optimize import linear_sum_assignment
 from tests.methods.conftest import numbered, seeded
 from torch import nn
 
 from multimix.methods import DenseLoss, PuzzleMix
 from multimix.methods.graph_cut import energy, labelling
+from multimix.methods.pairs import Pairing
 from multimix.methods.saliency import clean_pass, input_saliency
 from multimix.methods.transport import block_transport, distances, move_blocks
 from multimix.models import SplitModel
@@ -73,6 +75,15 @@ def test_two_label_energy_is_lost_saliency_smoothness_and_prior_written_out() ->
     assert np.ptp(constants) < 1e-9  # equal for every mask, up to a constant
 
 
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_the_prior_of_k_labels_is_binomial(k: int) -> None:
+    blocks, lam, cells = 4, 0.3, torch.zeros(2, 3, 8, 8, dtype=torch.double)
+    saliency = torch.zeros(2, blocks, blocks, dtype=torch.double)
+    unary, _, _ = PuzzleMix(n_labels=k, eta=0.7)._energy(saliency, cells, torch.tensor([1, 0]), lam, blocks)
+    log_p = torch.from_numpy(stats.binom(k - 1, 1 - lam).logpmf(range(k)))
+    assert torch.allclose(unary, (-0.7 / blocks**2 * log_p).expand_as(unary), atol=1e-6)
+
+
 @pytest.mark.parametrize("grid", [(2, 2), (4, 4), (3, 5), (8, 8)])
 def test_transport_is_the_optimal_assignment(grid) -> None:
     generator, positions = seeded(0), grid[0] * grid[1]
@@ -93,6 +104,24 @@ def test_transport_is_the_optimal_assignment(grid) -> None:
             assert math.isclose(cost[row.numpy(), np.arange(positions)].sum(), best, abs_tol=1e-5)
     assert moved > 0 or positions == 4
     assert distances(*grid).max() <= 2
+
+
+def test_each_image_is_moved_by_its_own_saliency(monkeypatch) -> None:
+    asked: list[torch.Tensor] = []
+
+    def spy(saliency: torch.Tensor, kept: torch.Tensor, eps: float) -> torch.Tensor:
+        asked.append(saliency)
+        return block_transport(saliency, kept, eps)
+
+    monkeypatch.setattr("multimix.methods.puzzlemix.block_transport", spy)
+    saliency = torch.rand(5, 16, 16, generator=seeded(0))
+    PuzzleMix(blocks=(4,)).mix_salient(numbered(5), torch.eye(5), saliency, seeded(3))
+    of_blocks = nn.functional.avg_pool2d(saliency, 4)
+    of_blocks = of_blocks / of_blocks.sum((1, 2), keepdim=True)
+    partner = Pairing.draw(5, 1.0, seeded(3), saliency.device).partner
+    assert (partner != torch.arange(5)).any()
+    for found, wanted in zip(asked, (of_blocks, of_blocks[partner]), strict=True):
+        assert torch.allclose(found, wanted)
 
 
 def test_moved_blocks_are_those_named() -> None:

@@ -5,6 +5,8 @@ mean and the deviation of its pixels. Patterns that are orthogonal, and means th
 content and style is in a mixed image.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -74,6 +76,22 @@ def test_stylemix_ratios_are_independent_beta() -> None:
     for found in (contents, styles):
         assert stats.kstest(found, stats.beta(0.7, 0.7).cdf).pvalue > 1e-3
     assert stats.spearmanr(contents, styles).pvalue > 1e-3
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_stylemix_gives_no_content_in_any_style_a_negative_weight(seed: int) -> None:
+    # Channels name content and style: 0 and 1 an image in its own style, 2 and 3 in that of the other. Pixels would not
+    # show the weights, since the decoded ones are cut off at 0 and 1.
+    method = StyleMix(alpha=1.0, **FILES)
+    features = torch.eye(2, 4)[..., None, None]
+    networks = SimpleNamespace(encode=lambda images, side: features, decode=lambda mixed, like: mixed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("multimix.methods.stylemix.adain", lambda content, style: content.roll(2, 1))
+        patch.setattr(method, "networks", lambda device: networks)
+        weights, _ = method.mix(torch.rand(2, 3, SIDE, SIDE), torch.arange(2), 2, seeded(seed))
+    assert weights.min() > -1e-6
+    assert torch.allclose(weights.sum(1), torch.ones(2, 1, 1), atol=1e-5)
 
 
 @given(b=st.integers(1, 6), seed=st.integers(0, 10_000))

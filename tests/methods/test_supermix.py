@@ -103,13 +103,19 @@ def test_masks_keep_what_the_teacher_recognises() -> None:
 
 
 def test_a_mixture_does_not_depend_on_its_batch() -> None:
-    labels = torch.tensor([0, 1, 2, 3, 1, 0])
-    images = lit(labels).unflatten(0, (3, 2))
-    goal = torch.rand(3, 4, generator=seeded(2)).softmax(1)
-    together = optimise_masks(Quadrants(), images, goal, width=4, max_iter=6)
-    for i in range(3):
-        alone = optimise_masks(Quadrants(), images[i : i + 1], goal[i : i + 1], width=4, max_iter=6)
+    pairs = torch.tensor([[0, 1], [2, 3], [1, 0], [3, 0]])
+    images, of_class = lit(pairs.flatten()).unflatten(0, (4, 2)), torch.eye(5)[pairs]
+    goal = torch.lerp(of_class[:, 0], of_class[:, 1], torch.tensor([[0.5], [0.7], [0.3], [0.6]]))
+
+    def teacher(x: Tensor) -> Tensor:
+        return torch.cat([Quadrants()(x), torch.full((len(x), 1), 7.0)], 1)
+
+    together = optimise_masks(teacher, images, goal, width=4, max_iter=2)
+    assert together.reached.tolist() == [True, False, True, True]  # after one step, not at all, after two, after one
+    for i in range(4):
+        alone = optimise_masks(teacher, images[i : i + 1], goal[i : i + 1], width=4, max_iter=2)
         assert torch.allclose(alone.masks[0], together.masks[i], atol=1e-4)
+        assert alone.reached[0] == together.reached[i]
 
 
 def test_more_sparsity_gives_masks_nearer_to_zero_and_one() -> None:
@@ -126,18 +132,17 @@ def test_more_sparsity_gives_masks_nearer_to_zero_and_one() -> None:
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("b", [1, 2, 5])
 def test_unconfirmed_mixtures_have_the_shares_of_their_pixels(k: int, b: int) -> None:
-    class Noise(Constant):
-        """Never confirms, but moves the masks."""
+    class Whole(nn.Module):
+        """Sees image i as class i, and class 0, which is in no image, in every mixture."""
 
         def forward(self, images: Tensor) -> Tensor:
-            fall = images[:, 0, :, : images.shape[3] // 2].mean((1, 2))[:, None] * torch.arange(self.c)
-            return fall - 100 * torch.eye(self.c)[0] * images.mean((1, 2, 3))[:, None]
+            near = -100 * (images.mean((1, 2, 3))[:, None] - torch.arange(1.0, b + 1)).square()
+            return torch.cat([torch.full((len(images), 1), -1.0), near], 1)
 
     images = numbered(b)
-    result = SuperMix(Noise(b + 1), k, width=4, max_iter=3).supermix(images, torch.arange(b), b + 1, seeded(1))
-    read = result.targets @ torch.arange(1.0, b + 2)
-    chosen = ~result.reached
-    assert torch.allclose(result.images.mean((1, 2, 3))[chosen], read[chosen], atol=1e-4)
+    result = SuperMix(Whole(), k, width=4, max_iter=3).supermix(images, torch.arange(b), b + 1, seeded(1))
+    assert result.reached.tolist() == [b == 1] * b  # an image alone is no mixture
+    assert torch.allclose(result.images.mean((1, 2, 3)), result.targets @ torch.arange(1.0, b + 2), atol=1e-4)
     assert torch.allclose(result.targets.sum(1), torch.ones(b), atol=1e-5)
     assert ((result.targets > 0).sum(1) <= min(k, b)).all()
     assert torch.equal(images, numbered(b))
@@ -208,6 +213,19 @@ def test_a_set_made_in_advance_is_the_same_after_an_interrupt(tmp_path, splits) 
         assert set(a) == set(b)
         assert all(np.array_equal(a[key], b[key]) for key in a)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.npz", "whole.npz"]
+
+
+def test_no_two_batches_of_sets_are_mixed_by_the_same_draws(tmp_path, splits, monkeypatch) -> None:
+    seeds, mix = [], SuperMix.supermix
+
+    def spy(self: SuperMix, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator):
+        seeds.append(generator.initial_seed())
+        return mix(self, images, targets, num_classes, generator)
+
+    monkeypatch.setattr(SuperMix, "supermix", spy)
+    for seed in (0, 1):
+        build_set(splits, SuperMix(Quadrants(), width=4), tmp_path / f"{seed}.npz", count=20, batch_size=8, seed=seed)
+    assert len(seeds) == len(set(seeds)) > 4
 
 
 def test_a_set_goes_on_with_the_same_data_only(tmp_path, splits) -> None:

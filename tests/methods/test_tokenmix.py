@@ -127,6 +127,15 @@ def test_teacher_is_neither_trained_nor_saved(model, images, labels) -> None:
     assert torch.equal(method(model, images, labels, seeded(0)).loss, out.loss)
 
 
+def test_a_teacher_in_training_predicts_as_in_evaluation() -> None:
+    model = teacher(nn.Sequential(Places(), nn.BatchNorm2d(3), nn.Dropout()))
+    images, labels = torch.rand(6, 3, 16, 16, generator=seeded(0)), torch.arange(6) % 5
+    _, in_training = TokenMix(model.train(), grid=4).mix(images, labels, 5, seeded(0))
+    assert model.training
+    _, in_evaluation = TokenMix(model.eval(), grid=4).mix(images, labels, 5, seeded(0))
+    assert torch.equal(in_training, in_evaluation)
+
+
 def test_it_says_that_it_has_no_teacher() -> None:
     with pytest.warns(UserWarning, match="TokenMix has no teacher, so its label weights are shares of the area"):
         TokenMix()

@@ -44,10 +44,10 @@ def without_batch_norm(build):
 
 
 class Recording(methods.Erm):
-    """ERM that notes what its generator would draw."""
+    """ERM that notes what its generator would draw, and what dropout would."""
 
     def forward(self, model, images, targets, generator=None, **extras):
-        self.draws.append(torch.rand(4, generator=generator).tolist())
+        self.draws += [torch.rand(4, generator=source).tolist() for source in (generator, None)]
         return super().forward(model, images, targets, generator, **extras)
 
 
