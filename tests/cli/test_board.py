@@ -51,9 +51,10 @@ def test_plain_lines_when_runs_end_and_when_all_is_silent(clock: list[float]) ->
     assert rest[2] == "4/4  erm, seed 2: finished"
 
 
-def test_what_a_resumed_run_had_done_before_does_not_count_as_fast(clock: list[float]) -> None:
+def test_neither_what_a_resumed_run_had_done_nor_the_start_of_the_workers_counts(clock: list[float]) -> None:
     shown = board.Board(JOBS[:1], total=1, file=io.StringIO())
     assert shown.remaining() is None
+    clock[0] += 30
     shown.progress(JOBS[0], report(9, 0))
     assert shown.remaining() is None
     clock[0] += 10
