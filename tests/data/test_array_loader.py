@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as tv
 
-from multimix.data import ArrayDataset, Loader, loader
+from multimix.data import ArrayDataset, Loader, loader, loaders, readers
 from multimix.data.readers import ArrayReader
+from multimix.random import make_generator
 
 
 def numbered(count: int, size: int = 8) -> ArrayDataset:
@@ -105,6 +106,22 @@ def test_augmentation_follows_the_example_through_any_batch_size_and_changes_wit
     assert torch.equal(first, augmented(0, batch_size=12))
     assert not torch.equal(first, augmented(1, batch_size=4))
     assert not torch.equal(first, augmented(0, batch_size=4, seed=1))
+
+
+def test_order_and_augmentation_of_every_epoch_have_a_stream_of_their_own(monkeypatch) -> None:
+    streams = []
+
+    def noted(*parts: object) -> torch.Generator:
+        generator = make_generator(*parts)
+        streams.append(generator.initial_seed())
+        return generator
+
+    for module in (loaders, readers):
+        monkeypatch.setattr(module, "make_generator", noted)
+    batches = loader(pictures(), batch_size=5, train=True, augment="crop-flip")
+    for epoch in range(3):
+        list(batches.batches(epoch))
+    assert len(streams) == len(set(streams)) == 6
 
 
 def test_images_targets_and_extras_belong_together() -> None:

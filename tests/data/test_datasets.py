@@ -22,10 +22,11 @@ def test_labels_become_int64_and_subsets_keep_everything_together() -> None:
         extras={"domain": torch.arange(5.0)},
         image_size=16,
     )
-    part = dataset.subset(torch.tensor([4, 1]))
-    assert part.labels.dtype == torch.int64
-    assert part.labels.tolist() == part.images[:, 0, 0, 0].tolist() == part.extras["domain"].tolist() == [4, 1]
-    assert part.image_size == 16
+    for order in ([4, 1], [2, 0, 3, 1, 4]):
+        part = dataset.subset(torch.tensor(order))
+        assert part.labels.dtype == torch.int64
+        assert part.labels.tolist() == part.images[:, 0, 0, 0].tolist() == part.extras["domain"].tolist() == order
+        assert part.image_size == 16
 
 
 @pytest.mark.parametrize(

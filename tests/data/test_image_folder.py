@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2 import functional as tv
 
 from multimix.data import ArrayDataset, FileDataset, UnreadableImageError, load, pictures
 from multimix.data import files as data_files
@@ -68,6 +69,8 @@ def test_validation_and_subset_are_disjoint_parts_of_the_training_images(tmp_pat
     assert set(train) | set(val) <= rows
     assert len(set(train)) == 6
     assert data.val.labels.tolist() == [0, 1, 2]
+    other = load("imagefolder", root=root, per_class=2, val_per_class=1, subset_seed=5)
+    assert not torch.equal(other.train.images, data.train.images)
 
 
 def test_large_images_stay_in_their_files_and_small_sizes_are_decoded(tmp_path: Path, tree) -> None:
@@ -79,6 +82,15 @@ def test_large_images_stay_in_their_files_and_small_sizes_are_decoded(tmp_path: 
     small = load("imagefolder", root=root, image_size=16)
     assert isinstance(small.train, ArrayDataset)
     assert small.train.images.shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 24), (24, 40)])
+def test_images_that_are_not_square_are_cut_in_the_middle(tmp_path: Path, tree, width, height) -> None:
+    root = tree(tmp_path, COUNTS, width=width, height=height)
+    found = load("imagefolder", root=root, image_size=16).train
+    assert isinstance(found, ArrayDataset)
+    for ours, (picture, _) in zip(found.images, ImageFolder(root / "train"), strict=True):
+        assert torch.equal(ours, tv.pil_to_tensor(tv.center_crop(tv.resize(picture, [16]), [16, 16])))
 
 
 def test_more_than_the_memory_limit_stays_in_the_files(tmp_path: Path, tree, monkeypatch) -> None:

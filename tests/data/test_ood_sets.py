@@ -97,6 +97,14 @@ def test_large_images_stay_in_their_files_and_grey_ones_have_one_channel(tmp_pat
         ood_set(f"x={tmp_path}", image_size=224, channels=1)
 
 
+def test_grey_is_the_luma_of_the_colours(tmp_path: Path) -> None:
+    for name, colour in (("a", (255, 0, 0)), ("b", (0, 255, 0)), ("c", (0, 0, 255)), ("d", (200, 200, 200))):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{name}.png")
+    grey = ood_set(f"x={tmp_path}", image_size=8, channels=1)
+    # 0.299, 0.587 and 0.114 of white; what was grey stays as it was
+    assert grey.images[:, 0, 3, 5].tolist() == [76, 150, 29, 200]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("place", ["", "dtd", "dtd/dtd"])
 def test_dtd_wherever_it_is_unpacked(tmp_path: Path, place: str) -> None:
     write(tmp_path / place / "images" / "banded" / "banded_1.jpg", 40)
@@ -203,6 +211,14 @@ def test_tiny_imagenet_cropped_and_resized(tmp_path: Path) -> None:
     write(tmp_path / "large" / "0.png", 200)
     with pytest.raises(ValueError, match=r"images of 200x200 pixels in .*large are not of tinyimagenet-crop"):
         ood_set(f"tinyimagenet-crop={tmp_path / 'large'}", image_size=32)
+
+
+def test_crops_begin_at_every_place_where_they_fit(tmp_path: Path) -> None:
+    pixels = np.arange(81, dtype=np.uint8).reshape(9, 9)
+    for k in range(60):
+        Image.fromarray(pixels).save(tmp_path / f"{k}.png")
+    crops = ood_set(f"lsun-crop={tmp_path}", image_size=8, generator=generator())
+    assert set(crops.images[:, 0, 0, 0].tolist()) == {0, 1, 9, 10}  # type: ignore[union-attr]
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

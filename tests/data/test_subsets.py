@@ -46,6 +46,12 @@ def test_larger_subsets_contain_smaller_ones_and_the_parts_do_not_move_each_othe
     assert chosen(5, 0, seed=1)[0] != chosen(5, 0)[0]
 
 
+def test_every_class_has_a_shuffle_of_its_own() -> None:
+    labels = torch.arange(200) // 100
+    for chosen in choose(labels, ["a", "b"], per_class=10, held_out=10, seed=0):
+        assert not torch.equal(chosen[:10] + 100, chosen[10:])
+
+
 def test_every_example_is_equally_likely() -> None:
     labels = torch.zeros(10, dtype=torch.int64)
     hits = torch.zeros(10)

@@ -80,6 +80,18 @@ def test_a_faster_rcnn_samples_from_its_own_seed(images: detection.DetectionImag
     assert found[0] != found[2]
 
 
+def test_every_step_draws_anew(images: detection.DetectionImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds, seed = [], fine_tuning.seed_global_state
+
+    def noted(value: int, device: torch.device) -> None:
+        seeds.append(value)
+        seed(value, device)
+
+    monkeypatch.setattr(fine_tuning, "seed_global_state", noted)
+    detection.fine_tune(detector(), images, settings(epochs=2))
+    assert len(seeds) == len(set(seeds)) == 6
+
+
 def test_a_loss_that_is_not_finite_ends_it(images: detection.DetectionImages) -> None:
     with pytest.raises(ValueError, match=r"no longer finite \(.*classification.*\): use a lower learning rate"):
         detection.fine_tune(detector(), images, settings(lr=1e20, epochs=20))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from multimix.evaluation import attack_checks
 from multimix.evaluation.attack_checks import Finding, check_attack
 from multimix.evaluation.surrogate import distil
 
@@ -65,6 +66,18 @@ def test_batches_of_any_size_find_the_same() -> None:
         check_attack(net(), images, labels[:50], batch_size=7)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         check_attack(net(), images, labels, batch_size=0)
+
+
+def test_a_larger_ball_is_crossed_in_longer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    pgd, seen = attack_checks.pgd, set()
+
+    def noted(model: object, x: Tensor, y: Tensor, eps: float, step_size: float, *rest: object, **options: object):  # type: ignore[no-untyped-def]
+        seen.add((round(eps, 9), round(step_size, 9)))
+        return pgd(model, x, y, eps, step_size, *rest, **options)
+
+    monkeypatch.setattr(attack_checks, "pgd", noted)
+    check(net(), eps=0.04, step_size=0.01, steps=3)
+    assert {(0.01, 0.0025), (0.02, 0.005), (0.08, 0.02), (0.16, 0.04)} <= seen
 
 
 def test_training_mode_is_seen_and_left() -> None:
@@ -151,6 +164,8 @@ def test_a_surrogate_learns_what_the_model_answers_without_the_global_rng() -> N
     student = distil(model, images[100:], steps=60, generator=torch.Generator().manual_seed(0))
     assert torch.equal(state, torch.get_rng_state())
     assert (student(images[:100]).argmax(1) == labels[:100]).float().mean() > 0.95
+    norms = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {int(norm.num_batches_tracked) for norm in norms} == {60}, "statistics too are those of its training"
     again = distil(model, images[100:], steps=60, generator=torch.Generator().manual_seed(0))
     assert torch.equal(student(images), again(images))
     with pytest.raises(ValueError, match=r"pixels in \[0, 1\]"):

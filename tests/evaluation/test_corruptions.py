@@ -91,6 +91,13 @@ def test_brightness_raises_the_value_of_hsv() -> None:
         assert after == pytest.approx(colorsys.hsv_to_rgb(hue, saturation, min(value + 0.2, 1)), abs=1e-5)
 
 
+@pytest.mark.parametrize("of", list(constants.CONSTANTS))
+def test_constants_are_the_ones_asked_for_whatever_the_size(of: constants.ConstantsOf) -> None:
+    grey = torch.full((1, 3, 32, 32), 0.25)
+    for severity, (amount,) in enumerate(constants.CONSTANTS[of]["brightness"], start=1):
+        torch.testing.assert_close(corrupt(grey, "brightness", severity, constants=of), grey + amount)
+
+
 def test_contrast_shrinks_the_standard_deviation_and_keeps_the_mean() -> None:
     images = 0.3 + 0.4 * pictures()
     faded = corrupt(images, "contrast", 2)
@@ -189,6 +196,18 @@ def test_the_affine_part_of_the_elastic_transform_is_opencvs() -> None:
     assert np.abs(ours.numpy() - expected).max() < 0.03
 
 
+def test_the_displacements_of_the_elastic_transform_are_scipys() -> None:
+    images, draws = pictures(b=1, c=1).double(), generator(5)
+    ours = kinds.elastic_transform(images, generator(5), 0.08, 0.05, 0.0)[0, 0]
+    torch.empty(1, 3, 2).double().uniform_(generator=draws)  # for the affine part, which is the identity here
+    noise = torch.empty(2, 32, 32).double().uniform_(-1, 1, generator=draws).numpy()
+    right, down = (0.08 * 32 * ndimage.gaussian_filter(n, 0.05 * 32, mode="reflect", truncate=3) for n in noise)
+    rows, columns = np.mgrid[:32, :32]
+    at = [rows + down, columns + right]
+    expected = ndimage.map_coordinates(images[0, 0].numpy(), at, order=1, mode="reflect")
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-6)
+
+
 def test_plasma_is_the_diamond_square_algorithm() -> None:
     draws, n = generator(3), 8
     ours = filters.plasma(1, n, 2.0, torch.zeros(0).double(), generator(3))[0]
@@ -258,6 +277,24 @@ def test_snow_falls_on_black_and_leaves_white() -> None:
     assert torch.equal(flakes[:, 0], flakes[:, 1])
     torch.testing.assert_close(flakes, flakes.flip(-1, -2))
     assert torch.equal(corrupt(white, "snow", 5, generator=generator()), white)
+
+
+def test_what_snow_covers_is_as_bright_as_its_luma() -> None:
+    colours = 0.2 * torch.eye(3).view(3, 3, 1, 1).expand(3, 3, 16, 16)
+    # Nothing reaches the threshold of flakes.
+    covered = kinds.snow(colours, generator(), 0.0, 0.0, 1.0, 1.0, 10, 4, 0.8)
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1, 1)
+    torch.testing.assert_close(covered, 0.8 * colours + 0.2 * (0.5 + 1.5 * 0.2 * luma).expand(colours.shape))
+
+
+def test_snow_falls_down_and_motion_goes_sideways() -> None:
+    noise = torch.rand(40, 1, 32, 32, generator=generator())
+    streaks = {"down": corrupt(0 * noise, "snow", 3, generator=generator())}
+    streaks["across"] = corrupt(noise, "motion_blur", 3, generator=generator(1))
+    for direction, images in streaks.items():
+        down, across = (images.diff(dim=dim).square().mean((1, 2, 3)) for dim in (2, 3))
+        smoother = down < across if direction == "down" else across < down
+        assert smoother.float().mean() > 0.9, direction
 
 
 @pytest.mark.parametrize(

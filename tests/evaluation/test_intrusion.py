@@ -164,6 +164,14 @@ def test_dense_multimix_averages_its_mixed_features() -> None:
     torch.testing.assert_close(mean, model.embed(images).mean(0).detach(), rtol=0.02, atol=0.005)
 
 
+def test_positions_that_nobody_attends_to_count_for_nothing() -> None:
+    model = SplitModel([nn.Identity()], nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(3, 5))
+    features = batch()[0][:, :, :2, :2]
+    features[:, :, 0, 1] = 0
+    found = ev.mixed_embeddings(methods.DenseMultiMix(n=20), model, features, torch.arange(10) % 5)
+    torch.testing.assert_close(found.targets.sum(1), torch.ones(20))
+
+
 def test_dense_multimix_needs_embeddings_that_are_means() -> None:
     model, (images, targets) = net(), batch()
     model.pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())

@@ -91,6 +91,11 @@ def test_several_maps_of_images_of_several_sizes() -> None:
             assert [found.hit[k, kind], found.energy[k, kind], *(v[k] for v in found[2:])] == pytest.approx(expected)
 
 
+def test_the_least_difference_of_single_precision_is_no_tie() -> None:
+    a = torch.tensor([[1.0, 1 - 2**-24]])
+    assert pointing_game([a], [[(0, 0, 1, 1)]], [(1, 2)]).hit.item() == 1
+
+
 def test_uniform_attention_is_chance_and_a_full_box_is_everything() -> None:
     found = pointing_game([torch.full((7, 7), 1 / 49)], [[(3.2, 0, 17.9, 11)]], [(31, 40)], tolerance=3)
     assert found.hit.item() == pytest.approx(found.chance.item())

@@ -47,7 +47,8 @@ def test_rows_hold_last_and_best_over_seeds(make_run: MakeRun) -> None:
     assert cutmix.accuracy_difference.verdict == "higher"
     assert cutmix.ece_difference is not None
     assert cutmix.ece_difference.verdict == "lower"
-    assert "cutmix (+10.33 ± 3.79) is better than ERM" in headline(summary)[0]
+    assert "cutmix (+10.33 ± 3.79) is better than ERM in test accuracy" in headline(summary)[0]
+    assert "cutmix (−5.17 ± 1.90) is better than ERM in calibration error" in headline(summary)[1]
 
 
 def test_csv_has_a_line_for_each_run(make_run: MakeRun) -> None:
@@ -78,6 +79,19 @@ def test_runs_that_differ_in_a_setting_are_different_rows(make_run: MakeRun) -> 
     runs = [make_run("a", lr=0.1), make_run("b", lr=0.5), make_run("c", lr=0.5, seed=1)]
     summary = summarize(runs)
     assert [(row.label, list(row.seeds)) for row in summary.rows] == [("erm, lr=0.1", [0]), ("erm, lr=0.5", [0, 1])]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 96), ("model", "smallnet-w8"), ("precision", "bf16-mixed"), ("augment", "none"),
+        ("average", "ema"), ("per_class", 5), ("accumulate", 2), ("weight_decay", 0.3), ("clip_norm", 1.0),
+    ],
+)  # fmt: skip
+def test_no_setting_of_the_training_is_averaged_over(make_run: MakeRun, name: str, value: object) -> None:
+    summary = summarize([make_run("a"), make_run("b", seed=1, **{name: value})])
+    assert [list(row.seeds) for row in summary.rows] == [[0], [1]]
+    assert summary.rows[1].label == f"erm, {name}={value}"
 
 
 def test_a_row_is_compared_with_erm_of_its_own_settings(make_run: MakeRun) -> None:

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_s
 from multimix import evaluation
 from multimix.reports.evaluated import load_splits
 from multimix.suite import Accuracy
-from multimix.suite.accuracy_page import sections
+from multimix.suite.accuracy_page import _pooled, sections
 from multimix.suite.running import measure
 from multimix.suite.subjects import run_candidates
 from multimix.training import load_run
@@ -25,6 +25,8 @@ def test_everything_equals_scikit_learns(digits_run) -> None:  # type: ignore[no
     y = test.labels.numpy()
     (candidate,) = run_candidates([path], which=["last"])
     found = measure(candidate, Accuracy())
+    # Attacks call it as it is.
+    assert not any(module.training for module in candidate.load().model.modules())
     assert found["accuracy"] == pytest.approx(accuracy_score(y, p.argmax(1)))
     assert found["top5"] == pytest.approx(top_k_accuracy_score(y, p, k=5))
     assert found["nll"] == pytest.approx(log_loss(y, p), rel=1e-5)
@@ -79,6 +81,15 @@ def result(confusion: list[list[int]], classes: int) -> dict[str, object]:
         **dict.fromkeys(("accuracy", "top5", "nll", "ece", "adaptive_ece", "classwise_ece", "confidence"), 0.5),
         "reliability": {"confidences": [None, 0.7], "accuracies": [None, 0.5], "counts": [0, 20]},
     }
+
+
+def test_bins_of_several_runs_are_those_of_all_their_images() -> None:
+    first = {"confidences": [None, 0.6, 0.9], "accuracies": [None, 0.5, 1.0], "counts": [0, 10, 30]}
+    second = {"confidences": [None, 0.7, None], "accuracies": [None, 0.25, None], "counts": [0, 30, 0]}
+    confidences, accuracies, counts = _pooled([first, second])
+    assert counts == [0, 40, 30]
+    assert confidences == [None, pytest.approx((6 + 21) / 40), 0.9]
+    assert accuracies == [None, pytest.approx((5 + 7.5) / 40), 1.0]
 
 
 def test_many_classes_are_shown_by_their_most_frequent_confusions() -> None:

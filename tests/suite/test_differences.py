@@ -7,6 +7,7 @@ import math
 import pytest
 from scipy import stats
 
+from multimix.reports.statistics import Difference
 from multimix.suite.differences import as_rows, differences_from_erm, differences_section
 
 BASELINES = {"cutmix": "erm", "late": "erm"}
@@ -38,6 +39,14 @@ def test_what_is_beyond_the_noise_is_marked() -> None:
     assert (name.text, name.color) == ("cutmix", "#123456")
     assert (top1.text, top1.spread, top1.top) == ("+2.20", "± 0.66", True)
     assert (nll.text, nll.top) == ("+0.00", False)
+
+
+def test_lower_is_as_much_beyond_the_noise_as_higher() -> None:
+    shown = {"a": Difference(-0.5, 0.1, 3), "b": Difference(0.5, 0.1, 3), "c": Difference(-0.5, 0.6, 3)}
+    section = differences_section({label: {"NLL ↓": difference} for label, difference in shown.items()}, {})
+    assert section is not None
+    assert section.table is not None
+    assert [row[1].top for row in section.table.rows] == [True, True, False]
 
 
 def test_one_pair_has_no_interval_and_no_section() -> None:

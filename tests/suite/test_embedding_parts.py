@@ -18,6 +18,7 @@ from multimix.evaluation.projection import umap
 from multimix.models import build
 from multimix.random import make_generator
 from multimix.reports.sampling import sample_classes
+from multimix.suite import intrusion
 from multimix.suite.embedding import Embedding
 from multimix.suite.intrusion import Intrusion
 from multimix.suite.ood import Ood, _histogram, _roc
@@ -155,6 +156,27 @@ def test_intrusion_of_a_runs_own_mixing_and_others(subject: Subject) -> None:
     again = Intrusion(batches=2, batch_size=16, bank=1000, mixers=("cutmix",)).evaluate(subject, Memory(), quiet)
     assert again == result
     assert part.headline(result)["intrusion distance ↑"] == result["mixings"]["MultiMix"]["normalized"]["mean"]
+
+
+def test_a_class_may_intrude_until_its_weight_is_above_the_threshold(subject: Subject) -> None:
+    part = Intrusion(batches=1, batch_size=16)
+    low, high = (replace(part, threshold=t).evaluate(subject, Memory(), quiet)["mixings"] for t in (0.25, 0.9))
+    assert high["MultiMix"]["raw"]["mean"] < low["MultiMix"]["raw"]["mean"]
+
+
+def test_the_bank_what_is_mixed_and_the_mixing_are_drawn_independently(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = {}
+
+    def noted(*parts: object) -> torch.Generator:
+        generator = make_generator(*parts)
+        streams[parts] = generator.initial_seed()
+        return generator
+
+    monkeypatch.setattr(intrusion, "make_generator", noted)
+    Intrusion(batches=1, batch_size=16).evaluate(subject, Memory(), quiet)
+    assert len(streams) == len(set(streams.values())) == 3
 
 
 def test_a_method_without_mixing_says_so(subject: Subject) -> None:

@@ -251,6 +251,16 @@ def test_mistakes_are_one_line_before_anything_is_evaluated(
     assert not (run / "evaluation").exists()
 
 
+@pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("cuda:2", 2)])
+def test_a_gpu_needs_one_more_than_its_number(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(ValueError, match=f"--device {name}: PyTorch finds {count or 'no'} CUDA device"):
+        command.check_device(name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count + 1)
+    command.check_device(name)
+
+
 def test_other_data_and_damaged_models_are_refused(digits_run, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     run = digits_run("classes")
     config = json.loads((run / "config.json").read_text())

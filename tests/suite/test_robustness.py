@@ -141,6 +141,26 @@ def test_error_rates_are_those_of_a_loop(subject: Subject, attacked: dict[str, A
     }
 
 
+def test_every_attack_has_its_options_and_random_starts_of_its_own(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pgd, table, curves, streams = evaluation.pgd, set(), set(), set()
+
+    def noted(model, x, y, eps, step, steps, start, generator, **options):  # type: ignore[no-untyped-def]
+        strength = (round(255 * eps, 3), round(255 * step, 3), steps)
+        (table if options else curves).add((*strength, *options.values()))
+        streams.add(generator.initial_seed())
+        return pgd(model, x, y, eps, step, steps, start, generator, **options)
+
+    monkeypatch.setattr(evaluation, "pgd", noted)
+    part = Attacks(limit=20, curve_limit=20, pgd_eps=6, pgd_step=3, pgd_steps=2, restarts=3)
+    replace(part, curve_eps=(1, 8), curve_steps=(1,)).evaluate(subject, Memory(), quiet)
+    assert table == {(6, 3, 2, 3, "linf"), (127.5, 25.5, 2, 3, "l2")}
+    assert curves == {(1, 0.5, 2), (8, 4, 2)}
+    # Either norm and the curve over eps, in two batches.
+    assert len(streams) == 6
+
+
 def test_mixed_precision_attacks_are_counted_in_full_precision(subject: Subject, attacked: dict[str, Any]) -> None:
     seen = []
     hook = subject.model.classifier.register_forward_hook(lambda module, given, logits: seen.append(logits.dtype))
