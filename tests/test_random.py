@@ -2,7 +2,10 @@
 
 import hashlib
 import itertools
+import os
 import random as python_random
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -150,6 +153,28 @@ def test_threads_that_are_lent_the_global_generator_take_turns() -> None:
         for _ in range(20):
             assert all(map(torch.equal, threads.map(draw, range(4)), expected))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads, which this is about
+def test_a_process_that_is_forked_while_a_thread_is_lent_the_generator_can_be_lent_it_too() -> None:
+    lent, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with random.lending(0):
+            lent.set()
+            go_on.wait(20)
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(hold)
+        assert lent.wait(20)
+        if (child := os.fork()) == 0:
+            signal.alarm(10)
+            with random.lending(1):
+                os._exit(7)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        go_on.set()
+    assert code == 7
 
 
 def test_uniform_is_uniform() -> None:

@@ -9,7 +9,7 @@ Needs torch alone; `multimix.training`, `multimix.data` and `multimix.evaluation
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ._version import __version__
 
@@ -43,14 +43,16 @@ _FROM = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """What is asked for is imported then: the command line answers at once, as torch takes seconds to import."""
-    if name in _FROM:
-        globals()[name] = getattr(import_module(f".{_FROM[name]}", __name__), name)
-        return globals()[name]
-    if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
-        return import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # type checkers would take every misspelled name for Any
+
+    def __getattr__(name: str) -> object:
+        """What is asked for is imported then: the command line answers at once, as torch takes seconds to import."""
+        if name in _FROM:
+            globals()[name] = getattr(import_module(f".{_FROM[name]}", __name__), name)
+            return globals()[name]
+        if name.isidentifier() and not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+            return import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-LOADER_DIED = "DataLoader worker"
+LOADER_DIED = "DataLoader worker (pid"
 """Begins what PyTorch says when the system has killed a process that loads images."""
 
 _OF_THE_MACHINE = {
     LOADER_DIED: "was the memory full? Continue with --resume, perhaps with fewer --workers",
     "allocate memory": "use less of it, by a smaller --batch-size or --image-size, say",
+    "nable to allocate": "use less memory, by a smaller --batch-size or --image-size, say",
     "out of memory": "use less of it, by a smaller --batch-size or --image-size, say",
     "calculation overflowed": "use less memory, by a smaller --batch-size or --image-size, say",
     "Connection closed by peer": "another process of this run has ended; continue with --resume",
@@ -46,6 +47,8 @@ def of_the_machine(error: BaseException) -> str | None:
     >>> of_the_machine(RuntimeError("shapes do not match"))
     """
     text = one_line(error)
+    if isinstance(error, MemoryError) and "allocate" not in text:
+        text = f"out of memory ({text})"
     advice = next((advice for said, advice in _OF_THE_MACHINE.items() if said in text), None)
     return None if advice is None else f"{text.rstrip('.')}: {advice}"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import operator
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -120,6 +121,15 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
 
 
 _one_borrower = threading.RLock()
+
+
+def _renew_after_fork() -> None:
+    global _one_borrower
+    _one_borrower = threading.RLock()  # a forked process lacks the thread that may hold the one before
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_after_fork)
 
 
 @contextmanager

@@ -118,3 +118,13 @@ def test_mistakes_leave_an_earlier_file_alone(grey, tmp_path, capsys, arguments,
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert out.read_text() == "earlier"
+
+
+def test_arguments_of_classify_are_checked(grey) -> None:
+    run, folder = grey
+    with pytest.raises(TypeError, match=r"images must be several files, got 'a\.png': give a list"):
+        classify(run, "a.png")
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        classify(run, [folder], batch_size=0)
+    ((_, error),) = classify(run, [folder])  # a folder, which the machine does not read as a file
+    assert isinstance(error, IsADirectoryError)

@@ -67,6 +67,14 @@ def test_differences_are_paired_by_seed_and_nothing_is_trained_twice() -> None:
     assert "Best test accuracy: 76.67 % with multimix(n=10), +10.00 ± 4.97 points over multimix as it is." in text
 
 
+def test_what_a_method_of_a_later_sweep_does_not_take_is_left_out() -> None:
+    axes = [Axis("n", ["10"]), Axis("attention", ["'cam'"]), Axis("layer", ["1"])]
+    found = points(["dense-multimix", "multimix(n=5)"], axes, {}, recipes.get("digits"), "test_accuracy")
+    assert [point.method for point in found[2:]] == [
+        "dense-multimix(n=10)", "dense-multimix(attention='cam')", "dense-multimix(layer=1)", "multimix(n=5, layer=1)"
+    ]  # fmt: skip
+
+
 def test_the_papers_number_stands_beside_the_same_setting_only() -> None:
     found = points(["dense-multimix"], AXES, {}, recipes.get("cifar100"), "test_accuracy")
     assert [p.paper for p in found] == [81.93, 81.59, None, None]

@@ -66,6 +66,18 @@ def test_whichever_byte_is_flipped_it_is_refused_or_does_not_matter(tmp_path):
     assert refused > 30
 
 
+def test_what_the_machine_refuses_to_read_is_not_taken_for_damage(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save_latest(tmp_path, state(step))
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(PermissionError):
+        load_latest(tmp_path, accept)
+
+
 class Malicious:
     def __reduce__(self):
         return os.system, ("touch executed",)

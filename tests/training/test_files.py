@@ -47,6 +47,8 @@ def test_a_link_stays_one_and_what_is_no_file_stays_what_it_is(tmp_path: Path) -
     write_text(tmp_path / "link", "whole")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").read_text() == "whole"
+    with pytest.raises(OSError, match=r"cannot write .*x: File name too long"):
+        write_text(tmp_path / ("x" * 300), "whole")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="pipe: it is not a file that could be replaced"):
         write_text(tmp_path / "pipe", "whole")

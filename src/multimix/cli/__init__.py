@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         if os.environ.get("MULTIMIX_DEBUG"):
             raise
         fail(one_line(error))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         message = of_the_machine(error)
         if message is None or os.environ.get("MULTIMIX_DEBUG"):
             raise

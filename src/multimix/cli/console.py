@@ -99,5 +99,7 @@ def split_paths(
             options.append(token)
             expected -= 1
         else:
+            if not token:
+                raise ValueError("a path is empty: give it, or leave it out")
             paths.append(Path(token))
     return paths, options

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from ..data.listing import EXTENSIONS, image_files, printable
 from ..data.pictures import OR_SKIP
 from ..errors import one_line
 from ..extras import require
+from ..reports.evaluated import default_device
+from ..training import RunDirectory
 from ..training.classify import class_names, classify
 from .console import split_paths
 from .evaluate import check_device
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
         run,
         files,
         which=options.which,
-        device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=options.device or default_device(RunDirectory(run).read_config()[0]),
         batch_size=options.batch_size,
     )
     broken: list[Path] = []

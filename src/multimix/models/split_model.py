@@ -33,7 +33,8 @@ class SplitModel(nn.Module):
 
     Args:
         stages: modules applied in order. The output of the last is the `features`, (b, d, *spatial) for
-            convolutional networks and (b, t, d) for transformers.
+            convolutional networks and (b, t, d) for transformers. Features (b, d, t) of a network in one dimension
+            need `GlobalAveragePool` as the pool, or they are taken for tokens.
         pool: features -> embeddings (b, d'). If it does more than average the positions or choose a token, it has
             a method `dense` that does the rest at every position, as `multimix.models.Pool` has.
         classifier: embeddings (b, d') -> logits (b, c).

@@ -30,16 +30,17 @@ def training(configs: Sequence[Config]) -> str:
         return several(describe(config) for config in configs)
 
     said = [
-        f"{of(lambda c: c.epochs)} epochs",
-        f"batches of {of(lambda c: c.batch_size)}",
+        f"{of(lambda c: c.epochs)} epoch{'s' if any(c.epochs > 1 for c in configs) else ''}",
+        f"batches of {of(_batch)}",
         of(_optimizer),
         f"learning rate {of(_learning_rate)}",
         f"weight decay {of(_weight_decay)}",
         f"augmentation {of(lambda c: c.augment)}",
         f"precision {of(lambda c: c.precision)}",
     ]
-    extras = [of(describe) for describe in (_start, _clipping, _average, _accumulation) if any(map(describe, configs))]
-    return ", ".join([*said, *extras])
+    return ", ".join(
+        said + [of(describe) for describe, usual in _EXTRAS.items() if {*map(describe, configs)} != {usual}]
+    )
 
 
 def data_name(data: str, root: Path | None) -> str:
@@ -72,17 +73,28 @@ def _weight_decay(config: Config) -> str:
     return f"{config.weight_decay:g}" + ("" if config.decay_all else " (not of biases and normalisation)")
 
 
+def _batch(config: Config) -> str:
+    pieces = f" in {config.accumulate} micro-batches" if config.accumulate > 1 else ""
+    return f"{config.batch_size}{pieces}{', balanced over domains' if config.balance_domains else ''}"
+
+
 def _start(config: Config) -> str:
-    return "from published weights" if config.pretrained else ""
+    return "from published weights" if config.pretrained else "from random weights"
 
 
 def _clipping(config: Config) -> str:
-    return f"gradients clipped to a norm of {config.clip_norm:g}" if config.clip_norm is not None else ""
+    return (
+        "gradients not clipped" if config.clip_norm is None else f"gradients clipped to a norm of {config.clip_norm:g}"
+    )
 
 
 def _average(config: Config) -> str:
-    return f"weights averaged (decay {config.average_decay:g})" if config.average == "ema" else ""
+    return "weights not averaged" if config.average == "none" else f"weights averaged (decay {config.average_decay:g})"
 
 
-def _accumulation(config: Config) -> str:
-    return f"in {config.accumulate} micro-batches" if config.accumulate > 1 else ""
+_EXTRAS: dict[Callable[[Config], str], str] = {
+    _start: "from random weights",
+    _clipping: "gradients not clipped",
+    _average: "weights not averaged",
+}
+"""What is said where some run differs from what is usual."""

@@ -81,10 +81,11 @@ def conditions(summary: Summary, made: str | None = None) -> dict[str, str]:
     images = "; the same images in every run" if alike else ""
     subset = f" ({of('per_class')} of every class{images})" if any(run.config.per_class for run in runs) else ""
     sizes = several(f"{size} × {size}" for size in (run.data_info["image_size"] for run in runs))
+    data = several(data_name(run.config.data, run.config.data_root) for run in runs)
     machines = [run.environment.get("hardware", {}) for run in runs]
     versions = [run.environment.get("versions", {}) for run in runs]
     found = {
-        "Data": f"{of('data')}: {known('num_classes')} classes, {known('train_examples')} training images{subset}, "
+        "Data": f"{data}: {known('num_classes')} classes, {known('train_examples')} training images{subset}, "
         f"{known('test_examples')} test images of {sizes} pixels",
         "Network": of("model"),
         "Training": training([run.config for run in runs]),

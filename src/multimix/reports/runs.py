@@ -192,7 +192,7 @@ def _environment(path: Path) -> Mapping[str, Any]:
     try:
         return _read_json(path) if path.is_file() else {}
     except ValueError as error:
-        raise ValueError(f"{error}: delete it, nothing but the machine of the run is said in it") from None
+        raise ValueError(f"{error}: delete it: it says only on which machine the run was made") from None
 
 
 def _check_data_info(path: Path, info: Any) -> None:

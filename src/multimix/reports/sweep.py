@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,12 +88,10 @@ def points(
         config: what all runs have in common.
         key: as `metric` says.
     """
-    wanted = [("", DEFAULT, base, base) for base in bases] + [
-        (axis.option, value, base, with_option(base, axis.option, value))
-        for axis in axes
-        for base in bases
-        for value in axis.values
-    ]
+    wanted = [("", DEFAULT, base, base) for base in bases]
+    for axis, base in itertools.product(axes, bases):
+        with suppress(ValueError):  # of an earlier sweep: the method has the option already, or does not take it
+            wanted += [(axis.option, value, base, with_option(base, axis.option, value)) for value in axis.values]
     found = []
     for option, value, base, method in wanted:
         accuracies, as_it_is = (_by_seed(runs.get(name, ()), key) for name in (method, base))

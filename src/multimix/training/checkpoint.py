@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import warnings
@@ -36,6 +37,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is none.
         CheckpointError: it is truncated, damaged, of another format, or holds more than plain data.
+        OSError: the machine refuses to read it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
@@ -48,8 +50,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    # What a flipped bit leads to depends on where it is: names that are no text, positions outside of the file.
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # that is of a position outside of the file
+            raise
+        raise CheckpointError(f"{path} is truncated or not a checkpoint ({first_line(error)})") from error
+    # What a flipped bit leads to depends on where it is: names that are no text, for one.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} is truncated or not a checkpoint ({first_line(error)})") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -82,6 +88,7 @@ def load_latest(directory: Path, check: Callable[[dict[str, Any]], None]) -> dic
 
     Raises:
         CheckpointError: there are checkpoints, and none is good.
+        OSError: the machine refuses to read one that may be good.
     """
     if (directory / "next.pt").exists():
         # A kill came between writing it, which is atomic, and the renames.

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data import pictures
 from ..data.pictures import UnreadableImageError
 from ..evaluation.inference import evaluating
+from ..functional._checks import check_count
 from .rundir import RunDirectory
 from .weights import load_run
 
@@ -25,6 +26,7 @@ def class_names(run_dir: Path | str) -> list[str]:
 
     Raises:
         FileNotFoundError: `run_dir` is not a run.
+        ValueError: its config.json is damaged.
     """
     return list(RunDirectory(Path(run_dir)).read_config()[1]["class_names"])
 
@@ -36,7 +38,7 @@ def classify(
     which: Literal["last", "best"] = "last",
     device: torch.device | str = "cpu",
     batch_size: int = 64,
-) -> Iterator[tuple[Path, Tensor | UnreadableImageError]]:
+) -> Iterator[tuple[Path, Tensor | UnreadableImageError | OSError]]:
     """The class probabilities of image files, as the test images of a run are read, resized and cut.
 
     Args:
@@ -52,22 +54,25 @@ def classify(
 
     Raises:
         FileNotFoundError: `run_dir` is not a run, or has no weights yet.
-        ValueError: the weights are damaged.
-        OSError: the machine refuses to read a file.
+        TypeError: `images` is a single path.
+        ValueError: `batch_size` is below 1, or the weights are damaged.
     """
+    check_count("batch_size", batch_size)
+    if isinstance(images, str | Path):
+        raise TypeError(f"images must be several files, got {images!r}: give a list, [{str(images)!r}]")
     _, model = load_run(run_dir, which=which, device=device)
     info = RunDirectory(Path(run_dir)).read_config()[1]
     size, grey = int(info["image_size"]), len(info["mean"]) == 1
 
-    def read(path: Path) -> Tensor | UnreadableImageError:
+    def read(path: Path) -> Tensor | UnreadableImageError | OSError:
         try:
             picture = pictures.fit(pictures.read(path), size)
-        except UnreadableImageError as error:
+        except (UnreadableImageError, OSError) as error:
             return error
         found = pictures.pixels(picture)
         return pictures.luma(found[None])[0] if grey else found
 
-    def run_all() -> Iterator[tuple[Path, Tensor | UnreadableImageError]]:
+    def run_all() -> Iterator[tuple[Path, Tensor | UnreadableImageError | OSError]]:
         paths = map(Path, images)
         with ThreadPoolExecutor(max_workers=4) as readers:  # decoders leave Python to itself
             while chunk := list(islice(paths, batch_size)):

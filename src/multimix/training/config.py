@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +138,7 @@ class Config:
             value = getattr(self, name)
             if value is None:
                 continue
-            # Python's integers have no end, and are not all finite as floating-point numbers.
-            finite = isinstance(value, int) or math.isfinite(value)
+            finite = abs(value) <= sys.float_info.max  # Python's integers have no end; false of NaN
             if not finite or value < low or (strict and value == low):
                 bound = f"{'above' if strict else 'at least'} {low}{'' if finite else ' and finite'}"
                 raise ValueError(f"{name} must be {bound}, got {value}")

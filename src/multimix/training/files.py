@@ -33,8 +33,8 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     Raises:
         OSError: the file cannot be written (the disk is full, no permission); `path` is as before.
     """
-    path = path.resolve()  # a link stays one
-    if path.exists() and not path.is_file():
+    path = Path(os.path.realpath(path))  # a link stays one
+    if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(f"cannot write {path}: it is not a file that could be replaced")
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     refused: list[OSError] = []

@@ -8,7 +8,7 @@ import platform
 import sys
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -62,17 +62,22 @@ class TensorBoard(AbstractContextManager["TensorBoard"]):
     def __init__(self, directory: Path | None, first_epoch: int) -> None:
         self._writer = None
         self._hook = threading.excepthook
+        self._ours: Callable[[threading.ExceptHookArgs], object] | None = None
         if directory is not None:
             from ..extras import require
 
             tensorboard = require("torch.utils.tensorboard", "train")
             # On resume, curves of epochs after the checkpoint are hidden and drawn again.
-            self._writer = tensorboard.SummaryWriter(str(directory), purge_step=first_epoch)
-            threading.excepthook = self._leave_to_us
+            try:
+                self._writer = tensorboard.SummaryWriter(str(directory), purge_step=first_epoch)
+            except OSError as error:
+                self._give_up(error)
+            else:
+                threading.excepthook = self._ours = self._leave_to_us
 
     def _leave_to_us(self, thrown: threading.ExceptHookArgs) -> None:
         """The thread that writes hands its errors on; as every thread does, it would print a traceback too."""
-        if not (issubclass(thrown.exc_type, OSError) and "Writer" in type(thrown.thread).__name__):
+        if not (issubclass(thrown.exc_type, OSError) and type(thrown.thread).__name__ == "_AsyncWriterThread"):
             self._hook(thrown)
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -82,8 +87,13 @@ class TensorBoard(AbstractContextManager["TensorBoard"]):
         try:
             self._add(self._writer, record)
         except OSError as error:
-            self._writer = None
-            warnings.warn(f"no more TensorBoard curves ({error}); metrics.jsonl has their numbers", stacklevel=2)
+            with suppress(OSError):
+                self._writer.close()
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        warnings.warn(f"no more TensorBoard curves ({error}); metrics.jsonl has their numbers", stacklevel=3)
 
     def _add(self, writer: Any, record: Mapping[str, Any]) -> None:
         for name, value in {**record, **record["timing"]}.items():
@@ -97,4 +107,5 @@ class TensorBoard(AbstractContextManager["TensorBoard"]):
         if self._writer is not None:
             with suppress(OSError):
                 self._writer.close()
-        threading.excepthook = self._hook
+        if self._ours is not None and threading.excepthook is self._ours:
+            threading.excepthook = self._hook

@@ -72,10 +72,12 @@ def _read_weights(run: RunDirectory, which: str) -> dict[str, Tensor]:
         safetensors = require("safetensors.torch", "train")
         try:
             loaded: dict[str, Tensor] = safetensors.load_file(path)
+        except OSError:
+            raise
         except Exception as error:  # safetensors has an exception type of its own
-            raise ValueError(
-                f"{path} is damaged: {error}: delete it, and the weights of {run.checkpoint(which)} are read"
-            ) from error
+            checkpoint = run.checkpoint(which)
+            fix = f"delete it, and the weights of {checkpoint} are read" if checkpoint.is_file() else "train anew"
+            raise ValueError(f"{path} is damaged: {error}: {fix}") from error
         return loaded
     try:
         state: dict[str, Any] = load_checkpoint(run.checkpoint(which))
