@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +27,7 @@ from multimix.training import Config, DivergenceError, Interrupted, evaluate_mod
 from multimix.training.loop import Loop
 from multimix.training.meters import Totals
 from multimix.training.progress import Reporter
+from multimix.training.records import TensorBoard
 from multimix.training.setting import make_loaders
 
 CONFIG = Config(
@@ -51,6 +53,18 @@ def use(monkeypatch: pytest.MonkeyPatch, method: Method) -> None:
 
 def metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def write_images(root: Path, *, height: int, width: int, **counts: int) -> None:
+    """Noise, so many images of each of two classes in every split."""
+    generator = torch.Generator().manual_seed(0)
+    for split, count in counts.items():
+        for name in ("one", "two"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
 
 
 def weights_of(model: nn.Module) -> torch.Tensor:
@@ -345,16 +359,7 @@ def test_the_step_never_reads_the_device(tmp_path, monkeypatch):
 
 def test_images_from_files_resume_within_an_epoch(tmp_path):
     """Decoding workers and random crops are a function of the position too."""
-    from PIL import Image
-
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 12), ("val", 4)):
-        for name in ("one", "two"):
-            folder = tmp_path / "data" / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = torch.randint(0, 256, (20, 24, 3), generator=generator, dtype=torch.uint8)
-                Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    write_images(tmp_path / "data", height=20, width=24, train=12, val=4)
     config = replace(
         CONFIG, data="imagefolder", data_root=tmp_path / "data", per_class=None, image_size=16, batch_size=4, workers=1
     )
@@ -376,15 +381,7 @@ def test_images_from_files_resume_within_an_epoch(tmp_path):
 @pytest.mark.parametrize(("split", "batch"), [("train", 1), ("val", 3)])
 @pytest.mark.parametrize(("damage", "error"), [("cut", data.UnreadableImageError), ("refused", IsADirectoryError)])
 def test_an_image_that_cannot_be_read_costs_nothing_that_was_done(split, batch, damage, error, tmp_path):
-    from PIL import Image
-
-    generator = torch.Generator().manual_seed(0)
-    for place, count in (("train", 6), ("val", 1)):
-        for name in ("one", "two"):
-            (tmp_path / "data" / place / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = torch.randint(0, 256, (110, 110, 3), generator=generator, dtype=torch.uint8)
-                Image.fromarray(pixels.numpy()).save(tmp_path / "data" / place / name / f"{number}.png")
+    write_images(tmp_path / "data", height=110, width=110, train=6, val=1)
     config = replace(
         CONFIG, data="imagefolder", data_root=tmp_path / "data", per_class=None, image_size=104, batch_size=4, workers=0
     )
@@ -414,15 +411,7 @@ def test_an_image_that_cannot_be_read_costs_nothing_that_was_done(split, batch, 
 
 
 def test_a_loader_process_that_is_killed_costs_little(tmp_path):
-    from PIL import Image
-
-    generator = torch.Generator().manual_seed(0)
-    for place, count in (("train", 20), ("val", 1)):
-        for name in ("one", "two"):
-            (tmp_path / "data" / place / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = torch.randint(0, 256, (110, 110, 3), generator=generator, dtype=torch.uint8)
-                Image.fromarray(pixels.numpy()).save(tmp_path / "data" / place / name / f"{number}.png")
+    write_images(tmp_path / "data", height=110, width=110, train=20, val=1)
     config = replace(
         CONFIG, data="imagefolder", data_root=tmp_path / "data", per_class=None, image_size=104, batch_size=2, workers=1
     )
@@ -450,6 +439,18 @@ def test_curves_that_cannot_be_written_stop_nothing(tmp_path, monkeypatch):
         run = train(replace(CONFIG, tensorboard=True), tmp_path / "run")
     assert len(metrics(run)) == 2
     assert (run / "result.json").is_file()
+    assert threading.excepthook is hook
+
+
+def test_curves_whose_folder_cannot_be_made_leave_the_hook_of_threads_alone(tmp_path):
+    (tmp_path / "taken").write_text("")
+    hook = threading.excepthook
+    with pytest.warns(UserWarning, match="no more TensorBoard curves"):
+        board = TensorBoard(tmp_path / "taken", 1)
+    board.add({"epoch": 1, "train_loss": 1.0, "timing": {}})
+    assert threading.excepthook is hook
+    with TensorBoard(tmp_path / "made", 1):
+        assert threading.excepthook is not hook
     assert threading.excepthook is hook
 
 
