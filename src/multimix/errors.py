@@ -8,14 +8,16 @@ from collections.abc import Iterable
 LOADER_DIED = "DataLoader worker (pid"
 """Begins what PyTorch says when the system has killed a process that loads images."""
 
+_SMALLER = "by a smaller --batch-size or --image-size, say"
+_ANOTHER_ENDED = "another process of this run has ended; continue with --resume"
 _OF_THE_MACHINE = {
     LOADER_DIED: "was the memory full? Continue with --resume, perhaps with fewer --workers",
-    "allocate memory": "use less of it, by a smaller --batch-size or --image-size, say",
-    "nable to allocate": "use less memory, by a smaller --batch-size or --image-size, say",
-    "out of memory": "use less of it, by a smaller --batch-size or --image-size, say",
-    "calculation overflowed": "use less memory, by a smaller --batch-size or --image-size, say",
-    "Connection closed by peer": "another process of this run has ended; continue with --resume",
-    "Connection reset by peer": "another process of this run has ended; continue with --resume",
+    "allocate memory": f"use less of it, {_SMALLER}",
+    "nable to allocate": f"use less memory, {_SMALLER}",
+    "out of memory": f"use less of it, {_SMALLER}",
+    "calculation overflowed": f"use less memory, {_SMALLER}",
+    "Connection closed by peer": _ANOTHER_ENDED,
+    "Connection reset by peer": _ANOTHER_ENDED,
 }
 
 _OF_A_LOADER = "Original Traceback (most recent call last):"

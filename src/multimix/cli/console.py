@@ -1,9 +1,9 @@
-"""Tables and sentences on the terminal, and command lines of paths."""
+"""Tables and sentences on the terminal, and command lines of names and paths."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..reports import Summary
 from ..reports.headline import headline
 from ..reports.tables import Cell, Table, results_table
 
-__all__ = ["fitting_columns", "show_results", "show_table", "split_paths"]
+__all__ = ["fitting_columns", "list_or_show", "show_results", "show_table", "split_paths"]
 
 GAP = 2
 """Spaces between columns."""
@@ -67,6 +67,29 @@ def fitting_columns(table: Table, width: int) -> list[list[int]]:
 def _text(cell: Cell) -> Any:
     style = "bold" if cell.top else ""
     return require("rich.text", "train").Text(f"{cell.text} {cell.spread}".strip(), style=style)
+
+
+def list_or_show(
+    argv: Sequence[str],
+    command: str,
+    about: str,
+    *,
+    all_of_them: Callable[[], object],
+    one: Callable[[str], object],
+) -> None:
+    """A command that takes a name at most: without one it lists all, with one it shows that.
+
+    Raises:
+        ValueError: more than a name.
+    """
+    if any(argument in ("-h", "--help") for argument in argv):
+        print(f"usage: multimix {command} [NAME]\n\n{about}")
+    elif not argv:
+        all_of_them()
+    elif len(argv) > 1 or argv[0].startswith("-"):
+        raise ValueError(f"multimix {command} takes one name at most, got {' '.join(argv)}")
+    else:
+        one(argv[0])
 
 
 def split_paths(

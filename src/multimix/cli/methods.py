@@ -7,24 +7,15 @@ import inspect
 import shutil
 import textwrap
 
-from ..errors import nearest_or_all
-from ..methods.names import NAMES
+from ..methods.names import NAMES, options_of
+from .console import list_or_show
 
-_USAGE = (
-    "usage: multimix methods [NAME]\n\nLists the training methods, or shows one with its options and their defaults."
-)
+_ABOUT = "Lists the training methods, or shows one with its options and their defaults."
 
 
 def main(argv: list[str]) -> None:
     """A line for every method, or the options and the description of one."""
-    if any(argument in ("-h", "--help") for argument in argv):
-        print(_USAGE)
-    elif not argv:
-        _list()
-    elif len(argv) > 1 or argv[0].startswith("-"):
-        raise ValueError(f"multimix methods takes one name at most, got {' '.join(argv)}")
-    else:
-        print(described(argv[0]))
+    list_or_show(argv, "methods", _ABOUT, all_of_them=_list, one=lambda name: print(described(name)))
 
 
 def _list() -> None:
@@ -45,11 +36,7 @@ def described(name: str) -> str:
     >>> print(described("cutmix").splitlines()[0])
     cutmix(alpha=1.0)
     """
-    if name not in NAMES:
-        raise ValueError(f"unknown method {name!r}{nearest_or_all(name, NAMES)}")
-    parameters = inspect.signature(NAMES[name]).parameters.values()
-    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    options = [str(p.replace(annotation=p.empty, kind=p.KEYWORD_ONLY)) for p in parameters if p.kind not in open_ended]
+    options = [str(p.replace(annotation=p.empty, kind=p.KEYWORD_ONLY)) for p in options_of(name).values()]
     return f"{name}({', '.join(options)})\n\n{_about(name)}"
 
 

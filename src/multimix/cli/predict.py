@@ -15,9 +15,10 @@ from ..data.listing import EXTENSIONS, image_files, printable
 from ..data.pictures import OR_SKIP
 from ..errors import one_line
 from ..extras import require
+from ..functional._checks import check_count
 from ..reports.evaluated import default_device
 from ..training import RunDirectory
-from ..training.classify import class_names, classify
+from ..training.classify import classify
 from .console import split_paths
 from .evaluate import check_device
 from .options import parse
@@ -40,8 +41,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("top", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
         if self.device is not None:
             check_device(self.device)
 
@@ -59,13 +59,14 @@ def main(argv: list[str]) -> None:
     if len(paths) < 2:
         raise ValueError("which images? Give a run folder, then images or folders: multimix predict RUN IMAGE...")
     run, *places = paths
-    names = class_names(run)
+    config, info = RunDirectory(run).read_config()
+    names = info["class_names"]
     files = [file for place in places for file in _images(place)]
     found = classify(
         run,
         files,
         which=options.which,
-        device=options.device or default_device(RunDirectory(run).read_config()[0]),
+        device=options.device or default_device(config),
         batch_size=options.batch_size,
     )
     broken: list[Path] = []

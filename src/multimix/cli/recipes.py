@@ -6,20 +6,14 @@ import dataclasses
 
 from .. import recipes
 from ..extras import require
+from .console import list_or_show
 
-_USAGE = "usage: multimix recipes [NAME]\n\nLists the recipes, or shows what NAME says about itself and its values."
+_ABOUT = "Lists the recipes, or shows what NAME says about itself and its values."
 
 
 def main(argv: list[str]) -> None:
     """A table of all recipes, or the description and the resolved values of one."""
-    if any(argument in ("-h", "--help") for argument in argv):
-        print(_USAGE)
-    elif not argv:
-        _table()
-    elif len(argv) > 1 or argv[0].startswith("-"):
-        raise ValueError(f"multimix recipes takes one name at most, got {' '.join(argv)}")
-    else:
-        _show(recipes.card(argv[0]))
+    list_or_show(argv, "recipes", _ABOUT, all_of_them=_table, one=lambda name: _show(recipes.card(name)))
 
 
 def _table() -> None:

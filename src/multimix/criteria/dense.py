@@ -185,7 +185,7 @@ def _dense_loss(
     """(14) for given mixed logits; targets and weights follow the positions where the classifier has strides."""
     c = logits_RNC.shape[-1]
     with torch.autocast(logits_RNC.device.type, enabled=False):
-        dtype = torch.promote_types(lam_RNB.dtype, mixing_dtype(logits_RNC.dtype))
+        dtype = mixing_dtype(logits_RNC.dtype, lam_RNB.dtype)
         lam_RNB, s_RN = lam_RNB.to(dtype), s_RN.to(dtype)
         y_RNC = lam_RNB @ as_probabilities(targets, c, dtype)
         if logits_RNC.shape[0] != lam_RNB.shape[0]:

@@ -284,6 +284,6 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, lam: Tensor) -> Tensor:
     check_classes(c)
     check_targets(targets, lam.shape[-1], c)
     with torch.autocast(logits.device.type, enabled=False):
-        dtype = torch.promote_types(lam.dtype, mixing_dtype(logits.dtype))
+        dtype = mixing_dtype(logits.dtype, lam.dtype)
         log_p = logits.to(dtype).clamp(min=MASKED).log_softmax(-1)
         return -(lam.to(dtype) @ as_probabilities(targets, c, dtype) * log_p).sum(-1).mean()

@@ -116,6 +116,6 @@ def as_probabilities(targets: Tensor, c: int, dtype: torch.dtype = torch.float32
     return torch.nn.functional.one_hot(targets.long(), c).to(dtype)
 
 
-def mixing_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Mixed points lie close to the mean of the batch, so mixing is done in float32 or better."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def mixing_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """Mixed points lie close to the mean of the batch, so mixing is done in float32, or in float64 if any has that."""
+    return torch.float64 if torch.float64 in dtypes else torch.float32

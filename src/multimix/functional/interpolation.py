@@ -56,7 +56,7 @@ def interpolate(
 
 def mix(embeddings: Tensor, lam: Tensor) -> Tensor:
     """Z Lambda alone: (b, ...) with lam (n, b), or (r, b, d) with lam (r, n, b); float32 or better inside."""
-    dtype = torch.promote_types(mixing_dtype(embeddings.dtype), lam.dtype)
+    dtype = mixing_dtype(embeddings.dtype, lam.dtype)
     with torch.autocast(embeddings.device.type, enabled=False):
         z, lam = embeddings.to(dtype), lam.to(dtype)
         mixed = lam @ z if lam.ndim == 3 else torch.tensordot(lam, z, dims=1)

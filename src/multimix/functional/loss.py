@@ -56,7 +56,7 @@ def mixed_cross_entropy(
     _check(logits, targets, lam, weight)
     logits, lam = logits[None].flatten(0, -3), lam[None].flatten(0, -3)
     weight = None if weight is None else weight[None].flatten(0, -2)
-    dtype = torch.promote_types(mixing_dtype(logits.dtype), lam.dtype)
+    dtype = mixing_dtype(logits.dtype, lam.dtype)
     lam = lam.to(dtype)
     w = normalized_weights(lam, weight, normalize)
     by_formula = needs_formula(logits, targets, lam, w)

@@ -188,6 +188,23 @@ def _canonical(node: ast.expr) -> str:
     return f"{name}({', '.join(kept)})" if kept else name
 
 
+def options_of(name: str) -> dict[str, inspect.Parameter]:
+    """The options that a method takes, by name.
+
+    Raises:
+        ValueError: no method of this name.
+
+    >>> list(options_of("cutmix")), options_of("cutmix")["alpha"].default
+    (['alpha'], 1.0)
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown method {name!r}{nearest_or_all(name, NAMES)}")
+    # Of a class without a constructor of its own, the signature is that of torch.nn.Module, (*args, **kwargs).
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(NAMES[name]).parameters
+    return {option: parameter for option, parameter in parameters.items() if parameter.kind not in open_ended}
+
+
 def split_list(text: str) -> list[str]:
     """A comma-separated list of methods, where commas inside parentheses or quotes do not separate.
 
@@ -240,13 +257,8 @@ def _value(node: ast.expr, text: str) -> Any:
 
 def _make(identifier: str, arguments: list[Any], keywords: dict[str, Any]) -> Method:
     name = identifier.replace("_", "-")
-    if name not in NAMES:
-        raise ValueError(f"unknown method {name!r}{nearest_or_all(name, NAMES)}")
+    options = options_of(name)
     make = NAMES[name]
-    signature = inspect.signature(make)
-    # Of a class without a constructor of its own, the signature is that of torch.nn.Module, (*args, **kwargs).
-    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    options = [option.name for option in signature.parameters.values() if option.kind not in open_ended]
     for keyword in keywords:
         if keyword not in options:
             hint = nearest(keyword, options) or f": its options are {', '.join(options) or 'none'}"
@@ -255,11 +267,11 @@ def _make(identifier: str, arguments: list[Any], keywords: dict[str, Any]) -> Me
         known = ", ".join(options) or "none"
         raise ValueError(f"{name} takes at most {len(options)} values ({known}), got {arguments}")
     try:
-        given = signature.bind(*arguments, **keywords).arguments
+        given = inspect.signature(make).bind(*arguments, **keywords).arguments
     except TypeError as error:
         raise ValueError(f"{name}: {error}; write {name}({', '.join(options)})") from None
     for option, value in given.items():
-        if isinstance(signature.parameters[option].default, bool) and not isinstance(value, bool):
+        if isinstance(options[option].default, bool) and not isinstance(value, bool):
             raise ValueError(f"{name}: {option} must be True or False, got {value!r}")
     try:
         return make(*arguments, **keywords)

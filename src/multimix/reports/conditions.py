@@ -38,9 +38,8 @@ def training(configs: Sequence[Config]) -> str:
         f"augmentation {of(lambda c: c.augment)}",
         f"precision {of(lambda c: c.precision)}",
     ]
-    return ", ".join(
-        said + [of(describe) for describe, usual in _EXTRAS.items() if {*map(describe, configs)} != {usual}]
-    )
+    unusual = [d for d in (_start, _clipping, _average) if any(d(config) != d(_USUAL) for config in configs)]
+    return ", ".join(said + [of(describe) for describe in unusual])
 
 
 def data_name(data: str, root: Path | None) -> str:
@@ -92,9 +91,5 @@ def _average(config: Config) -> str:
     return "weights not averaged" if config.average == "none" else f"weights averaged (decay {config.average_decay:g})"
 
 
-_EXTRAS: dict[Callable[[Config], str], str] = {
-    _start: "from random weights",
-    _clipping: "gradients not clipped",
-    _average: "weights not averaged",
-}
-"""What is said where some run differs from what is usual."""
+_USUAL = Config(data="digits")
+"""What it has of these is said only where a run differs."""

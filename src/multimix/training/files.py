@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..data.listing import printable
+
 try:
     import fcntl
 except ImportError:  # Windows has no fcntl; the lock is a safeguard, not a need.
@@ -113,8 +115,7 @@ def refuse_file(directory: Path) -> None:
     try:
         str(directory).encode()
     except UnicodeEncodeError:
-        shown = os.fsencode(directory).decode(errors="backslashreplace")
-        raise ValueError(f"the name {shown} is not valid UTF-8: choose another --out") from None
+        raise ValueError(f"the name {printable(str(directory))} is not valid UTF-8: choose another --out") from None
     for folder in (directory, *directory.parents):
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder} is a file: choose a directory for --out")
