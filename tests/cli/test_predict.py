@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +99,27 @@ def test_unreadable_images_are_named_and_the_others_classified(grey, tmp_path, c
     assert out.startswith(f"{folder / '0' / '000.png'}: ")
 
 
+def test_an_interrupt_leaves_what_was_classified_beside_the_file(grey, tmp_path, capsys, monkeypatch) -> None:
+    run, folder = grey
+    (out := tmp_path / "found.csv").write_text("earlier")
+
+    def interrupted(*arguments, **options):
+        yield from itertools.islice(classify(*arguments, **options), 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("multimix.cli.predict.classify", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), str(folder), "--out", str(out)])
+    assert stop.value.code == 130
+    assert f"stopped; the 3 images classified so far are in {out}.partial" in capsys.readouterr().err
+    assert out.read_text() == "earlier"
+    assert len((tmp_path / "found.csv.partial").read_text().splitlines()) == 4
+    monkeypatch.undo()
+    main(["predict", str(run), str(folder), "--out", str(out)])
+    assert len(out.read_text().splitlines()) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["found.csv"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -118,6 +142,21 @@ def test_mistakes_leave_an_earlier_file_alone(grey, tmp_path, capsys, arguments,
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert out.read_text() == "earlier"
+
+
+def test_a_run_that_does_not_name_its_classes(grey, tmp_path, capsys) -> None:
+    run, folder = grey
+    (tmp_path / "run").mkdir()
+    shutil.copy(run / "model.safetensors", tmp_path / "run")
+    stored = json.loads((run / "config.json").read_text())
+    del stored["data_info"]["class_names"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(tmp_path / "run"), str(folder)])
+    assert stop.value.code == 2
+    assert "config.json does not say class_names in data_info" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="does not say class_names in data_info"):
+        class_names(tmp_path / "run")
 
 
 def test_arguments_of_classify_are_checked(grey) -> None:

@@ -10,18 +10,20 @@ from hypothesis import strategies as st
 from multimix.training.meters import Meters, Totals
 
 entry = st.tuples(
-    st.floats(0, 10, width=32), st.none() | st.integers(0, 8), st.integers(8, 9)
-)  # loss, correct, examples
+    st.floats(0, 10, width=32), st.none() | st.integers(0, 8), st.integers(8, 9), st.integers(1, 5)
+)  # loss, correct, examples, and into how many micro-batches its batch is cut
 
 
 @given(st.lists(entry, min_size=1, max_size=20))
 def test_sums(entries):
     meters = Meters(torch.device("cpu"))
-    for step, (loss, correct, examples) in enumerate(entries):
-        meters.add(torch.tensor(loss), None if correct is None else torch.tensor(correct), examples, step)
+    for step, (loss, correct, examples, parts) in enumerate(entries):
+        right = None if correct is None else torch.tensor(correct)
+        meters.add(torch.tensor(loss), right, examples, step, share=1 / parts)
     totals = meters.totals()
-    clean = [(correct, examples) for _, correct, examples in entries if correct is not None]
-    assert totals.mean_loss == pytest.approx(sum(loss for loss, _, _ in entries) / len(entries), abs=1e-9)
+    clean = [(correct, examples) for _, correct, examples, _ in entries if correct is not None]
+    weighted = sum(loss / parts for loss, _, _, parts in entries) / sum(1 / parts for *_, parts in entries)
+    assert totals.mean_loss == pytest.approx(weighted, abs=1e-9)
     if clean:
         assert totals.accuracy == sum(c for c, _ in clean) / sum(e for _, e in clean)
     else:

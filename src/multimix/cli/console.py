@@ -12,7 +12,7 @@ from ..reports import Summary
 from ..reports.headline import headline
 from ..reports.tables import Cell, Table, results_table
 
-__all__ = ["fitting_columns", "list_or_show", "show_results", "show_table", "split_paths"]
+__all__ = ["fitting_columns", "list_or_show", "make_console", "show_results", "show_table", "split_paths"]
 
 GAP = 2
 """Spaces between columns."""
@@ -29,10 +29,7 @@ def show_results(summary: Summary) -> None:
 
 def show_table(table: Table) -> None:
     """Print a table; the best of a column is bold. Columns that do not fit beside each other go below each other."""
-    console = require("rich.console", "train").Console(highlight=False, markup=False)
-    # A file or a pipe has no edge to wrap at.
-    if not console.is_terminal:
-        console.width = 10_000
+    console = make_console(10_000)  # a file or a pipe has no edge to wrap at
     for columns in fitting_columns(table, console.width):
         drawn = require("rich.table", "train").Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
         for column in columns:
@@ -42,6 +39,20 @@ def show_table(table: Table) -> None:
             cells = [row[column] for column in columns]
             drawn.add_row(*(_text(cell) for cell in cells))
         console.print(drawn)
+
+
+def make_console(width: int) -> Any:
+    """What prints on the standard output: as wide as the terminal, and `width` characters where there is none."""
+    console = require("rich.console", "train").Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = width
+    console.on_broken_pipe = _broken_pipe
+    return console
+
+
+def _broken_pipe() -> None:
+    """Leave the reader that went away to who prints without rich as well, where rich would exit with 1."""
+    raise
 
 
 def fitting_columns(table: Table, width: int) -> list[list[int]]:

@@ -75,12 +75,7 @@ def main(argv: list[str]) -> None:
         for path, likely in rows:
             print(f"{path}: {', '.join(f'{name} {p:.1%}' for name, p in likely)}", flush=True)
     else:
-        with open(options.out, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            numbers = range(1, min(options.top, len(names)) + 1)
-            writer.writerow(["image", *(f"{what}_{k}" for k in numbers for what in ("class", "probability"))])
-            for path, likely in _watched(rows, len(files)):
-                writer.writerow([path, *(value for name, p in likely for value in (name, f"{p:.6g}"))])
+        _write(options.out, _watched(rows, len(files)), top=min(options.top, len(names)))
         print(f"{len(files) - len(broken)} images classified: {options.out}")
     if broken:
         raise SystemExit(1)
@@ -97,6 +92,25 @@ def _likeliest(
         else:
             order = probabilities.argsort(descending=True, stable=True)[:top]
             yield printable(str(path)), [(names[k], float(probabilities[k])) for k in order]
+
+
+def _write(out: Path, rows: Iterable[tuple[str, list[tuple[str, float]]]], *, top: int) -> None:
+    """A CSV file, which has its name once it is whole; what an interrupt leaves is beside it."""
+    plain = out.is_file() or not out.exists()  # not a pipe
+    partial = out.with_name(f"{out.name}.partial") if plain else out
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image", *(f"{what}_{k + 1}" for k in range(top) for what in ("class", "probability"))])
+        done = 0
+        try:
+            for path, likely in rows:
+                writer.writerow([path, *(value for name, p in likely for value in (name, f"{p:.6g}"))])
+                done += 1
+        except KeyboardInterrupt:
+            print(f"stopped; the {done} images classified so far are in {partial}", file=sys.stderr)
+            raise
+    if plain:
+        partial.replace(out.resolve())
 
 
 def _images(place: Path) -> Sequence[Path]:

@@ -6,7 +6,7 @@ import dataclasses
 
 from .. import recipes
 from ..extras import require
-from .console import list_or_show
+from .console import list_or_show, make_console
 
 _ABOUT = "Lists the recipes, or shows what NAME says about itself and its values."
 
@@ -17,9 +17,7 @@ def main(argv: list[str]) -> None:
 
 
 def _table() -> None:
-    console = require("rich.console", "train").Console()
-    if not console.is_terminal:
-        console.width = 160
+    console = make_console(160)
     wide = console.width >= 120
     table = require("rich.table", "train").Table(
         box=None, pad_edge=False, header_style="bold", padding=(0, 2, 1 if wide else 0, 0)
@@ -33,7 +31,7 @@ def _table() -> None:
         table.add_row(name, config.data, config.model, str(config.epochs), *more)
     console.print(table)
     shows = "shows one" if wide else "shows one, with hardware, time and what to expect"
-    console.print(f"`multimix recipes NAME` {shows}; `multimix train NAME` runs it.", markup=False, highlight=False)
+    console.print(f"`multimix recipes NAME` {shows}; `multimix train NAME` runs it.")
 
 
 def _show(card: recipes.Card) -> None:

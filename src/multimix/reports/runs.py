@@ -21,11 +21,6 @@ _INCIDENTAL = frozenset(
      "accelerator", "devices", "nodes"}
 )  # fmt: skip
 
-# What pages and evaluations look up.
-_DATA_INFO: Mapping[str, type | tuple[type, ...]] = {
-    "num_classes": int, "class_names": list, "image_size": int, "mean": (list, type(None)),
-    "std": (list, type(None)), "train_examples": int, "test_examples": int,
-}  # fmt: skip
 _EPOCH = ("epoch", "train_loss", "seconds")
 _LAST_EPOCH = (*_EPOCH, "test_accuracy", "test_ece", "test_loss")
 
@@ -92,7 +87,6 @@ def read_run(path: Path) -> Run:
         raise FileNotFoundError(f"{path} is not a folder: pass the folder of a run, as `multimix train --out` made it")
     run = RunDirectory(path)
     config, data_info = run.read_config()
-    _check_data_info(run.config, data_info)
     result = _read_json(run.result) if run.result.is_file() else None
     metrics = _read_lines(run.metrics, finished=result is not None)
     if result is not None and not metrics:
@@ -193,17 +187,6 @@ def _environment(path: Path) -> Mapping[str, Any]:
         return _read_json(path) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(f"{error}: delete it: it says only on which machine the run was made") from None
-
-
-def _check_data_info(path: Path, info: Any) -> None:
-    if not isinstance(info, dict):
-        info = {}
-    wrong = [name for name, kind in _DATA_INFO.items() if name not in info or not isinstance(info[name], kind)]
-    if wrong:
-        raise ValueError(
-            f"{path} does not say {', '.join(wrong)} in data_info, as training writes them: restore the file, or train "
-            "the run anew"
-        )
 
 
 def _read_lines(path: Path, *, finished: bool) -> list[Mapping[str, Any]]:

@@ -125,11 +125,12 @@ class Loop:
             generator = make_generator(config.seed, state.step, number, rank, "mix")
             if config.channels_last:
                 images_ = images_.contiguous(memory_format=torch.channels_last)
+            share = len(targets_) / len(targets)
             begin_pass(config)
             with self.fabric.no_backward_sync(self.module, enabled=number + 1 < len(pieces)):
                 loss, correct = self.module(images_, targets_, generator, extras_)
-                self.fabric.backward(loss if len(pieces) == 1 else loss * (len(targets_) / len(targets)))
-            state.meters.add(loss, correct, len(targets_), state.step)
+                self.fabric.backward(loss if len(pieces) == 1 else loss * share)
+            state.meters.add(loss, correct, len(targets_), state.step, share=share)
         if config.clip_norm is not None:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
         self.optimizer.step()

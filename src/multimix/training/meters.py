@@ -14,12 +14,13 @@ __all__ = ["Meters", "Totals"]
 class Totals(NamedTuple):
     """Sums over the micro-batches of an epoch so far, on the host.
 
-    >>> (Totals(loss=3.0, batches=2) + Totals(loss=1.0, batches=2)).mean_loss
+    >>> (Totals(loss=3.0, batches=2.0) + Totals(loss=1.0, batches=2.0)).mean_loss
     1.0
     """
 
     loss: float = 0.0
-    batches: int = 0
+    batches: float = 0.0
+    """Of a micro-batch, and of its loss, the share that it has in the batch of its step."""
     correct: int = 0
     clean: int = 0
     bad_step: int = -1
@@ -48,6 +49,7 @@ class Totals(NamedTuple):
 
 class _Added(NamedTuple):
     loss: Tensor
+    share: float
     correct: Tensor | None
     examples: int
     step: int
@@ -70,9 +72,12 @@ class Meters:
         self._pending: list[_Added] = []
         self._underway: tuple[Tensor, list[_Added], torch.cuda.Event] | None = None
 
-    def add(self, loss: Tensor, correct: Tensor | None, examples: int, step: int) -> None:
-        """One micro-batch of `examples` images at optimiser step `step`. Its loss must not be changed in place."""
-        self._pending.append(_Added(loss.detach(), correct, examples, step))
+    def add(self, loss: Tensor, correct: Tensor | None, examples: int, step: int, *, share: float = 1.0) -> None:
+        """A micro-batch of `examples` images, a `share` of those of optimiser step `step`.
+
+        Its loss must not be changed in place.
+        """
+        self._pending.append(_Added(loss.detach(), share, correct, examples, step))
 
     def totals(self) -> Totals:
         """The sums so far; waits for the device."""
@@ -120,8 +125,8 @@ def _sum(totals: Totals, values: list[float], added: list[_Added]) -> Totals:
     for loss, entry in zip(values, added, strict=False):
         clean = entry.correct is not None
         totals += Totals(
-            loss=loss,
-            batches=1,
+            loss=loss * entry.share,
+            batches=entry.share,
             correct=int(next(correct)) if clean else 0,
             clean=entry.examples if clean else 0,
             bad_step=-1 if math.isfinite(loss) else entry.step,

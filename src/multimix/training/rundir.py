@@ -23,6 +23,11 @@ _MAY_CHANGE = frozenset(
      "channels_last", "deterministic", "evaluate_every", "checkpoint_minutes", "tensorboard"}
 )  # fmt: skip
 
+_DATA_INFO: Mapping[str, type | tuple[type, ...]] = {
+    "num_classes": int, "class_names": list, "image_size": int, "mean": (list, type(None)),
+    "std": (list, type(None)), "train_examples": int, "test_examples": int,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -99,9 +104,17 @@ class RunDirectory:
         try:
             fields = json.loads(self.config.read_text(encoding="utf-8"))
             data_info = fields.pop("data_info")
-            return Config.from_json(fields), data_info
+            config = Config.from_json(fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{self.config} is damaged or of another version: {error}") from error
+        info = data_info if isinstance(data_info, dict) else {}
+        wrong = [name for name, kind in _DATA_INFO.items() if not isinstance(info.get(name, ...), kind)]
+        if wrong:
+            raise ValueError(
+                f"{self.config} does not say {', '.join(wrong)} in data_info, as training writes them: restore the "
+                "file, or train the run anew"
+            )
+        return config, info
 
     def write_config(self, config: Config, data_info: Mapping[str, Any]) -> None:
         write_json(self.config, {**config.to_json(), "data_info": dict(data_info)})
