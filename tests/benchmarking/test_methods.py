@@ -6,20 +6,7 @@ import pytest
 import torch
 
 from multimix.benchmarking import methods as timing
-from multimix.methods import Either, Erm, InputMixup, MultiMix, SoftTargets
 from multimix.training import Config
-
-
-def test_parts_keep_their_probabilities() -> None:
-    inner = Either(Erm(), MultiMix(), p=0.25)
-    parts = timing.expand(Either(inner, InputMixup(), p=0.4))
-    assert [type(part) for _, part in parts] == [Erm, MultiMix, InputMixup]
-    assert [weight for weight, _ in parts] == pytest.approx([0.1, 0.3, 0.6])
-    assert [type(part) for _, part in timing.expand(Either(Erm(), InputMixup(), p=0))] == [InputMixup]
-    soft = timing.expand(SoftTargets(inner))
-    assert [(weight, type(part), type(part.method)) for weight, part in soft] == [
-        (0.25, SoftTargets, Erm), (0.75, SoftTargets, MultiMix),
-    ]  # fmt: skip
 
 
 def config(**changes) -> Config:

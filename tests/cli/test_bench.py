@@ -86,9 +86,12 @@ def test_bench_mistakes(options: list[str], message: str, capsys) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_no_gpu_is_one_line(capsys) -> None:
-    with pytest.raises(SystemExit):
-        main(["bench", "--device", "cuda"])
-    assert "PyTorch finds no CUDA device here; use --device cpu" in capsys.readouterr().err
+    for command in (["bench"], ["bench", "methods"]):
+        with pytest.raises(SystemExit):
+            main([*command, "--device", "cuda"])
+        out, err = capsys.readouterr()
+        assert err.startswith("multimix: error: --device cuda: PyTorch finds no CUDA devices here: use --device cpu")
+        assert out == ""
 
 
 def test_bench_methods_prints_and_writes(tmp_path: Path, capsys) -> None:

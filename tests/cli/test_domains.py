@@ -15,8 +15,7 @@ from tests.forked_workers import fork_workers
 
 from multimix.cli import main
 from multimix.evaluation import accuracy, predict
-from multimix.reports import evaluated
-from multimix.training import load_run
+from multimix.training import load_run, setting
 
 NAMES = ["art", "clip art", "photo"]
 
@@ -118,9 +117,9 @@ def test_every_domain_is_held_out_and_a_lost_run_is_made_again(root, tmp_path, m
     run = out / "clip-art" / "daml-domains=2" / "seed1"
     config, model = load_run(run)
     assert config.held_out == "clip art"
-    splits = evaluated.load_splits(config)
+    splits = setting.load_splits(config)
     assert len(splits.test) == 18
-    logits, labels = predict(model, evaluated.make_test_loader(config, splits, "cpu"))
+    logits, labels = predict(model, setting.evaluation_loader(config, splits, splits.test, device="cpu"))
     assert accuracy(logits, labels) == json.loads((run / "result.json").read_text())["last"]["test_accuracy"]
 
     weights = model.state_dict()

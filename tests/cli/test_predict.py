@@ -16,8 +16,8 @@ from PIL import Image
 from multimix import recipes
 from multimix.cli import main
 from multimix.evaluation import predict
-from multimix.reports.evaluated import load_splits, make_test_loader
 from multimix.training import class_names, classify, load_run, train
+from multimix.training.setting import evaluation_loader, load_splits
 
 SMALL = {"method": "erm", "epochs": 1, "tensorboard": False, "batch_size": 8}
 
@@ -59,7 +59,7 @@ def test_probabilities_are_those_of_the_evaluation(kind, request) -> None:
     assert [path for path, _ in found] == files
     config, model = load_run(run)
     splits = load_splits(config)
-    logits, _ = predict(model, make_test_loader(config, splits, "cpu"))
+    logits, _ = predict(model, evaluation_loader(config, splits, splits.test, device="cpu"))
     places = [int(file.stem) for file in files] if kind == "grey" else range(len(files))
     expected = logits[list(places)].softmax(-1)
     assert torch.allclose(torch.stack([p for _, p in found]), expected, atol=1e-6)

@@ -366,3 +366,30 @@ def test_limit_takes_subsets_and_smaller_batches() -> None:
         assert float(pairs) == pytest.approx(
             float(mm.MultiMix(100_000, m=2)(z, labels, head, generator=rng(0))), rel=0.02
         )
+
+
+def test_limit_warns_of_attention_to_few_examples() -> None:
+    """Ordinary maps, and what is too few examples already without them, are not told."""
+    b, r, c = 128, 16, 5
+    logits, labels = torch.randn(b, r, c, generator=rng(0)), torch.arange(b) % c
+    ordinary = torch.randn(b, r, generator=rng(1)).relu()
+    few = torch.zeros(b, r)
+    few[:8] = 1.0
+    some = ordinary.clone()
+    some[8:, :3] = 0.0
+
+    def told(a: torch.Tensor, criterion: mm.DenseMultiMix) -> list[str]:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                criterion.from_logits(logits, labels, a)
+        return [str(warning.message) for warning in found]
+
+    limit = mm.DenseMultiMix(math.inf)
+    assert told(ordinary, limit) == []
+    (message,) = told(few, limit)  # once
+    assert "100% of the loss is of positions where fewer than 10 effective examples" in message
+    assert told(few, mm.DenseMultiMix(100)) == []
+    (message,) = told(some, mm.DenseMultiMix(math.inf))
+    assert "19% of the loss" in message
+    assert told(some, mm.DenseMultiMix(math.inf, normalize="global")) == []

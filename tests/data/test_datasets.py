@@ -29,6 +29,11 @@ def test_labels_become_int64_and_subsets_keep_everything_together() -> None:
         assert part.image_size == 16
 
 
+def test_arrays_have_their_channels_and_files_are_decoded_in_colour() -> None:
+    assert [ArrayDataset(images(channels=c), torch.zeros(4).long()).channels for c in (1, 3)] == [1, 3]
+    assert FileDataset("x", ["a.png"], torch.zeros(1).long(), image_size=8).channels == 3
+
+
 @pytest.mark.parametrize(
     ("bad", "error", "message"),
     [

@@ -1,6 +1,7 @@
 """The methods that see the model: each against its definition, written out with the model's own parts."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -181,6 +182,24 @@ def test_dense_on_a_transformer_and_behind_a_hidden_layer(name: str, layer: int 
     out.loss.backward()
     assert torch.isfinite(out.loss)
     assert net.classifier.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("method", [DenseMultiMix(5), DenseLoss(InputMixup())])
+def test_a_class_token_that_a_dense_loss_does_not_train_is_told_once(method) -> None:
+    images, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 3])
+
+    def told(name: str) -> list[str]:
+        net = mm.models.build(name, num_classes=4, image_size=32, generator=seeded(0))
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            method(net, images, labels, seeded(1))
+        return [str(warning.message) for warning in found]
+
+    assert told("vit-s16-mean") == []
+    method._looked = False
+    (message,) = told("vit-s16")
+    assert "predicts from its class token, which only other mini-batches train" in message
+    assert told("vit-s16") == []
 
 
 def test_dense_refuses_pixels_that_become_tokens() -> None:

@@ -49,11 +49,11 @@ def test_points_are_means_over_seeds_and_gaps_stay_gaps() -> None:
     assert found[1].accuracy.mean == 0.5
     assert found[1].accuracy.std == pytest.approx(0.125**0.5)
     assert found[2].accuracy is None
-    shown = [[cell.text for cell in row] for row in table(found, quantity="test accuracy, %").rows]
+    shown = [[cell.text for cell in row] for row in table(found, split="test").rows]
     assert shown[1] == ["multimix", "alpha", "1", "50.00", "−25.00", "2"]
     assert shown[3] == ["multimix", "n", "10", "not measured", "–", "0"]
     assert as_csv(found).splitlines()[3] == 'alpha,"(0.1,2)",multimix,"multimix(alpha=(0.1, 2))",,,,,0,'
-    assert "<svg" in panel(AXES[0], found, quantity="test accuracy, %")
+    assert "<svg" in panel(AXES[0], found, split="test")
 
 
 def test_differences_are_paired_by_seed_and_nothing_is_trained_twice() -> None:
@@ -63,7 +63,7 @@ def test_differences_are_paired_by_seed_and_nothing_is_trained_twice() -> None:
     assert less.difference.mean == pytest.approx(0.1)
     assert less.difference.half_width == pytest.approx(4.30265 * 0.02 / 3**0.5, rel=1e-5)  # Student's, 2 degrees
     assert (default.method, default.accuracy, default.difference) == ("multimix", found[0].accuracy, None)
-    text = page(found, {}, quantity="test accuracy, %", conditions={})
+    text = page(found, {}, split="test", conditions={})
     assert "Best test accuracy: 76.67 % with multimix(n=10), +10.00 ± 4.97 points over multimix as it is." in text
 
 
@@ -78,7 +78,7 @@ def test_what_a_method_of_a_later_sweep_does_not_take_is_left_out() -> None:
 def test_the_papers_number_stands_beside_the_same_setting_only() -> None:
     found = points(["dense-multimix"], AXES, {}, recipes.get("cifar100"), "test_accuracy")
     assert [p.paper for p in found] == [81.93, 81.59, None, None]
-    assert table(found, quantity="q").columns[-1] == "the paper's, %"
+    assert table(found, split="test").columns[-1] == "the paper's, %"
     other = replace(recipes.get("cifar100"), model="wrn16-8")
     assert points(["dense-multimix"], AXES, {}, other, "test_accuracy")[1].paper is None
 

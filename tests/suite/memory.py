@@ -13,11 +13,11 @@ import torch
 
 from multimix import data
 from multimix.models import build
-from multimix.suite.part import Labels, Subject
+from multimix.suite.part import Legend, Subject
 
 T = TypeVar("T")
 COLORS = {"erm": "#8a8a8a", "cutmix": "#56b4e9", "multimix": "#e69f00"}
-LABELS = Labels(COLORS, {"cutmix": "erm", "multimix": "erm"})
+LEGEND = Legend(COLORS, {"cutmix": "erm", "multimix": "erm"})
 
 
 class Memory:

@@ -8,12 +8,12 @@ import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score, top_k_accuracy_score
 
 from multimix import evaluation
-from multimix.reports.evaluated import load_splits
 from multimix.suite import Accuracy
 from multimix.suite.accuracy_page import _pooled, sections
 from multimix.suite.running import measure
 from multimix.suite.subjects import run_candidates
 from multimix.training import load_run
+from multimix.training.setting import load_splits
 
 
 def test_everything_equals_scikit_learns(digits_run) -> None:  # type: ignore[no-untyped-def]

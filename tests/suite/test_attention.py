@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.suite.memory import LABELS, Memory, quiet, tiny_subject
+from tests.suite.memory import LEGEND, Memory, quiet, tiny_subject
 from torch import nn
 
 from multimix import data
@@ -140,7 +140,7 @@ def test_images_of_ones_own_and_grey_ones(subject: Subject, detection: Path) -> 
     assert len(found["pictures"]) == 5
     assert found["pointing"]["images"] == 3
     pixels = torch.tensor([255, 0, 0]).byte().view(1, 3, 1, 1)
-    assert pointing.to_input(pixels, grey).item() == pytest.approx(0.299)
+    assert pointing.to_input(pixels, grey).item() == pytest.approx(0.299, abs=0.5 / 255)
 
 
 def test_what_cannot_be_asked_for_is_refused(subject: Subject, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_without_a_linear_classifier_attention_by_class_is_left_out(subject: Sub
     other = replace(subject, model=SplitModel(net.stages, net.pool, hidden).eval())
     found = Attention().evaluate(other, Memory(), quiet)
     assert found["kinds"] == ["gap-relu", "gap-softmax", "uniform"]
-    (section,) = Attention().section({"erm": [found]}, LABELS)
+    (section,) = Attention().sections({"erm": [found]}, LEGEND)
     assert "erm has no attention by class: attention='cam' needs a classifier that is one nn.Linear" in section.caption
     assert section.panels[0].svg.count("<image") == 3 * 4
     with pytest.raises(ValueError, match="needs a classifier that is one"):
@@ -185,7 +185,7 @@ def test_the_table_of_the_game() -> None:
         "erm": [result([1, 0, 0, 0], [0.5, 0.3, 0.3, 0.3]), result([1, 1, 0, 0], [0.5, 0.3, 0.3, 0.3])],
         "cutmix": [result([1, 1, 1, 0], [0.2] * 4)],
     }
-    _, section = Attention().section(results, LABELS)
+    _, section = Attention().sections(results, LEGEND)
     assert section.table is not None
     rows = {row[0].text: [(cell.text, cell.spread) for cell in row[1:]] for row in section.table.rows}
     low, high = wilson(0.375, 4)
@@ -207,7 +207,7 @@ def test_the_table_of_the_game() -> None:
 def test_the_grid_is_drawn_in_order_with_wrong_predictions_named(subject: Subject) -> None:
     found = Attention(kinds=("gap-relu", "uniform")).evaluate(subject, Memory(), quiet)
     found["pictures"][0] |= {"name": "a<b", "predicted": "c"}
-    (section,) = Attention().section({"erm": [found], "cutmix": [found]}, LABELS)
+    (section,) = Attention().sections({"erm": [found], "cutmix": [found]}, LEGEND)
     assert [panel.title for panel in section.panels] == ["erm", "cutmix"]
     svg = section.panels[0].svg
     ElementTree.fromstring(svg)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.suite.memory import LABELS, Memory, quiet
+from tests.suite.memory import LEGEND, Memory, quiet
 
 import multimix.evaluation as ev
 from multimix.data import ArrayDataset
@@ -53,7 +53,7 @@ def test_ood_equals_its_definition_for_every_detector(subject: Subject, tmp_path
     assert result["mean"]["knn"]["auroc"] == pytest.approx(mean)
     assert part.headline(result)["OOD AuROC, % ↑"] == pytest.approx(100 * result["mean"]["energy"]["auroc"])
     # Sections: mean, detectors, one for each set with ROC curves and a histogram for each label.
-    made = part.section({"multimix": [result]}, LABELS)
+    made = part.sections({"multimix": [result]}, LEGEND)
     assert [section.title for section in made][2:] == ["Test images against uniform-noise", "Test images against plain"]
     assert [len(section.panels) for section in made] == [0, 0, 2, 2]
 
@@ -109,7 +109,7 @@ def test_embedding_space_of_the_test_images(subject: Subject) -> None:
     assert raw["alignment"] == pytest.approx(ev.alignment(z, labels))
     assert normalized["uniformity"] == pytest.approx([ev.uniformity(z, True, 2.0), ev.uniformity(z, True, 0.5)])
     assert normalized["effective_rank"] == pytest.approx(ev.effective_rank(z, normalize=True))
-    assert len(part.section({"multimix": [result]}, LABELS)) == 2
+    assert len(part.sections({"multimix": [result]}, LEGEND)) == 2
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_umap_separates_clusters_and_leaves_global_randomness_alone(subject: Sub
     part = Embedding(classes=3, per_class=20)
     result = part.evaluate(subject, Memory(), quiet)
     assert np.shape(result["umap"]["points"]) == (60, 2)
-    assert part.section({"multimix": [result]}, LABELS)[-1].panels[0].title == "multimix"
+    assert part.sections({"multimix": [result]}, LEGEND)[-1].panels[0].title == "multimix"
 
 
 def test_umap_needs_more_points_than_neighbours() -> None:
@@ -183,7 +183,7 @@ def test_a_method_without_mixing_says_so(subject: Subject) -> None:
     part = Intrusion(batches=1, batch_size=16)
     result = part.evaluate(replace(subject, method="erm"), Memory(), quiet)
     assert part.headline(result) == {}
-    (table,) = part.section({"erm": [result]}, LABELS)
+    (table,) = part.sections({"erm": [result]}, LEGEND)
     assert "Mixing none of what it could be asked for, erm has clean images alone." in table.caption
     with pytest.raises(ValueError, match="mixers must be methods that mix images or embeddings, got 'erm'"):
         Intrusion(mixers=("erm",))

@@ -28,10 +28,11 @@ from multimix.suite import ALL, Accuracy, Ood, results
 from multimix.suite.libraries import library_candidate
 from multimix.suite.page import label_colors
 from multimix.suite.paper_numbers import beside_paper
-from multimix.suite.part import Store, Subject
+from multimix.suite.part import Legend, Part, Results, Store, Subject
 from multimix.suite.running import run_parts
 from multimix.suite.subjects import run_candidates
 from multimix.training import load_run
+from multimix.training.devices import check_device
 
 
 def error_of(capsys: pytest.CaptureFixture[str], arguments: Sequence[object], code: int = 2) -> str:
@@ -128,7 +129,7 @@ def test_nothing_is_computed_twice(digits_run, monkeypatch: pytest.MonkeyPatch) 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fragile:
+class Fragile(Part):
     """Counts its pieces, and breaks for one seed."""
 
     name: ClassVar[str] = "fragile"
@@ -148,7 +149,7 @@ class Fragile:
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
         return {"pieces ↑": float(result["sum"])}
 
-    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+    def sections(self, results: Results, legend: Legend) -> list[Section]:
         raise RuntimeError("cannot draw")
 
 
@@ -256,9 +257,9 @@ def test_a_gpu_needs_one_more_than_its_number(name: str, count: int, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     with pytest.raises(ValueError, match=f"--device {name}: PyTorch finds {count or 'no'} CUDA device"):
-        command.check_device(name)
+        check_device(name)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count + 1)
-    command.check_device(name)
+    check_device(name)
 
 
 def test_other_data_and_damaged_models_are_refused(digits_run, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]

@@ -17,11 +17,11 @@ from multimix import cli
 from multimix.data import Dataset
 from multimix.data.catalogue import read_from
 from multimix.data.ood_sets import ood_set
-from multimix.reports import evaluated
 from multimix.suite import Accuracy, Ood, ood, subjects
 from multimix.suite.fingerprint import fingerprint
 from multimix.suite.running import check_inputs, measure, run_parts
 from multimix.suite.subjects import Candidate, make_identity, run_candidates
+from multimix.training import setting
 
 MakeRun = Callable[..., Path]
 
@@ -146,7 +146,7 @@ def test_images_that_changed_are_evaluated_again(tmp_path: Path, capsys: pytest.
     assert nll() == before
     assert "there already" in capsys.readouterr().out
     (tmp_path / "images" / "val" / "ant" / "2.png").rename(tmp_path / "images" / "val" / "bee" / "2.png")
-    evaluated._load.cache_clear()  # another process
+    setting._load.cache_clear()  # another process
     subjects._state.cache_clear()
     assert nll() != before
 

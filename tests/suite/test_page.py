@@ -12,24 +12,25 @@ import pytest
 from multimix.reports.section import Panel, Section
 from multimix.suite import page
 from multimix.suite.page import write_evaluation
+from multimix.suite.part import Legend, Part, Results
 from multimix.suite.results import overview
 from multimix.suite.running import Outcome
 from multimix.suite.subjects import Candidate
 
 
 @dataclass(frozen=True)
-class Told:
+class Told(Part):
     """A part with one number, which its results are."""
 
-    name: str
+    name: str  # type: ignore[misc]
 
-    def evaluate(self, *_: object) -> Mapping[str, Any]:
+    def evaluate(self, *_: object) -> dict[str, Any]:
         raise NotImplementedError
 
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
         return {f"{self.name}, % ↑": result["value"]}
 
-    def section(self, results: Mapping[str, Sequence[Mapping[str, Any]]], colors: Mapping[str, str]) -> list[Section]:
+    def sections(self, results: Results, legend: Legend) -> list[Section]:
         return [Section(self.name, "", [Panel(label, "<svg ></svg>") for label in results])]
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.suite.memory import COLORS, LABELS, Memory, quiet
+from tests.suite.memory import COLORS, LEGEND, Memory, quiet
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,7 +27,7 @@ from multimix.random import make_generator
 from multimix.suite.attacks import Attacks
 from multimix.suite.batches import Batches, balanced_order, choose
 from multimix.suite.corruptions import Corruptions
-from multimix.suite.part import Labels, Subject
+from multimix.suite.part import Legend, Subject
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,8 +92,12 @@ def test_chosen_images_differ_with_the_seed_and_are_nested() -> None:
     assert len(small) == 10
     assert small != set(choose(labels, 10, seed=1).tolist())
     assert torch.equal(choose(labels, None, seed=0), torch.arange(100))
+
+
+@pytest.mark.parametrize("part", [Attacks, Corruptions])
+def test_a_limit_of_no_images_is_refused(part: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match="at least 1, or None for all; got 0"):
-        choose(labels, 0, seed=0)
+        part(limit=0)
 
 
 def test_batches_in_any_order_are_those_of_the_loader(subject: Subject) -> None:
@@ -172,7 +176,7 @@ def test_mixed_precision_attacks_are_counted_in_full_precision(subject: Subject,
     # On a network this small, bfloat16 finds nearly the same images.
     assert found["error"]["PGD 4/255"] == pytest.approx(attacked["error"]["PGD 4/255"], abs=0.1)
     assert {check["name"]: check["passed"] for check in found["checks"]}["evaluation mode"]
-    assert "in mixed precision" in part.section({"erm": [found]}, LABELS)[0].caption
+    assert "in mixed precision" in part.sections({"erm": [found]}, LEGEND)[0].caption
     assert not any(module.training for module in subject.model.modules())
 
 
@@ -287,7 +291,7 @@ def test_the_page_on_attacks(attacked: dict[str, Any]) -> None:
     for run, passed in ((low, True), (high, True), (bad, False)):
         for check in run["checks"]:
             check["passed"] = passed or check["name"] != "gradients"
-    errors, trust = Attacks().section({"erm": [low, high], "cutmix": [bad]}, LABELS)
+    errors, trust = Attacks().sections({"erm": [low, high], "cutmix": [bad]}, LEGEND)
     assert errors.table is not None
     assert trust.table is not None
     column = list(errors.table.columns).index("PGD 4/255\nerror, % ↓")
@@ -303,7 +307,7 @@ def test_the_page_on_attacks(attacked: dict[str, Any]) -> None:
     assert verdicts["gradients"] == ["passed", "1 of 1 fail"]
     assert verdicts["logits"] == ["passed", "passed"]
     assert "cutmix, gradients: The gradient of the loss is exactly zero" in trust.caption
-    clean = Attacks().section({"erm": [low]}, LABELS)[1]
+    clean = Attacks().sections({"erm": [low]}, LEGEND)[1]
     assert clean.caption.startswith("Every check that was made passed")
 
 
@@ -314,7 +318,7 @@ def test_a_check_that_was_not_made_did_not_pass(attacked: dict[str, Any]) -> Non
         return copy
 
     def transfers(**runs: list[dict[str, Any]]) -> tuple[list[list[str]], str]:
-        trust = Attacks().section(runs, LABELS)[1]
+        trust = Attacks().sections(runs, LEGEND)[1]
         assert trust.table is not None
         return [[cell.text for cell in row[1:]] for row in trust.table.rows if row[0].text == "transfer"], trust.caption
 
@@ -338,7 +342,7 @@ def test_the_page_on_corruptions_and_the_mean_corruption_error() -> None:
         }  # fmt: skip
 
     results = {"erm": [run(0.1, 0.4, 0.2)], "cutmix": [run(0.1, 0.2, 0.3), run(0.1, 0.2, 0.2)]}
-    overview, by_type, heat = Corruptions().section(results, LABELS)
+    overview, by_type, heat = Corruptions().sections(results, LEGEND)
     assert overview.table is not None
     assert by_type.table is not None
     rows = {str(row[0].value): [cell.text for cell in row[1:]] for row in overview.table.rows}
@@ -351,11 +355,11 @@ def test_the_page_on_corruptions_and_the_mean_corruption_error() -> None:
     assert "all 20 test images" in overview.caption
     texts = re.findall(r">([^<>]+)</text>", heat.panels[0].svg)
     assert [text for text in texts if text in ("40", "20")] == ["40"] * 5 + ["20"] * 5
-    alone = Corruptions().section({"cutmix": results["cutmix"]}, LABELS)[0]
+    alone = Corruptions().sections({"cutmix": results["cutmix"]}, LEGEND)[0]
     assert alone.table is not None
     assert list(alone.table.columns) == ["method", "clean\nerror, % ↓", "corruption\nerror, % ↓"]
     assert "mCE" not in alone.caption
-    faultless = Corruptions().section({"erm": [run(0.0, 0.0, 0.2)]}, LABELS)[0]
+    faultless = Corruptions().sections({"erm": [run(0.0, 0.0, 0.2)]}, LEGEND)[0]
     assert "mCE" not in faultless.caption
 
 
@@ -365,7 +369,7 @@ def test_the_mean_corruption_error_is_relative_to_erm_with_the_same_settings() -
         return {**about, "error": {"fog": [error] * 5}}
 
     errors = {"erm, epochs=1": 0.4, "erm, epochs=2": 0.2, "cutmix, epochs=1": 0.3, "cutmix, epochs=2": 0.3, "a": 0.1}
-    labels = Labels(dict.fromkeys(errors, "#000000"), {f"cutmix, epochs={k}": f"erm, epochs={k}" for k in (1, 2)})
-    table = Corruptions().section({label: [run(error)] for label, error in errors.items()}, labels)[0].table
+    legend = Legend(dict.fromkeys(errors, "#000000"), {f"cutmix, epochs={k}": f"erm, epochs={k}" for k in (1, 2)})
+    table = Corruptions().sections({label: [run(error)] for label, error in errors.items()}, legend)[0].table
     assert table is not None
     assert [row[-1].text for row in table.rows] == ["100.00", "100.00", "75.00", "150.00", "–"]

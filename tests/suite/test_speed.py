@@ -19,7 +19,7 @@ from multimix.data import ArrayDataset, Batch
 from multimix.methods import DenseMultiMix, Erm, InputMixup, Method, MultiMix
 from multimix.models import SplitModel, build
 from multimix.suite import Speed
-from multimix.suite.part import Labels, Subject
+from multimix.suite.part import Legend, Subject
 from multimix.suite.speed import with_n
 from multimix.training import Config
 
@@ -87,7 +87,7 @@ def test_a_network_trained_elsewhere_is_timed_with_the_papers_methods(subject: S
     assert found["rows"]["erm"]["relative"] == 1.0
     assert found["by_n"] == []
     assert part.headline(found) == {}
-    table = part.section({"torchvision:resnet18": [found]}, Labels({"torchvision:resnet18": "#000000"}))[0].table
+    table = part.sections({"torchvision:resnet18": [found]}, Legend({"torchvision:resnet18": "#000000"}))[0].table
     assert table is not None
     assert "torchvision:resnet18: dense-multimix" in [row[0].text for row in table.rows]
 
@@ -101,7 +101,7 @@ def test_real_steps_leave_the_model_and_the_global_generator_alone(subject: Subj
     row = found["rows"]["multimix"]
     assert row["images_per_second"] == pytest.approx(8000 / row["milliseconds"])
     assert "needs the domain" in found["rows"]["daml"]["why_not"]
-    caption = Speed().section({"mine": [found]}, Labels({"mine": "#000000"}))[0].caption
+    caption = Speed().sections({"mine": [found]}, Legend({"mine": "#000000"}))[0].caption
     assert "mine: daml could not be timed: Daml needs the domain" in caption
 
 
@@ -118,7 +118,7 @@ def test_domains_are_balanced_as_in_training(subject: Subject, monkeypatch: pyte
 
 def test_the_papers_table_stands_beside(subject: Subject, clock: list[Any]) -> None:
     found = Speed(n=(10,)).evaluate(subject, Memory(), quiet)
-    *_, section = Speed().section({"mine": [found, found]}, Labels({"mine": "#000000"}))
+    *_, section = Speed().sections({"mine": [found, found]}, Legend({"mine": "#000000"}))
     assert section.table is not None
     rows = {row[0].text: [cell.text for cell in row] for row in section.table.rows}
     assert section.table.columns[1:4] == [
@@ -142,13 +142,13 @@ def test_every_label_has_a_row_beside_the_papers_table() -> None:
     results = {"multimix, lr=0.1": [run("multimix", multimix=0.5)], "multimix, lr=0.2": [run("multimix", multimix=0.7)]}
     results["erm"] = [run("erm", erm=1.0)]
     results["erm"][0]["rows"]["erm"] |= {"relative_low": 0.5, "relative_high": 1.9}
-    speeds, *_, beside = Speed().section(results, Labels(dict.fromkeys(results, "#000000")))
+    speeds, *_, beside = Speed().sections(results, Legend(dict.fromkeys(results, "#000000")))
     assert beside.table is not None
     rows = {row[0].text: row[1].text for row in beside.table.rows}
     assert (rows["multimix, lr=0.1"], rows["multimix, lr=0.2"], rows["erm"]) == ("0.50", "0.70", "1.00")
     assert "multimix" not in rows
     other = {"multimix-small-alpha": [run("multimix-small-alpha", **{"multimix-small-alpha": 0.8, "multimix": 0.6})]}
-    *_, beside = Speed().section({**results, **other}, Labels(dict.fromkeys([*results, *other], "#000000")))
+    *_, beside = Speed().sections({**results, **other}, Legend(dict.fromkeys([*results, *other], "#000000")))
     assert beside.table is not None
     rows = {row[0].text: row[1].text for row in beside.table.rows}
     assert (rows["multimix-small-alpha"], rows["multimix-small-alpha: multimix"]) == ("0.80", "0.60")
@@ -157,7 +157,7 @@ def test_every_label_has_a_row_beside_the_papers_table() -> None:
         in speeds.caption
     )
     spelled_out = {"mine": [run("multimix(n=1000)", **{"multimix(n=1000)": 0.4})]}
-    *_, beside = Speed().section(spelled_out, Labels({"mine": "#000000"}))
+    *_, beside = Speed().sections(spelled_out, Legend({"mine": "#000000"}))
     assert beside.table is not None
     of_paper = published.find("speed", data="imagenet", model="resnet50", method="multimix")
     assert of_paper is not None

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import methods, models
 from ..data import Batch
 from ..errors import first_line
-from ..methods import Either, Method, SoftTargets
+from ..methods import Method
 from ..models import SplitModel
 from ..random import make_generator
 from ..training import Config, TrainingStep
@@ -79,7 +79,6 @@ def run(
     image_size: int,
     rounds: int = 9,
     seconds: float = SECONDS,
-    say: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Row]:
     """Time each method on made-up images, each in turn with ERM in the same process.
 
@@ -89,7 +88,6 @@ def run(
         num_classes, image_size: of the made-up images (b, 3, image_size, image_size).
         rounds: of one step of each, or of several short ones.
         seconds: about how long to measure a method and ERM beside it.
-        say: called with the name of each method before it is measured.
 
     Raises:
         ValueError: an unknown method or model. A method that cannot run on this model, or lacks a file or a library, is
@@ -109,7 +107,7 @@ def run(
         ).to(fabric.device)
 
     batch = made_up_batch(config.batch_size, num_classes, image_size, fabric.device)
-    return beside_erm(chosen, fabric, config, make_model, batch, rounds=rounds, seconds=seconds, say=say)
+    return beside_erm(chosen, fabric, config, make_model, batch, rounds=rounds, seconds=seconds)
 
 
 def beside_erm(
@@ -121,7 +119,6 @@ def beside_erm(
     *,
     rounds: int,
     seconds: float,
-    say: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Row]:
     """Time each method on one batch, each in turn with ERM; as `run`, for any network and images.
 
@@ -142,7 +139,6 @@ def beside_erm(
         baseline = steps_of("erm")
         for method in chosen:
             methods.parse(method)
-            say(method)
             try:
                 measured = {"": baseline, method: steps_of(method)}
                 times, _ = expected_times(measured, rounds=rounds, device=device, seconds=seconds)
@@ -231,26 +227,7 @@ def steps(fabric: Fabric, config: Config, model: SplitModel, method: Method, bat
         model = model.to(memory_format=torch.channels_last)
         batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
     method.setup(model)
-    return [(weight, _step(fabric, config, model, part, batch)) for weight, part in expand(method)]
-
-
-def expand(method: Method) -> list[tuple[float, Method]]:
-    """The methods among which `method` chooses for every mini-batch, with their probabilities.
-
-    >>> from multimix.methods import parse
-    >>> [(p, type(part).__name__) for p, part in expand(parse("either(cutmix, multimix, p=0.2)"))]
-    [(0.2, 'CutMix'), (0.4, 'MultiMix'), (0.4, 'InputMixup')]
-    """
-    if isinstance(method, SoftTargets):
-        return [(weight, SoftTargets(part)) for weight, part in expand(method.method)]
-    if not isinstance(method, Either):
-        return [(1.0, method)]
-    return [
-        (share * weight, part)
-        for share, side in ((method.p, method.a), (1 - method.p, method.b))
-        for weight, part in expand(side)
-        if share > 0
-    ]
+    return [(weight, _step(fabric, config, model, part, batch)) for weight, part in method.choices()]
 
 
 def _repeat(step: Callable[[], None], times: int) -> None:
@@ -258,7 +235,7 @@ def _repeat(step: Callable[[], None], times: int) -> None:
         step()
 
 
-def _step(fabric: Any, config: Config, model: SplitModel, method: Method, batch: Batch) -> Callable[[], None]:
+def _step(fabric: Fabric, config: Config, model: SplitModel, method: Method, batch: Batch) -> Callable[[], None]:
     if missing := [name for name in method.needs if name not in batch.extras]:
         raise ValueError(f"{type(method).__name__} needs the {' and '.join(missing)} of every image: these have none")
     step = TrainingStep(model, method)

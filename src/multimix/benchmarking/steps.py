@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -69,7 +69,6 @@ def run(
     rounds: int = 15,
     seconds: float = 3.0,
     rates: floor.Rates | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Row]:
     """ERM, then both methods at every n (`math.inf` for the closed form), each in turns with ERM.
 
@@ -93,7 +92,7 @@ def run(
         )
         shape = {"num_classes": setting.classes, "image_size": setting.image_size}
         erm = math.nan
-        for row in methods.run(list(variants), config, **shape, rounds=rounds, seconds=seconds, say=say):
+        for row in methods.run(list(variants), config, **shape, rounds=rounds, seconds=seconds):
             if row.speed is None or row.milliseconds is None:
                 yield Row(setting, row.method, None, None, None, None, row.why_not)
                 continue

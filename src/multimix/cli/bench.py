@@ -16,6 +16,7 @@ from ..benchmarking.measure import Ratio
 from ..benchmarking.rates import cpu_rates
 from ..benchmarking.record import Record
 from ..kernels import triton_launch
+from ..training.devices import check_device
 from .options import parse
 
 Table = Literal["loss", "steps", "sampler"]
@@ -83,9 +84,10 @@ def main(argv: list[str]) -> None:
 
 
 def _device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(asked)
+    return asked
 
 
 def _rates(device: Device) -> Mapping[loss.Precision, floor.Rates]:

@@ -10,6 +10,7 @@ from .. import methods
 from ..benchmarking import methods as benchmark
 from ..benchmarking.record import Record
 from ..training import Config
+from ..training.devices import check_device
 from .options import parse
 
 DEFAULT = (
@@ -73,6 +74,8 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}")
     if not options.seconds > 0:
         raise ValueError(f"--seconds must be positive, got {options.seconds}")
+    if options.device != "auto":
+        check_device(options.device)
     config = Config(
         data="digits",  # a configuration names data; the images are made up
         model=options.model,

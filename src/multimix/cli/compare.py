@@ -6,38 +6,29 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from ..errors import one_line
-from ..reports import summarize
-from ..reports.evaluated import default_device
-from ..reports.page import write_page
+from ..reports import summarize, write_page
 from ..reports.plan import Plan
 from ..reports.speed import measure_speed
-from ..training import Config, RunDirectory
+from ..training import RunDirectory
+from ..training.devices import default_device
 from .console import show_results
 from .planned import run_plan, workers_and_threads
-from .request import read_request
+from .request import PlanOptions, read_request
 
 METHODS = "erm,input-mixup,manifold-mixup,cutmix,multimix,multimix-small-alpha,dense-multimix"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(PlanOptions):
     """What `multimix compare RECIPE` takes, besides the options of `multimix train`."""
 
     methods: str = METHODS
     """Methods, separated by commas; quote those with options: erm,"multimix(alpha=0.1, n=500)"."""
-    seeds: int = 3
-    """Number of runs of every method, with seeds from --seed on."""
-    out: Path | None = None
-    """Folder of the comparison; default: runs/compare-RECIPE. The same command continues where it stopped."""
-    jobs: int | None = None
-    """Runs at the same time; default: one for each CPU core, or one on a GPU."""
-    config: Config
 
 
 def main(argv: list[str]) -> None:

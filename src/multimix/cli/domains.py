@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..data.domains import domain_names
 from ..reports import domains as report
-from ..reports.conditions import training
+from ..reports.conditions import of_plan
 from ..reports.page import now
 from ..reports.plan import Plan, folder_name, read_plan
 from ..reports.runs import read_run
@@ -17,22 +17,17 @@ from ..training import Config, RunDirectory
 from ..training.files import write_json, write_text
 from .console import show_table
 from .planned import run_plan
-from .request import read_request
+from .request import PlanOptions, read_request
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(PlanOptions):
     """What `multimix domains RECIPE` takes, besides the options of `multimix train`."""
 
     methods: str = "erm,input-mixup,daml,multimix"
     """Methods, separated by commas; quote those with options: erm,"daml(domains=5)"."""
     seeds: int = 3
     """Number of runs of every method on every domain, with seeds from --seed on."""
-    out: Path | None = None
-    """Folder; default: runs/domains-RECIPE. The same command continues where it stopped."""
-    jobs: int | None = None
-    """Runs at the same time; default: one for each CPU core, or one on a GPU."""
-    config: Config
 
 
 def main(argv: list[str]) -> None:
@@ -103,14 +98,8 @@ def _write(plans: dict[str, Plan], config: Config, folder: Path) -> None:
     write_json(folder / "domains.json", {"split": "test", "epoch": "last", "methods": report.as_json(found)})
     write_text(folder / "domains.csv", report.as_csv(runs))
     first = next(iter(plans.values()))
-    conditions = {
-        "data": str(config.data_root),
-        "model": config.model,
-        "training": training([config]),
-        "seeds": ", ".join(map(str, sorted({seed for plan in plans.values() for seed in plan.seeds}))),
-        "command": first.command,
-        "page made": now(),
-    }
+    seeds = sorted({seed for plan in plans.values() for seed in plan.seeds})
+    conditions = of_plan(config, seeds, command=first.command, made=now())
     write_text(folder / "domains.html", report.page(found, conditions=conditions))
     print(
         f"\nPage: {folder / 'domains.html'} (also domains.json and domains.csv; `multimix report {folder}/DOMAIN` "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import shlex
 import sys
 import warnings
@@ -11,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from ..errors import nearest_or_all
 from ..suite import ALL, CHEAP, PARTS, Part
@@ -22,6 +19,7 @@ from ..suite.page import label_colors, write_evaluation
 from ..suite.results import overview
 from ..suite.running import Outcome, check_inputs, run_parts
 from ..suite.subjects import Candidate, Which, run_candidates
+from ..training.devices import check_device
 from ..training.files import naming_another_folder, refuse_file, refuse_unwritable
 from ..training.interrupt import as_ctrl_c
 from .console import show_table, split_paths
@@ -48,7 +46,7 @@ class Common:
     data: str | None = None
     """Data set of library models, such as imagefolder."""
     data_root: Path | None = None
-    """Its folder; of an image folder, that which holds train/ and val/ or test/, or only one of these, or classes."""
+    """Folder of --data; for an image folder, what holds train/ and val/ or test/, or only one of these, or classes."""
     weights: Path | None = None
     """Weights of a library model, .safetensors or .pth; default: the published ones."""
     image_size: int | None = None
@@ -132,23 +130,6 @@ def main(argv: list[str]) -> None:
         raise SystemExit(1)
 
 
-def check_device(name: str) -> None:
-    """Raise ValueError if this machine has no device `name`, before hours of evaluations fail one by one.
-
-    >>> check_device("cpu")
-    """
-    # PyTorch takes cpu:NUMBER too, and every number for the same processors.
-    if not re.fullmatch("cpu|cuda(:(0|[1-9][0-9]*))?", name):
-        raise ValueError(f"--device must be cpu, cuda or cuda:NUMBER, got {name!r}")
-    kind, _, number = name.partition(":")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "cuda" and int(number or 0) >= count:
-        raise ValueError(
-            f"--device {name}: PyTorch finds {count or 'no'} CUDA device{'s' * (count != 1)} here: use --device cpu"
-            f"{f', or up to cuda:{count - 1}' if count else ', or a build of PyTorch with CUDA'}"
-        )
-
-
 def chosen_parts(options: Any) -> list[Part]:
     """The parts that --parts names, with their options, in the order of the page.
 
@@ -209,7 +190,7 @@ def find_candidates(paths: Sequence[Path], options: Any, out: Path) -> list[Cand
     data = dict.fromkeys((candidate.data, candidate.class_names) for candidate in found)
     if len(data) > 1:
         named = ", ".join(f"{name} with {len(classes)} classes, {classes[0]} first" for name, classes in data)
-        raise ValueError(f"the models are on different data ({named}): evaluate each apart")
+        raise ValueError(f"the models are on different data ({named}): evaluate them in separate commands")
     return found
 
 

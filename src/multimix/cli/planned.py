@@ -12,14 +12,13 @@ from pathlib import Path
 import torch
 
 from .. import methods
-from ..benchmarking.methods import expand
-from ..reports.evaluated import default_device, load_splits
 from ..reports.plan import Plan, read_plan
 from ..training import Config, RunDirectory
+from ..training.devices import default_device
 from ..training.files import locked
 from ..training.optimizers import warn_of_unreached
 from ..training.rundir import refuse_changes
-from ..training.setting import build_model, train_loader
+from ..training.setting import build_model, load_splits, train_loader
 from ..training.step import wanted_extras
 from .board import Board
 from .workers import Job, run_jobs
@@ -133,7 +132,7 @@ def _check_setting(config: Config, chosen: Sequence[str]) -> None:
             method.setup(model)
             method.check_extras(splits.train.extras)
             # Which of several methods a single step takes is left to chance.
-            for _, part in expand(method):
+            for _, part in method.choices():
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "n=math.inf is inaccurate")  # for these few images
                     part(model, images, targets, torch.Generator(), **{name: wanted[name] for name in part.needs})

@@ -16,11 +16,10 @@ from ..data.pictures import OR_SKIP
 from ..errors import one_line
 from ..extras import require
 from ..functional._checks import check_count
-from ..reports.evaluated import default_device
 from ..training import RunDirectory
 from ..training.classify import classify
+from ..training.devices import check_device, default_device
 from .console import split_paths
-from .evaluate import check_device
 from .options import parse
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import torch.distributed as dist
 
@@ -17,26 +17,26 @@ from ..training import Config
 from ..training.files import refuse_file
 from .options import parse
 
-__all__ = ["Request", "checked_methods", "read_request"]
+__all__ = ["PlanOptions", "Request", "checked_methods", "read_request"]
 
 
 MOST = 10_000
 """Runs of a method, or at a time: a slip of the finger beyond."""
 
 
-class PlanOptions(Protocol):
-    """The options that the three commands share."""
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """The options that the three commands share, besides those of `multimix train`."""
 
-    @property
-    def methods(self) -> str: ...
-    @property
-    def seeds(self) -> int: ...
-    @property
-    def out(self) -> Path | None: ...
-    @property
-    def jobs(self) -> int | None: ...
-    @property
-    def config(self) -> Config: ...
+    methods: str
+    """Methods, separated by commas; quote those with options: erm,"multimix(alpha=0.1, n=500)"."""
+    seeds: int = 3
+    """Number of runs of every method, with seeds from --seed on."""
+    out: Path | None = None
+    """Folder of all that is made; default: runs/COMMAND-RECIPE. The same command continues where it stopped."""
+    jobs: int | None = None
+    """Runs at the same time; default: one for each CPU core, or one on a GPU."""
+    config: Config
 
 
 O = TypeVar("O", bound=PlanOptions)  # noqa: E741
@@ -46,7 +46,6 @@ O = TypeVar("O", bound=PlanOptions)  # noqa: E741
 class Request(Generic[O]):
     """A command line, read and checked."""
 
-    recipe: str
     options: O
     methods: Sequence[str]
     """Those of --methods, as they are called in tables and files."""
@@ -85,7 +84,7 @@ def read_request(
 
     recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (recipe, argv)
     if "--resume" in rest:
-        raise ValueError(f"leave out --resume: the same command of {command} goes on where it stopped")
+        raise ValueError(f"leave out --resume: {command} resumes by itself when the same command is run again")
     default = make(config=recipes.get(recipe))
     options = parse(rest, default, prog=f"multimix {command} {recipe}", description=description)
     if options.config.method != default.config.method:
@@ -104,7 +103,6 @@ def read_request(
     folder = options.out or Path("runs") / f"{command}-{recipe}"
     refuse_file(folder)
     return Request(
-        recipe,
         options,
         checked_methods(chosen),
         folder=folder,
@@ -138,6 +136,6 @@ def checked_methods(chosen: Sequence[str]) -> list[str]:
             raise ValueError(
                 f"--methods names {other} twice: leave out one"
                 if other == method
-                else f"--methods names {other} and {method}, which would share a folder: compare them apart"
+                else f"--methods names {other} and {method}, which would be stored in one folder: give each an --out"
             )
     return chosen

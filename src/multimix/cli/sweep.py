@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import methods
 from ..reports import sweep as report
-from ..reports.conditions import data_name, training
+from ..reports.conditions import of_plan
 from ..reports.page import now
 from ..reports.plan import Plan
 from ..reports.runs import find_runs
@@ -19,13 +19,13 @@ from ..training import Config
 from ..training.files import write_json, write_text
 from .console import show_table
 from .planned import run_plan
-from .request import checked_methods, read_request
+from .request import PlanOptions, checked_methods, read_request
 
 RESULTS = "sweep.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(PlanOptions):
     """What `multimix sweep RECIPE` takes, besides the options of `multimix train`."""
 
     methods: str = "multimix,dense-multimix"
@@ -34,11 +34,6 @@ class Options:
     """What to vary, one option at a time: --vary layer=0,1,2,3,4 n=10,100,1000 m=2,16,128 "alpha=0.1,1,(0.5,2)"."""
     seeds: int = 3
     """Number of runs of every setting, with seeds from --seed on."""
-    out: Path | None = None
-    """Folder of the sweep; default: runs/sweep-RECIPE. The same command continues where it stopped."""
-    jobs: int | None = None
-    """Runs at the same time; default: one for each CPU core, or one on a GPU."""
-    config: Config
 
 
 def main(argv: list[str]) -> None:
@@ -118,25 +113,16 @@ def write(plan: Plan, bases: Sequence[str], axes: Sequence[Axis], config: Config
     key = report.metric(finished)
     runs = {method: [run for run in finished if run.config.method == method] for method in plan.methods}
     found = report.points(bases, axes, runs, config, key)
-    split = "validation" if key == "val_accuracy" else "test"
-    quantity = f"{split} accuracy, %"
-    show_table(report.table(found, quantity=quantity))
+    split: report.Split = "validation" if key == "val_accuracy" else "test"
+    show_table(report.table(found, split=split))
     setting = {"data": config.data, "model": config.model, "epochs": config.epochs, "split": split}
     asked = {"methods": list(bases), "vary": {axis.option: list(axis.values) for axis in axes}}
     content = setting | {"command": plan.command} | asked | {"points": report.as_rows(found)}
     write_json(plan.folder / RESULTS, content)
     write_text(plan.folder / "sweep.csv", report.as_csv(found))
-    panels = {axis.option: report.panel(axis, found, quantity=quantity) for axis in axes}
+    panels = {axis.option: report.panel(axis, found, split=split) for axis in axes}
     for option, svg in panels.items():
         write_text(plan.folder / f"sweep-{option}.svg", standalone(svg))
-    conditions = {
-        "data": data_name(config.data, config.data_root),
-        "model": config.model,
-        "training": training([config]),
-        "split": split,
-        "seeds": ", ".join(map(str, plan.seeds)),
-        "command": plan.command,
-        "page made": now(),
-    }
-    write_text(plan.folder / "sweep.html", report.page(found, panels, quantity=quantity, conditions=conditions))
+    conditions = of_plan(config, plan.seeds, command=plan.command, made=now(), Split=split)
+    write_text(plan.folder / "sweep.html", report.page(found, panels, split=split, conditions=conditions))
     print(f"\nPage: {plan.folder / 'sweep.html'} (also sweep.json, sweep.csv and sweep-OPTION.svg)")

@@ -23,7 +23,7 @@ from ..functional._checks import (
     mixing_dtype,
 )
 from ..functional._transforms import needs_formula, refuse_transforms
-from ..functional.closed_form import check_spread_weight
+from ..functional.closed_form import check_spread_weight, relative_attention
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED
 from ..kernels.ops import sampled_cross_entropy
@@ -72,6 +72,7 @@ class MultiMix(Criterion):
         self.n = check_n(n)
         self.alpha = alpha
         self.m = None if m is None else check_count("m", m)
+        self._looked = False
         if n == math.inf:
             _warn_where_poor(self.alpha[0], m, None)
         self.rescale = rescale
@@ -170,6 +171,10 @@ _USUAL_BATCH, _FEWEST_EFFECTIVE = 128, 20
 """Below so many effective examples in a mixture, the gradient of the closed form is more than a quarter off where
 logits are as large as a trained classifier's (docs/closed_form.md)."""
 
+_FEWEST_ATTENDED, _UNEVEN = 10, 0.1
+"""The same at a position, of uneven attention: ordinary maps by ReLU have about 20 there, and are a tenth off. And the
+share of the loss from which on such positions spoil its gradient."""
+
 
 def _effective(alpha: float, m: int | None, b: float) -> float:
     """Examples in a mixture of m of b, by the second moment of their weights; with one example nothing is mixed."""
@@ -191,6 +196,29 @@ def _warn_where_poor(alpha: float, m: int | None, b: int | None) -> None:
         "are large. Use a finite n, such as n=1000, or a larger alpha, m or mini-batch",
         stacklevel=3 if b is None else 2,
     )
+
+
+@torch.no_grad()
+def _warn_where_uneven(criterion: MultiMix, a_BR: Tensor, normalize: str) -> None:
+    """Once for a criterion: where few examples are attended, few carry a mixture, however large the mini-batch is.
+
+    On an accelerator, which would have to be waited for, only the first mini-batch is looked at.
+    """
+    b = a_BR.shape[0]
+    even = _effective(criterion.alpha[0], criterion.m, b)
+    if criterion._looked or even < _FEWEST_EFFECTIVE or torch._C._are_functorch_transforms_active():
+        return
+    pi_RB, weight_R = relative_attention(a_BR.mT.to(mixing_dtype(a_BR.dtype)), normalize == "global")
+    effective_R = even / (b * pi_RB.square().sum(1))
+    share = float(weight_R[effective_R < _FEWEST_ATTENDED].sum())
+    criterion._looked = share > _UNEVEN or a_BR.device.type != "cpu"
+    if share > _UNEVEN:
+        warnings.warn(
+            f"n=math.inf is inaccurate for attention as uneven as this: {share:.0%} of the loss is of positions where "
+            f"fewer than {_FEWEST_ATTENDED} effective examples make a mixture, since few are attended there (or all "
+            "others are padding). Use a finite n, such as n=1000; with a mask, normalize='global' may be enough",
+            stacklevel=3,
+        )
 
 
 def check_n(n: int | float) -> int | float:
@@ -235,6 +263,8 @@ def loss_from_logits(
     if criterion.n == math.inf:
         if not torch.compiler.is_compiling():
             _warn_where_poor(criterion.alpha[0], criterion.m, b)
+            if attention_BR is not None:
+                _warn_where_uneven(criterion, attention_BR.detach(), normalize)
         return scale * expected_mixed_cross_entropy(
             logits_RBC,
             targets,

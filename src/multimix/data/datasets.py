@@ -54,6 +54,11 @@ class ArrayDataset:
         self.labels, self.extras = _check_labels(labels, len(images), extras)
         self.image_size = images.shape[-1] if image_size is None else image_size
 
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for colours."""
+        return self.images.shape[1]
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -102,6 +107,11 @@ class FileDataset:
         self._ends = torch.tensor([len(name) for name in encoded], dtype=torch.int64).cumsum(0)
         self.labels, self.extras = _check_labels(labels, len(encoded), extras)
         self.image_size = image_size
+
+    @property
+    def channels(self) -> int:
+        """3: files are decoded in colour."""
+        return 3
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -161,6 +161,6 @@ def _crop(images: Tensor, size: int, generator: torch.Generator | None) -> Tenso
 def _grey(dataset: Dataset) -> ArrayDataset:
     if not isinstance(dataset, ArrayDataset):
         raise ValueError(f"grey images are made in memory only, up to {pictures.SMALL_SIDE} pixels: got {dataset}")
-    if dataset.images.shape[1] == 1:
+    if dataset.channels == 1:
         return dataset
     return ArrayDataset(pictures.luma(dataset.images), dataset.labels, image_size=dataset.image_size)

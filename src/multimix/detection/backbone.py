@@ -31,7 +31,7 @@ class Backbone(nn.Module):
 
     Args:
         model: a convolutional network.
-        frozen_stages: so many stages, from the first on, keep their weights.
+        frozen_stages: number of stages, from the first on, that keep their weights.
         mixed_precision: compute the maps in bfloat16 where that is safe (autocast), and give them as float32: boxes
             need the digits, so that the rest of a detector does not follow.
 

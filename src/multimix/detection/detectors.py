@@ -48,7 +48,7 @@ def ssd(
         model: a convolutional network; its normalisation of pixels becomes the detector's.
         num_classes: with the background, which is class 0.
         image_size: side in pixels to which images are stretched.
-        frozen_stages: so many stages of the encoder keep their weights.
+        frozen_stages: number of stages of the encoder, from the first on, that keep their weights.
         mixed_precision: compute the encoder in bfloat16 where that is safe, which is faster on GPUs.
 
     Returns:
@@ -103,7 +103,7 @@ def faster_rcnn(
         model: a convolutional network; its normalisation of pixels becomes the detector's.
         num_classes: with the background, which is class 0.
         image_size: length in pixels to which the shorter side of images is resized; the longer has at most 5/3 of it.
-        frozen_stages: so many stages of the encoder keep their weights.
+        frozen_stages: number of stages of the encoder, from the first on, that keep their weights.
         mixed_precision: compute the encoder in bfloat16 where that is safe, which is faster on GPUs.
 
     Returns:

@@ -30,7 +30,8 @@ class MixedEmbeddings(NamedTuple):
 
 
 def mixings(method: methods.Method) -> dict[str, methods.Method]:
-    """What a method mixes with, by the name of the class: the parts of `Either`, the mixer under `DenseLoss`.
+    """What a method mixes with, by the name of the class: what `Either` chooses from, the mixer under `DenseLoss`, and
+    the method under `SoftTargets`, which mixes in the same way whatever the targets.
 
     Of several parts of one class the second is `CutMix 2`, say.
 
@@ -47,11 +48,13 @@ def mixings(method: methods.Method) -> dict[str, methods.Method]:
 
 
 def _mixing_parts(method: methods.Method) -> list[methods.Method]:
-    if isinstance(method, methods.Either):
-        return _mixing_parts(method.a) + _mixing_parts(method.b)
     if isinstance(method, methods.DenseLoss):
         return _mixing_parts(method.mixer)
-    return [method] if isinstance(method, methods.Mixer | methods.MultiMix | methods.DenseMultiMix) else []
+    if isinstance(method, methods.SoftTargets):
+        return _mixing_parts(method.method)
+    if isinstance(method, methods.Mixer | methods.MultiMix | methods.DenseMultiMix):
+        return [method]
+    return [part for _, choice in method.choices() if choice is not method for part in _mixing_parts(choice)]
 
 
 def mixed_embeddings(

@@ -61,6 +61,10 @@ class Method(nn.Module):
         """Whether a pass of the model is differentiated a second time, which a compiled model must know before."""
         return False
 
+    def choices(self) -> list[tuple[float, Method]]:
+        """The methods among which this one chooses for every mini-batch, with their probabilities: mostly itself."""
+        return [(1.0, self)]
+
     def setup(self, model: SplitModel) -> None:
         """Called once with the model, on its device, before the optimiser is made; passed on to the methods within.
 

@@ -12,6 +12,7 @@ from ..criteria.classifiers import apply_linear, is_linear
 from ..criteria.dense import as_tokens
 from ..functional.loss import normalized_weights
 from .base import Method, MethodOutput, Mixer
+from .class_token import warn_of_class_token
 
 if TYPE_CHECKING:
     from ..models import SplitModel
@@ -51,6 +52,7 @@ class DenseLoss(Method):
         self.criterion = criteria.DenseMultiMix(
             attention=attention, nonlinearity=nonlinearity, detach_attention=detach_attention, normalize=normalize
         )
+        self._looked = False
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -67,7 +69,11 @@ class DenseLoss(Method):
         if not is_linear(model.classifier):
             raise ValueError(f"a dense loss needs a linear classifier, got {type(model.classifier).__name__}")
         mixed, layer, soft = self.mixer.mixed(model, images, targets, generator, **extras)
-        tokens = as_tokens(model.dense(model.features(mixed, start=layer)))
+        features = model.features(mixed, start=layer)
+        if not self._looked:
+            self._looked = True
+            warn_of_class_token(model, features)
+        tokens = as_tokens(model.dense(features))
         a_KR = self.criterion.attend_to(tokens, soft, self.criterion.class_weights(model.classifier))
         logits_KRC = apply_linear(model.classifier, tokens)
         with torch.autocast(images.device.type, enabled=False):

@@ -37,6 +37,21 @@ class Either(Method):
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(dict.fromkeys((*self.a.needs, *self.b.needs)))
 
+    def choices(self) -> list[tuple[float, Method]]:
+        """Both methods, or what they choose from; none with probability 0.
+
+        >>> from multimix.methods import CutMix, Erm, InputMixup
+        >>> method = Either(CutMix(), Either(Erm(), InputMixup()), p=0.2)
+        >>> [(p, type(part).__name__) for p, part in method.choices()]
+        [(0.2, 'CutMix'), (0.4, 'Erm'), (0.4, 'InputMixup')]
+        """
+        return [
+            (share * weight, part)
+            for share, side in ((self.p, self.a), (1 - self.p, self.b))
+            for weight, part in side.choices()
+            if share > 0
+        ]
+
     def forward(
         self,
         model: SplitModel,

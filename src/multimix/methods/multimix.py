@@ -13,6 +13,7 @@ from ..criteria.classifiers import apply_linear, is_linear
 from ..criteria.dense import as_tokens
 from ..functional._checks import Alpha, check_count
 from .base import Method, MethodOutput
+from .class_token import warn_of_class_token
 
 if TYPE_CHECKING:
     from ..models import SplitModel
@@ -102,6 +103,7 @@ class DenseMultiMix(Method):
             spread_weight=spread_weight,
         )
         self.layer = check_layer(layer, n)
+        self._looked = False
 
     def forward(
         self,
@@ -119,6 +121,9 @@ class DenseMultiMix(Method):
             )
             return MethodOutput(loss, None)
         features = model.features(images)
+        if not self._looked:
+            self._looked = True
+            warn_of_class_token(model, features)
         dense = model.dense(features)
         if not is_linear(model.classifier):
             return MethodOutput(self.criterion(dense, targets, model.classifier, generator=generator), None)

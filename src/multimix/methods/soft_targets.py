@@ -37,6 +37,10 @@ class SoftTargets(Method):
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(dict.fromkeys(("soft_targets", *self.method.needs)))
 
+    def choices(self) -> list[tuple[float, Method]]:
+        """What the method chooses from, each on these targets."""
+        return [(weight, SoftTargets(part)) for weight, part in self.method.choices()]
+
     def forward(
         self,
         model: SplitModel,

@@ -1,8 +1,9 @@
 """ImageNet with ResNet-50: Table 3 of the paper.
 
 The schedule is AlignMixup's public code, from which the paper quotes its baselines: batches of 1024 over eight GPUs, so
-that each mixes the paper's b = 128. Two things differ: that code also jitters colours and adds PCA lighting noise, and
-bfloat16 with channels-last is our choice, for speed (`--precision 32-true` for the original).
+that each mixes the paper's b = 128; on fewer GPUs `--accumulate` keeps it (8 on one GPU). Two things differ: that code
+also jitters colours and adds PCA lighting noise, and bfloat16 with channels-last is our choice, for speed
+(`--precision 32-true` for the original).
 
 Command:  torchrun --nproc-per-node 8 -m multimix train imagenet-resnet50 --data-root DIR --method dense-multimix
 Hardware: eight GPUs

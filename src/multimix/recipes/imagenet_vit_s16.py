@@ -4,9 +4,11 @@ The paper says only that it trains without AutoAugment, RandAugment, random eras
 is not known. This is DeiT's without strong augmentations, stochastic depth and label smoothing: AdamW, learning rate
 1e-3 for batches of 1024, weight decay 0.05 (not on biases, normalisation and position embeddings), five epochs of
 warm-up, a cosine over 300 epochs; and, which DeiT does not, gradients are clipped to norm 1. Accuracies are therefore
-comparable to the paper's only among themselves.
+comparable to the paper's only among themselves. Eight processes mix 128 examples each, the paper's b; on fewer GPUs
+`--accumulate` keeps it (8 on one GPU). For Dense MultiMix add `--method dense-multimix --model vit-s16-mean`: its loss
+trains the patch tokens, and vit-s16 predicts from the class token.
 
-Command:  torchrun --nproc-per-node 8 -m multimix train imagenet-vit-s16 --data-root DIR --method dense-multimix
+Command:  torchrun --nproc-per-node 8 -m multimix train imagenet-vit-s16 --data-root DIR --method multimix
 Hardware: eight GPUs
 Time:     not measured by us; the paper's Table 3: 1.01 (baseline), 0.98 (multimix), 0.88 (dense-multimix) thousand
           images a second on a V100
@@ -19,7 +21,7 @@ from ..training.config import Config
 config = Config(
     data="imagenet",
     model="vit-s16",
-    method="dense-multimix",
+    method="multimix",
     image_size=224,
     augment="random-resized-crop",
     epochs=300,

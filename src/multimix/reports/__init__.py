@@ -1,9 +1,9 @@
 """Reports: runs read from disk, summarised in tables, and drawn on one self-contained page.
 
-`write_report([Path("runs/demo")], Path("runs/demo"))` writes `report.html`, `summary.json` and `results.csv`.
+`write_page(summarize([Path("runs/demo")]), Path("runs/demo"))` writes `report.html`, `summary.json` and `results.csv`.
 """
 
-from .page import write_report
+from .page import write_page
 from .summary import Summary, summarize
 
-__all__ = ["Summary", "summarize", "write_report"]
+__all__ = ["Summary", "summarize", "write_page"]

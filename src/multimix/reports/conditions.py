@@ -9,6 +9,23 @@ from typing import Any
 from ..training import Config
 
 
+def of_plan(config: Config, seeds: Sequence[int], *, command: str, made: str, **more: str) -> dict[str, str]:
+    """What decides the numbers of a page whose runs all have the options of `config`, by name.
+
+    >>> of_plan(Config(data="digits"), [0, 1], command="multimix sweep", made="today", Split="test")["Seeds"]
+    '0, 1'
+    """
+    return {
+        "Data": data_name(config.data, config.data_root),
+        "Network": config.model,
+        "Training": training([config]),
+        **more,
+        "Seeds": ", ".join(map(str, seeds)),
+        "Command": command,
+        "Page made": made,
+    }
+
+
 def several(values: Iterable[Any]) -> str:
     """Every value once, where runs may differ.
 

@@ -133,17 +133,11 @@ def _headline(found: Sequence[Row]) -> list[str]:
 
 def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:
     """Plain values; fractions."""
-
-    def plain(value: Estimate | None) -> dict[str, Any] | None:
-        if value is None:
-            return None
-        return {"mean": value.mean, "std": None if math.isnan(value.std) else value.std, "seeds": value.n}
-
     return [
         {
             "method": row.method,
-            "domains": {domain: plain(value) for domain, value in row.domains.items()},
-            "average": plain(row.average),
+            "domains": {domain: value and value.as_json() for domain, value in row.domains.items()},
+            "average": row.average and row.average.as_json(),
             "difference_from_erm": row.difference and row.difference.as_json(),
         }
         for row in found

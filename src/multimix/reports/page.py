@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from importlib.resources import files
@@ -14,33 +12,15 @@ from ..extras import require
 from ..training.files import write_json, write_text
 from . import notes, sections
 from .headline import headline
-from .statistics import Estimate
 from .style import method_colors, only_baseline, stroke
-from .summary import Summary, summarize
+from .summary import Summary
 from .tables import results_csv, results_table
 
 
-def write_report(paths: Iterable[Path], out: Path) -> Summary:
-    """Write `report.html`, `summary.json` and `results.csv` for finished runs.
+def write_page(summary: Summary, out: Path) -> None:
+    """Write `report.html`, `summary.json` and `results.csv` into the folder `out`.
 
     What cannot be made, because the data or some of the runs are not there, is left out and named on the page.
-
-    Args:
-        paths: run folders, or folders that hold runs (such as the `--out` of `multimix compare`).
-        out: folder of the three files.
-
-    Raises:
-        FileNotFoundError: a path does not exist or holds no run.
-        ValueError: no run is finished, files are damaged, or the runs cannot be compared.
-        ImportError: matplotlib or Jinja2 is not installed.
-    """
-    summary = summarize(paths)
-    write_page(summary, out)
-    return summary
-
-
-def write_page(summary: Summary, out: Path) -> None:
-    """The files of `write_report` for runs that have been read.
 
     Raises:
         OSError: a file cannot be written.
@@ -96,7 +76,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
     for row in summary.rows:
         value = asdict(row)
         for key in ("last_accuracy", "best_accuracy", "ece", "nll"):
-            value[key] = _estimate(getattr(row, key))
+            value[key] = getattr(row, key).as_json()
         for key in ("accuracy_difference", "ece_difference", "nll_difference"):
             difference = getattr(row, key)
             if difference is not None:
@@ -109,7 +89,3 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "missing": list(summary.missing),
         "conditions": notes.conditions(summary),
     }
-
-
-def _estimate(estimate: Estimate) -> dict[str, float | None]:
-    return {"mean": estimate.mean, "std": None if math.isnan(estimate.std) else estimate.std, "n": estimate.n}

@@ -15,7 +15,8 @@ from ..evaluation.attention import attention_maps
 from ..extras import require
 from ..random import make_generator
 from ..training import load_run
-from .evaluated import default_device, load_splits, make_test_loader
+from ..training.devices import default_device
+from ..training.setting import evaluation_loader, load_splits
 from .overlays import data_uri, enlarge, one_of_each, overlay
 from .runs import Group, Run
 from .sampling import sample_classes
@@ -52,8 +53,9 @@ def attention_pictures(run: Run) -> list[AttentionPicture]:
         )
     config, model = load_run(run.path, device=default_device(run.config))
     splits = load_splits(config)
-    chosen = one_of_each(splits.test.labels, 10)
-    batches = list(make_test_loader(config, splits, next(model.parameters()).device, subset=chosen).batches(0))
+    chosen = splits.test.subset(one_of_each(splits.test.labels, 10))
+    device = next(model.parameters()).device
+    batches = list(evaluation_loader(config, splits, chosen, device=device).batches(0))
     criterion = dense.criterion
     kind = "uniform" if criterion.attention == "uniform" else f"{criterion.attention}-{criterion.nonlinearity}"
     pictures = []
@@ -105,8 +107,9 @@ def plot_embeddings(run: Run, sample: Sample) -> EmbeddingPlot:
     np = require("numpy", "train")
     manifold = require("sklearn.manifold", "train")
     config, model = load_run(run.path, device=default_device(run.config))
-    loader = make_test_loader(config, load_splits(config), next(model.parameters()).device, subset=sample.indices)
-    z, labels = embeddings(model, loader)
+    splits = load_splits(config)
+    chosen, device = splits.test.subset(sample.indices), next(model.parameters()).device
+    z, labels = embeddings(model, evaluation_loader(config, splits, chosen, device=device))
     z, labels = z.cpu(), labels.cpu()
     perplexity = min(30.0, (len(z) - 1) / 3)
     tsne = manifold.TSNE(init="pca", random_state=0, perplexity=perplexity, max_iter=500)

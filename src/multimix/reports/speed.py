@@ -18,8 +18,7 @@ from ..benchmarking.measure import median_ratio
 from ..benchmarking.methods import Speed, Steps, expected_times, one_pass, steps
 from ..training import Config
 from ..training.devices import connect
-from ..training.setting import build_model, train_loader
-from .evaluated import load_splits
+from ..training.setting import build_model, load_splits, train_loader
 from .runs import BASELINE
 
 ROUNDS = 9

@@ -22,6 +22,10 @@ class Estimate(NamedTuple):
     """With n - 1 in the denominator; NaN for a single value."""
     n: int
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; NaN as null."""
+        return {"mean": self.mean, "std": None if math.isnan(self.std) else self.std, "n": self.n}
+
 
 class Difference(NamedTuple):
     """The mean of paired differences and the half-width of its 95 % t-interval."""

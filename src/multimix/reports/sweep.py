@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .. import published
 from ..methods import canonical, spelled, split_list
@@ -22,6 +22,9 @@ from .style import INK, figure, method_colors, to_svg
 from .tables import Cell, Table, csv_text, difference_cell, percent_cell
 
 DEFAULT = "as it is"
+
+Split = Literal["validation", "test"]
+"""Whose images accuracies are of."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def _by_seed(runs: Sequence[Run], key: str) -> dict[int, float]:
     return {run.config.seed: float(run.last[key]) for run in runs}
 
 
-def panel(axis: Axis, found: Sequence[Point], *, quantity: str) -> str:
+def panel(axis: Axis, found: Sequence[Point], *, split: Split) -> str:
     """One axis: a line for each method with its standard deviation over seeds, a dashed line for the method as it is,
     and a star for what the paper states of the same setting."""
     bases = list(dict.fromkeys(point.base for point in found))
@@ -127,13 +130,13 @@ def panel(axis: Axis, found: Sequence[Point], *, quantity: str) -> str:
         )
         axes.set_xlim(-0.5, len(axis.values) - 0.5)
         axes.set_xlabel(axis.option)
-        axes.set_ylabel(quantity)
+        axes.set_ylabel(f"{split} accuracy, %")
         if len(bases) > 1:
             drawn.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
-        return to_svg(drawn, f"{quantity} over {axis.option}, one line for each method")
+        return to_svg(drawn, f"{split} accuracy over {axis.option}, one line for each method")
 
 
-def table(found: Sequence[Point], *, quantity: str) -> Table:
+def table(found: Sequence[Point], *, split: Split) -> Table:
     """One row for each point."""
     best = max((round(p.accuracy.mean, 4) for p in found if p.accuracy is not None), default=None)
     with_paper = any(p.paper is not None for p in found)
@@ -151,11 +154,11 @@ def table(found: Sequence[Point], *, quantity: str) -> Table:
         if with_paper:
             cells.append(Cell("–", "") if p.paper is None else Cell(f"{p.paper:.2f}", p.paper))
         rows.append(cells)
-    columns = ["method", "option", "value", quantity, "over the method\nas it is, points", "seeds"]
+    columns = ["method", "option", "value", f"{split} accuracy, %", "over the method\nas it is, points", "seeds"]
     return Table([*columns, "the paper's, %"] if with_paper else columns, rows)
 
 
-def page(found: Sequence[Point], panels: Mapping[str, str], *, quantity: str, conditions: Mapping[str, str]) -> str:
+def page(found: Sequence[Point], panels: Mapping[str, str], *, split: Split, conditions: Mapping[str, str]) -> str:
     """The page: a figure for each option, and every point in a table."""
     bases = list(dict.fromkeys(point.base for point in found))
     done = [point for point in found if point.accuracy is not None]
@@ -175,15 +178,15 @@ def page(found: Sequence[Point], panels: Mapping[str, str], *, quantity: str, co
     return fill(
         title="Ablations",
         kicker="multimix sweep",
-        headline=[_headline(best, quantity.removesuffix(", %"))],
+        headline=[_headline(best, f"{split} accuracy")],
         headline_note="The best of many settings looks better than it is: confirm it with other seeds before using it."
         + (
             " It was chosen by the test set, which flatters it further: --val-per-class sets a validation split apart."
-            if quantity.startswith("test")
+            if split == "test"
             else ""
         ),
         missing=[f"{point.method}: no finished run" for point in found if point.accuracy is None],
-        results=table(found, quantity=quantity),
+        results=table(found, split=split),
         results_note="Mean ± standard deviation over seeds; bold is the best mean, whatever the noise. Differences are "
         "of runs paired by seed, with 95 % t-intervals that are not corrected for the number of settings.",
         sections=[section],

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from .. import evaluation
 from ..reports.section import Section
-from .accuracy_page import sections
-from .part import Labels, Results, Store, Subject
+from . import accuracy_page
+from .part import Legend, Part, Results, Store, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy:
+class Accuracy(Part):
     """Accuracy and calibration on all test images."""
 
     name: ClassVar[str] = "accuracy"
 
     bins: int = 15
-    """Bins of the calibration errors and the reliability diagram."""
+    """Number of confidence bins of the calibration errors and of the reliability diagram."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.bins <= 1000:
@@ -62,8 +62,8 @@ class Accuracy:
             shown["top-5, % ↑"] = 100 * result["top5"]
         return shown | {"NLL ↓": result["nll"], "ECE, % ↓": 100 * result["ece"]}
 
-    def section(self, results: Results, labels: Labels) -> list[Section]:
-        return sections(results, labels.colors)
+    def sections(self, results: Results, legend: Legend) -> list[Section]:
+        return accuracy_page.sections(results, legend.colors)
 
 
 def _plain(values: Tensor) -> list[float | None]:

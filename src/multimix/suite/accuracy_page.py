@@ -10,7 +10,7 @@ from ..reports.charts import FEWEST, reliability_panel
 from ..reports.section import Panel, Section
 from ..reports.style import INK, figure, to_svg
 from ..reports.tables import Cell, Table, estimates_table, per_class_table
-from .part import Results
+from .part import Results, first_result
 
 __all__ = ["per_class", "reliability", "sections"]
 
@@ -46,7 +46,7 @@ def _numbers(results: Results, colors: Mapping[str, str]) -> Section:
     }
     return Section(
         "Accuracy and calibration",
-        f"Of all {_first(results)['examples']:,} test images: mean ± standard deviation over seeds. NLL is the "
+        f"Of all {first_result(results)['examples']:,} test images: mean ± standard deviation over seeds. NLL is the "
         "negative log-likelihood in nats. ECE is the expected calibration error, the mean distance of confidence "
         "and accuracy in bins of equal width; the adaptive one has bins of equal size, which is fairer where most "
         "predictions are confident; the class-wise one looks at the probability of every class, not only of the "
@@ -62,7 +62,7 @@ def reliability(results: Results, colors: Mapping[str, str]) -> Section:
         svg = reliability_panel(*_pooled([run["reliability"] for run in runs]), color=colors[label], label=label)
         error = 100 * sum(run["ece"] for run in runs) / len(runs)
         panels.append(Panel(label, svg, f"calibration error {error:.1f} %"))
-    bins = len(_first(results)["reliability"]["counts"])
+    bins = len(first_result(results)["reliability"]["counts"])
     return Section(
         "Does confidence mean accuracy?",
         f"Test images of all seeds, sorted by the confidence of their prediction into {bins} bins; a larger dot is "
@@ -76,7 +76,7 @@ def reliability(results: Results, colors: Mapping[str, str]) -> Section:
 
 def per_class(results: Results) -> Section:
     """The accuracy of every class, or of those in which the labels differ most."""
-    names = _first(results)["class_names"]
+    names = first_result(results)["class_names"]
     accuracies = {
         label: {name: [run["per_class_accuracy"][k] for run in runs] for k, name in enumerate(names)}
         for label, runs in results.items()
@@ -93,7 +93,7 @@ def per_class(results: Results) -> Section:
 
 
 def _confusion(results: Results) -> Section:
-    names = _first(results)["class_names"]
+    names = first_result(results)["class_names"]
     shares = {label: _shares(runs) for label, runs in results.items()}
     if len(names) <= HEAT_MAP_CLASSES:
         highest = max((share for of_label in shares.values() for share in of_label.values()), default=0.0)
@@ -178,7 +178,3 @@ def _pooled(
         return [total / count if count else None for total, count in zip(sums, counts, strict=True)]
 
     return mean("confidences"), mean("accuracies"), counts
-
-
-def _first(results: Results) -> Mapping[str, Any]:
-    return next(iter(results.values()))[0]

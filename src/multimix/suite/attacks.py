@@ -17,9 +17,9 @@ from ..evaluation.attacks import Norm, attacking
 from ..evaluation.autoattack import load_torchattacks
 from ..random import make_generator
 from ..reports.section import Section
-from .attacks_page import sections
+from . import attacks_page
 from .batches import Batches, balanced_order, check_limit, choose
-from .part import Labels, Results, Store, Subject
+from .part import Legend, Part, Results, Store, Subject
 
 Attack = Callable[[Tensor, Tensor, torch.Generator], list[Tensor]]
 """Images, labels and a generator -> one batch of images for every point of a curve."""
@@ -30,39 +30,39 @@ SHOWN = ("pgd_eps", "pgd_step", "pgd_steps", "random_start", "restarts", "mixed_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attacks:
-    """Error under attack. Every eps and step size of l-infinity is in 1/255, as 8 for 8/255."""
+class Attacks(Part):
+    """Error under adversarial attack. Every l-infinity eps and step size is in units of 1/255: 8 stands for 8/255."""
 
     name: ClassVar[str] = "attacks"
 
     limit: int | None = 1000
-    """Test images attacked, equally many of each class; None attacks all, as published numbers do."""
+    """Number of test images to attack, equally many of each class; None: all, as in published numbers."""
     fgsm_eps: float = 8
-    """Step of FGSM, in 1/255."""
+    """Size of FGSM's step, in 1/255."""
     pgd_eps: float = 4
-    """Radius of the l-infinity ball of PGD, in 1/255."""
+    """Radius of PGD's l-infinity ball, in 1/255."""
     pgd_step: float = 2
-    """Step size of PGD, in 1/255."""
+    """Size of PGD's steps, in 1/255."""
     pgd_steps: int = 20
-    """Steps of PGD, in either norm."""
+    """Number of PGD's steps, in the l-infinity and in the l2 ball."""
     random_start: bool = True
     """Start PGD at a random point of the ball instead of at the image."""
     restarts: int = 1
-    """Attempts of PGD at every image that it has not fooled."""
+    """Number of PGD attempts; each further one is at the images that are still classified rightly."""
     l2_eps: float = 0.5
-    """Radius of the l2 ball of PGD, in units of pixels in [0, 1]; the step is a fifth of it."""
+    """Radius of PGD's l2 ball, for pixels in [0, 1]; the step is a fifth of it."""
     curve_eps: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16)
-    """Radii of the curves over eps, in 1/255."""
+    """Values of eps, in 1/255, of the curves that show the error over eps."""
     curve_steps: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
-    """Numbers of steps of the curve over steps."""
+    """Numbers of PGD steps of the curve that shows the error over steps."""
     curve_limit: int = 200
-    """Test images for the curves and the checks, equally many of each class."""
+    """Number of test images for the curves and for the checks of the attacks, equally many of each class."""
     autoattack: bool = False
-    """Also run AutoAttack in the ball of PGD (needs torchattacks; thousands of passes for every robust image)."""
+    """Also run AutoAttack in PGD's l-infinity ball (needs torchattacks; thousands of passes for every robust image)."""
     mixed_precision: bool = False
-    """Attack in bfloat16 where PyTorch's autocast thinks fit: faster on some devices, and a weaker attack."""
+    """Compute the attacks in bfloat16 where PyTorch's autocast does: faster on some devices, and a weaker attack."""
     seed: int = 0
-    """Of the choice of images and the random starts."""
+    """Seed of the choice of images, of the random starts and of the checks."""
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
@@ -110,8 +110,8 @@ class Attacks:
         shown = {name: error for name, error in result["error"].items() if name != "clean"}
         return {f"{name} error, % ↓": 100 * error for name, error in shown.items()}
 
-    def section(self, results: Results, labels: Labels) -> list[Section]:
-        return sections(results, labels.colors)
+    def sections(self, results: Results, legend: Legend) -> list[Section]:
+        return attacks_page.sections(results, legend.colors)
 
     def _table(self, subject: Subject) -> dict[str, Attack]:
         """What is measured at one strength, on all chosen images."""

@@ -12,7 +12,7 @@ from ..reports.section import Panel, Section
 from ..reports.style import figure, to_svg
 from ..reports.tables import Cell, Table, estimates_table
 from .batches import described
-from .part import Results
+from .part import Results, first_result
 
 
 def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
@@ -21,7 +21,7 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
 
 
 def _errors(results: Results, colors: Mapping[str, str]) -> Section:
-    first = next(iter(results.values()))[0]
+    first = first_result(results)
     settings, n, curve_n = first["settings"], first["examples"], first["curve_examples"]
     of = described(n, first["test_examples"])
     chance = 100 * 1.96 * 0.5 / math.sqrt(n)
@@ -53,7 +53,7 @@ def _errors(results: Results, colors: Mapping[str, str]) -> Section:
 
 
 def _table(results: Results, colors: Mapping[str, str]) -> Table:
-    names = list(next(iter(results.values()))[0]["error"])
+    names = list(first_result(results)["error"])
     values = {
         label: {f"{name}\nerror, % ↓": [100 * run["error"][name] for run in runs] for name in names}
         for label, runs in results.items()
@@ -87,7 +87,7 @@ def _trust(results: Results) -> Section:
         )
     else:
         verdict = "Every check that was made passed, so nothing here speaks against the error rates above."
-    first = next(iter(results.values()))[0]
+    first = first_result(results)
     harmless = "random noise does"
     if "transfer" in names:
         harmless = "random noise, and adversarial images of a small surrogate that was taught by the model, do"

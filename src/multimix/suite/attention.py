@@ -18,30 +18,30 @@ from ..data.source import Files
 from ..evaluation.inference import evaluating
 from ..reports.overlays import SIDE, data_uri, one_of_each, shrink
 from ..reports.section import Section
-from .attention_page import sections
+from . import attention_page
 from .boxes import read_boxes_once, to_input
-from .part import Labels, Results, Store, Subject
+from .part import Legend, Part, Results, Store, Subject
 from .pointing import play_all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention:
+class Attention(Part):
     """Attention maps over images, and the pointing game against boxes."""
 
     name: ClassVar[str] = "attention"
 
     kinds: tuple[str, ...] = evaluation.ATTENTIONS
-    """gap-relu, gap-softmax, cam-relu, cam-softmax or uniform; the overview has the first."""
+    """Kinds of attention: gap-relu, gap-softmax, cam-relu, cam-softmax, uniform. The overview shows the first."""
     images: Path | None = None
-    """Folder of images to show; default: test images, one of each class."""
+    """Folder of the images to show with their attention maps; default: test images, one of each class."""
     count: int = 10
-    """Images shown."""
+    """Number of images to show."""
     boxes: Path | None = None
-    """A detection set, Pascal VOC or COCO, for the pointing game; its images are resized to the model's."""
+    """Folder of a detection set, Pascal VOC or COCO, for the pointing game; images are resized to the model's size."""
     split: str | None = None
-    """Of the detection set; default: its test or validation split, or else all images, as all does."""
+    """Split of --attention.boxes to use; all: every image. Default: test or validation, or all if there is neither."""
     tolerance: float = 0.0
-    """Pixels by which a point may miss its box; published numbers on VOC and COCO have 15."""
+    """Pixels by which a point may miss its box in the pointing game; published numbers on VOC and COCO have 15."""
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in evaluation.ATTENTIONS]
@@ -50,7 +50,9 @@ class Attention:
                 f"kinds must be some of {', '.join(evaluation.ATTENTIONS)}, got {', '.join(unknown) or 'none'}"
             )
         if self.count < 1 or not self.tolerance >= 0:
-            raise ValueError(f"count must be at least 1 and tolerance 0, got {self.count} and {self.tolerance}")
+            raise ValueError(
+                f"count must be at least 1 and tolerance at least 0, got {self.count} and {self.tolerance}"
+            )
 
     def files(self) -> dict[str, Files]:
         named = {"images": self.images, "boxes": self.boxes}
@@ -86,8 +88,8 @@ class Attention:
         hits = result["pointing"]["hit"][result["kinds"][0]]
         return {"pointing game, % ↑": 100 * sum(hits) / len(hits)}
 
-    def section(self, results: Results, labels: Labels) -> list[Section]:
-        return sections(results, labels.colors)
+    def sections(self, results: Results, legend: Legend) -> list[Section]:
+        return attention_page.sections(results, legend.colors)
 
     def _possible(self, subject: Subject) -> tuple[tuple[str, ...], str]:
         """The kinds that the model allows, and why not the others."""
@@ -137,7 +139,7 @@ def _files_to_show(folder: Path) -> list[Path]:
     require_folder(folder, "images")
     files = image_files(folder)
     if not files:
-        raise FileNotFoundError(f"{folder} holds no images to show")
+        raise FileNotFoundError(f"{folder} holds no images to show: give another folder with --attention.images")
     return [folder / file for file in files]
 
 

@@ -14,7 +14,7 @@ import torch
 from ..reports.overlays import data_uri, from_data_uri, overlay
 from ..reports.section import Panel, Section
 from ..reports.tables import Cell, Table
-from .part import Results
+from .part import Results, first_result
 
 CELL, GAP, HEAD, NAME = 100, 6, 48, 26
 """Of the grid of pictures, in units that are about pixels."""
@@ -83,7 +83,7 @@ def _title(kind: str) -> list[str]:
 
 
 def _pointing(played: Results, colors: Mapping[str, str]) -> Section:
-    first = next(iter(played.values()))[0]["pointing"]
+    first = first_result(played)["pointing"]
     n = first["images"]
     chance, area, center = (first[key] for key in ("chance", "area", "center"))
     rows = []

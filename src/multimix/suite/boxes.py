@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .. import data
 from ..data.boxes import BoxedImages, Purpose, read_boxes
+from ..data.pictures import luma
 from .fingerprint import fingerprint
 from .part import Subject
 
-__all__ = ["is_grey", "read_boxes_once", "to_input"]
+__all__ = ["read_boxes_once", "to_input"]
 
 
 def read_boxes_once(folder: Path, split: str | None, *, purpose: Purpose = "testing") -> BoxedImages:
@@ -25,14 +25,6 @@ def _read(folder: Path, split: str | None, purpose: Purpose, state: str) -> Boxe
     return read_boxes(folder, split, purpose=purpose)
 
 
-def is_grey(subject: Subject) -> bool:
-    """Whether the subject's model takes images of one channel."""
-    return isinstance(subject.test, data.ArrayDataset) and subject.test.images.shape[1] == 1
-
-
 def to_input(images: Tensor, subject: Subject) -> Tensor:
     """RGB pixels (b, 3, h, w), uint8, as the subject's model takes them."""
-    images = images.float() / 255
-    # The weights of ITU-R 601, as in Pillow.
-    weights = images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-    return (images * weights).sum(1, keepdim=True) if is_grey(subject) else images
+    return (luma(images) if subject.test.channels == 1 else images).float() / 255

@@ -15,27 +15,27 @@ from ..evaluation.corruptions import CORRUPTIONS, corrupt
 from ..evaluation.corruptions.constants import CONSTANTS, ConstantsOf, constants_for
 from ..random import make_generator
 from ..reports.section import Section
+from . import corruptions_page
 from .batches import Batches, check_limit, choose
-from .corruptions_page import sections
-from .part import Labels, Results, Store, Subject
+from .part import Legend, Part, Results, Store, Subject
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corruptions:
+class Corruptions(Part):
     """Error on corrupted test images, in the style of CIFAR-10-C and ImageNet-C."""
 
     name: ClassVar[str] = "corruptions"
 
     limit: int | None = 1000
-    """Test images corrupted, equally many of each class; None corrupts all, as published numbers do."""
+    """Number of test images to corrupt, equally many of each class; None: all, as in published numbers."""
     types: tuple[str, ...] = CORRUPTIONS
-    """Which of the fifteen types."""
+    """Types of corruption."""
     constants: ConstantsOf | None = None
-    """Whose constants: cifar, tinyimagenet or imagenet; default: those nearest to the size of the images."""
+    """Data set whose strengths of corruption are used; default: the one whose images are nearest in size."""
     seed: int = 0
-    """Of the choice of images and of the random corruptions."""
+    """Seed of the choice of images and of the random corruptions."""
 
     def __post_init__(self) -> None:
         check_limit(self.limit)
@@ -70,8 +70,8 @@ class Corruptions:
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
         return {"corruption error, % ↓": 100 * result["mean"]}
 
-    def section(self, results: Results, labels: Labels) -> list[Section]:
-        return sections(results, labels)
+    def sections(self, results: Results, legend: Legend) -> list[Section]:
+        return corruptions_page.sections(results, legend)
 
     def _constants(self, subject: Subject) -> ConstantsOf:
         return self.constants or constants_for(subject.image_size, subject.image_size)

@@ -10,7 +10,7 @@ from ..reports.section import Panel, Section
 from ..reports.style import figure, to_svg
 from ..reports.tables import Cell, Table, estimates_table
 from .batches import described
-from .part import Labels, Results
+from .part import Legend, Results, first_result
 
 Errors = Mapping[str, Sequence[float]]
 """By type: the error of each severity."""
@@ -31,11 +31,11 @@ def mean_corruption_error(errors: Errors, baseline: Errors) -> float:
     return fmean(sum(errors[name]) / sum(baseline[name]) for name in errors)
 
 
-def sections(results: Results, labels: Labels) -> list[Section]:
+def sections(results: Results, legend: Legend) -> list[Section]:
     """One table by label, one by type, and a heat map for each label."""
-    first = next(iter(results.values()))[0]
+    first = first_result(results)
     of = described(first["examples"], first["test_examples"])
-    references = _references(results, labels.baselines)
+    references = _references(results, legend.baselines)
     mce = (
         " The mCE divides the error of each type by that of ERM with the same settings before taking the mean, so that "
         "hard types do not outweigh the others; below 100 % is more robust than it."
@@ -48,7 +48,7 @@ def sections(results: Results, labels: Labels) -> list[Section]:
         "severities; mean and standard deviation over seeds, lower is better, bold is the lowest. The corruption error "
         f"is the mean over types and severities.{mce} Corruptions are made on the fly with the constants of "
         f"{DATA_SETS[first['constants']]}; they are not its published files, so compare within this page only.",
-        table=_overview(results, references, labels.colors),
+        table=_overview(results, references, legend.colors),
     )
     by_type = Section(
         "Error by type of corruption",

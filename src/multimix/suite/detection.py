@@ -7,80 +7,74 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-import torch
 from torch import nn
 
 from .. import detection
-from ..data import pictures
 from ..data.boxes import BoxedImage
 from ..data.source import Files
 from ..detection.fine_tuning import Progress
 from ..detection.images import Augment
-from ..detection.precision import Detections
 from ..extras import require
 from ..random import initialising, make_generator
-from ..reports.overlays import data_uri
 from ..reports.section import Section
 from ..training.checkpoint import CheckpointError
 from ..training.progress import duration
-from .boxes import is_grey, read_boxes_once
-from .detection_page import MOST, SURE, sections
-from .part import Labels, Results, Store, Subject
+from . import detection_page
+from .boxes import read_boxes_once
+from .detection_pictures import some_pictures
+from .part import Legend, Part, Results, Store, Subject
 
 
-class _Usual(NamedTuple):
-    """What is usual for a detector."""
+class _Settings(NamedTuple):
+    """The options that have another default for each detector."""
 
     image_size: int
     epochs: int
     batch_size: int
-    lr_per_image: float
-    """Learning rate for each image of a batch."""
+    lr: float
     weight_decay: float
     augment: Literal["flip", "ssd"]
 
 
 # The reference scripts of torchvision, whose Faster R-CNN has 26 epochs, which is the "2x" schedule.
 _USUAL = {
-    "ssd": _Usual(300, 120, 32, 0.002 / 32, 5e-4, "ssd"),
-    "faster-rcnn": _Usual(800, 12, 16, 0.02 / 16, 1e-4, "flip"),
+    "ssd": _Settings(300, 120, 32, 0.002, 5e-4, "ssd"),
+    "faster-rcnn": _Settings(800, 12, 16, 0.02, 1e-4, "flip"),
 }
-_SHOWN, _THUMBNAIL = 4, 320
-"""Pictures on the page, and their longer side in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detection:
+class Detection(Part):
     """Mean average precision of a detector that is fine-tuned from the classifier's encoder; takes long."""
 
     name: ClassVar[str] = "detection"
 
     boxes: Path | None = None
-    """A detection set, Pascal VOC or COCO, with splits for training and for testing."""
+    """Folder of a detection set, Pascal VOC or COCO, with splits for training and for testing."""
     detector: Literal["ssd", "faster-rcnn"] = "ssd"
     """SSD, or Faster R-CNN with a feature pyramid."""
     train_split: str | None = None
-    """Of the detection set; default: trainval or train..., of all years of Pascal VOC that are there."""
+    """Split to train on; default: the first whose name begins with trainval or train, of every year of Pascal VOC."""
     split: str | None = None
-    """To test on; default: test or val..."""
+    """Split to test on; default: the first whose name begins with test or val."""
     image_size: int | None = None
-    """Side of SSD's images, or shorter side of Faster R-CNN's; default: 300 and 800 pixels."""
+    """Side of SSD's square images (default: 300 pixels), or shorter side of Faster R-CNN's (default: 800)."""
     epochs: int | None = None
-    """Default: 120 for SSD, 12 for Faster R-CNN."""
+    """Epochs of fine-tuning; default: 120 for SSD, 12 for Faster R-CNN."""
     batch_size: int | None = None
-    """Images per step; default: 32 for SSD, 16 for Faster R-CNN."""
+    """Images per step of fine-tuning; default: 32 for SSD, 16 for Faster R-CNN."""
     lr: float | None = None
-    """Learning rate; default: 0.002 for 32 images with SSD, 0.02 for 16 with Faster R-CNN, in proportion."""
+    """Learning rate; default: 0.002 x batch size / 32 for SSD, 0.02 x batch size / 16 for Faster R-CNN."""
     weight_decay: float | None = None
-    """Default: 0.0005 for SSD, 0.0001 for Faster R-CNN."""
+    """Weight decay; default: 0.0005 for SSD, 0.0001 for Faster R-CNN."""
     augment: Literal["flip", "ssd"] | None = None
-    """Mirrored images only, or SSD's colours, zooming and crops too, which need long training; default: ssd for SSD."""
+    """flip: mirroring; ssd: also colours, zooming out and crops, for long training. Default: ssd for SSD, else flip."""
     mixed_precision: bool = False
-    """Compute in bfloat16 where that is safe, which is faster on GPUs."""
+    """Compute the encoder in bfloat16 where that is safe, which is faster on GPUs."""
     frozen_stages: int = 0
-    """So many stages of the encoder, from the first on, keep the classifier's weights."""
+    """Number of encoder stages, from the input on, that are not fine-tuned."""
 
     def __post_init__(self) -> None:
         if self.detector not in _USUAL:
@@ -92,7 +86,7 @@ class Detection:
                 f"frozen_stages must be at least 0 and image_size at least 16, got {self.frozen_stages} and "
                 f"{self.image_size}"
             )
-        self._settings(seed=0)
+        self._fine_tuning(seed=0)
 
     def files(self) -> dict[str, Files]:
         return {} if self.boxes is None else {"boxes": Files(self.boxes)}
@@ -133,27 +127,26 @@ class Detection:
                 "average precision is 0, and counts",
                 stacklevel=2,
             )
-        size, augment = self._image_size, self._augment
-        settings = self._settings(seed=subject.seed)
+        settings, tuning = self._settings(), self._fine_tuning(seed=subject.seed)
 
         def images(of: Sequence[BoxedImage], augment: Augment) -> detection.DetectionImages:
             return detection.DetectionImages(
                 of,
                 classes,
                 augment=augment,
-                size=size if self.detector == "ssd" else None,
-                grey=is_grey(subject),
+                size=settings.image_size if self.detector == "ssd" else None,
+                grey=subject.test.channels == 1,
                 seed=subject.seed,
                 workers=subject.workers,
                 device=subject.device,
             )
 
         def tuned() -> tuple[nn.Module, list[float]]:
-            detector = self._detector(subject, 1 + len(classes))
+            detector = self._detector(subject, 1 + len(classes), settings.image_size)
             losses = detection.fine_tune(
                 detector,
-                images(train, augment),
-                settings,
+                images(train, settings.augment),
+                tuning,
                 checkpoint=checkpoint,
                 progress=lambda progress: say(_told(progress)),
             )
@@ -178,24 +171,24 @@ class Detection:
             "test_images": len(test),
             "skipped": skipped,
             "settings": {
-                **asdict(settings),
-                "image_size": size,
-                "augment": augment,
+                **asdict(tuning),
+                "image_size": settings.image_size,
+                "augment": settings.augment,
                 "mixed_precision": self.mixed_precision,
                 "frozen_stages": self.frozen_stages,
             },
             "losses": losses,
             **detection.average_precision(found, test, classes)._asdict(),
-            "pictures": _pictures(test, found, classes),
+            "pictures": some_pictures(test, found, classes),
         }
 
-    def _detector(self, subject: Subject, num_classes: int) -> nn.Module:
+    def _detector(self, subject: Subject, num_classes: int, image_size: int) -> nn.Module:
         make = detection.ssd if self.detector == "ssd" else detection.faster_rcnn
         with initialising(make_generator(subject.seed, "detector")):
             return make(
                 subject.model,
                 num_classes=num_classes,
-                image_size=self._image_size,
+                image_size=image_size,
                 frozen_stages=self.frozen_stages,
                 mixed_precision=self.mixed_precision,
             )
@@ -203,39 +196,28 @@ class Detection:
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
         return {"detection mAP, % ↑": 100 * result["map"], "detection AP50, % ↑": 100 * result["map_50"]}
 
-    def section(self, results: Results, labels: Labels) -> list[Section]:
-        return sections(results, labels.colors)
+    def sections(self, results: Results, legend: Legend) -> list[Section]:
+        return detection_page.sections(results, legend.colors)
 
-    def resolved(self) -> Detection:
+    def resolved(self) -> Self:
         """With everything that depends on the detector filled in."""
-        settings = self._settings(seed=0)
-        return replace(
-            self,
-            boxes=None if self.boxes is None else self.boxes.expanduser().resolve(),
-            image_size=self._image_size,
+        boxes = None if self.boxes is None else self.boxes.expanduser().resolve()
+        return replace(self, boxes=boxes, **self._settings()._asdict())
+
+    def _settings(self) -> _Settings:
+        """What was asked for, or else is usual; the usual learning rate is in proportion to the batch size."""
+        given = {name: value for name in _Settings._fields if (value := getattr(self, name)) is not None}
+        usual = _USUAL[self.detector]
+        lr = usual.lr / usual.batch_size * max(1, given.get("batch_size", usual.batch_size))
+        return usual._replace(**{"lr": lr, **given})
+
+    def _fine_tuning(self, seed: int) -> detection.FineTuning:
+        settings = self._settings()
+        return detection.FineTuning(
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             lr=settings.lr,
             weight_decay=settings.weight_decay,
-            augment=self._augment,
-        )
-
-    @property
-    def _augment(self) -> Literal["flip", "ssd"]:
-        return self.augment or _USUAL[self.detector].augment
-
-    @property
-    def _image_size(self) -> int:
-        return self.image_size or _USUAL[self.detector].image_size
-
-    def _settings(self, seed: int) -> detection.FineTuning:
-        usual = _USUAL[self.detector]
-        batch_size = usual.batch_size if self.batch_size is None else self.batch_size
-        return detection.FineTuning(
-            epochs=usual.epochs if self.epochs is None else self.epochs,
-            batch_size=batch_size,
-            lr=usual.lr_per_image * max(1, batch_size) if self.lr is None else self.lr,
-            weight_decay=usual.weight_decay if self.weight_decay is None else self.weight_decay,
             seed=seed,
         )
 
@@ -269,38 +251,3 @@ def _told(progress: Progress) -> str:
         f"fine-tuning, epoch {progress.epoch} of {progress.epochs}, loss {progress.loss:.2f}, "
         f"ends in about {duration(progress.seconds_left)}"
     )
-
-
-def _pictures(
-    images: Sequence[BoxedImage], found: Sequence[Detections], classes: Sequence[str]
-) -> list[dict[str, Any]]:
-    """A few images of the set with their boxes and with what was found, in shares of the image's sides."""
-    chosen = torch.linspace(0, len(images) - 1, min(_SHOWN, len(images))).round().long().tolist()
-    made = []
-    for number in chosen:
-        image, one = images[number], found[number]
-        picture = pictures.read(image.path)
-        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        sides = torch.tensor([image.width, image.height, image.width, image.height])
-        # Scores fall; a detector that has learnt little is sure of boxes everywhere.
-        sure = (one["scores"] >= SURE).nonzero().flatten()[:MOST]
-        rows = zip(one["labels"][sure].tolist(), one["scores"][sure].tolist(), one["boxes"][sure] / sides, strict=True)
-        true = torch.tensor([box.edges for box in image.boxes]).reshape(-1, 4) / sides
-        made.append(
-            {
-                "image": data_uri(pictures.pixels(picture).float() / 255, lossless=False),
-                "aspect": image.width / image.height,
-                "true": [
-                    {"name": box.name, "edges": _rounded(edges)} for box, edges in zip(image.boxes, true, strict=True)
-                ],
-                "found": [
-                    {"name": classes[label - 1], "score": round(score, 3), "edges": _rounded(edges)}
-                    for label, score, edges in rows
-                ],
-            }
-        )
-    return made
-
-
-def _rounded(edges: torch.Tensor) -> list[float]:
-    return [round(edge, 4) for edge in edges.tolist()]

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 from .. import published
 from ..reports.section import Panel, Section
 from ..reports.style import CLASS_COLORS
 from ..reports.tables import Cell, Table, estimates_table
+from .detection_pictures import MOST, SURE, grid
 from .paper_numbers import published_cell
-from .part import Results
+from .part import Results, first_result
 
 NAMES = {"ssd": "SSD", "faster-rcnn": "Faster R-CNN"}
 AUGMENTED = {"flip": "mirrored at random", "ssd": "SSD's augmentation"}
-WIDTH, GAP = 320, 10
-"""Of a picture, in units that are about pixels."""
-SURE, MOST = 0.5, 20
-"""The score from which a detection is drawn, and how many are in a picture."""
 
 
 def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
     """Precision, precision by class, detections to look at, what was left out if it is much, and the paper's table."""
-    left_out = [_left_out(skipped)] if len(skipped := next(iter(results.values()))[0]["skipped"]) > 3 else []
+    left_out = [_left_out(skipped)] if len(skipped := first_result(results)["skipped"]) > 3 else []
     return [_precision(results, colors), _by_class(results), _pictures(results), *left_out, _paper()]
 
 
 def _precision(results: Results, colors: Mapping[str, str]) -> Section:
-    first = next(iter(results.values()))[0]
+    first = first_result(results)
     settings = first["settings"]
     values = {
         label: {
@@ -107,42 +102,6 @@ def _pictures(results: Results) -> Section:
         [Panel(label, grid(run["pictures"], colors, label=label)) for label, run in runs.items()],
         legend=colors if len(colors) <= len(CLASS_COLORS) else {},
     )
-
-
-def grid(pictures: Sequence[Mapping[str, Any]], colors: Mapping[str, str], *, label: str) -> str:
-    """An SVG with the pictures in rows of two."""
-    drawn, top = [], 0
-    for start in range(0, len(pictures), 2):
-        row = pictures[start : start + 2]
-        # A picture a hundred times as high as wide would push all else off the page.
-        heights = [round(WIDTH / max(picture["aspect"], 1 / 3)) for picture in row]
-        for k, (picture, height) in enumerate(zip(row, heights, strict=True)):
-            drawn.append(_picture(picture, colors, k * (WIDTH + GAP), top, height))
-        top += max(heights) + GAP
-    width = min(2, len(pictures)) * (WIDTH + GAP) - GAP
-    return (
-        f'<svg viewBox="0 0 {width} {top - GAP}" role="img" aria-label="detections of {html.escape(label)}" '
-        f'font-size="15">{"".join(drawn)}</svg>'
-    )
-
-
-def _picture(picture: Mapping[str, Any], colors: Mapping[str, str], x: int, y: int, height: int) -> str:
-    def box(edges: Sequence[float], style: str, title: str) -> str:
-        left, top, right, bottom = edges
-        return (
-            f'<rect x="{x + WIDTH * left:.1f}" y="{y + height * top:.1f}" width="{WIDTH * (right - left):.1f}" '
-            f'height="{height * (bottom - top):.1f}" fill="none" {style}><title>{html.escape(title)}</title></rect>'
-        )
-
-    # Where its height is cut short the image is squeezed, as its boxes are.
-    place = f'x="{x}" y="{y}" width="{WIDTH}" height="{height}" preserveAspectRatio="none"'
-    drawn = [f'<image {place} href="{picture["image"]}"/>']
-    for one in picture["found"]:
-        style = f'stroke="{colors.get(one["name"], "#8a8a8a")}" stroke-width="3"'
-        drawn.append(box(one["edges"], style, f"{one['name']}, score {one['score']:.2f}"))
-    for one in picture["true"]:
-        drawn.append(box(one["edges"], 'stroke="#ffffff" stroke-width="1.5" stroke-dasharray="4 3"', one["name"]))
-    return "".join(drawn)
 
 
 def _paper() -> Section:

@@ -24,7 +24,7 @@ def differences_from_erm(
 
     Args:
         numbers: headline numbers by label, as `results.headlines` returns them.
-        baselines: as in `Labels`.
+        baselines: as in `Legend`.
 
     >>> numbers = {"erm": {"NLL ↓": {0: 1.0, 1: 2.0}}, "cutmix": {"NLL ↓": {0: 1.5, 1: 2.5, 2: 9.0}}}
     >>> differences_from_erm(numbers, {"cutmix": "erm"})

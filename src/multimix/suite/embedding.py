@@ -18,31 +18,31 @@ from ..reports.sampling import sample_classes
 from ..reports.section import Panel, Section
 from ..reports.style import CLASS_COLORS
 from ..reports.tables import estimates_table
-from .part import Labels, Results, Store, Subject
+from .part import Legend, Part, Results, Store, Subject, first_result
 
 SPACES = {"normalized": "embeddings on the unit sphere", "raw": "embeddings as they are"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embedding:
-    """Geometry of the test images just before the classifier."""
+class Embedding(Part):
+    """Geometry of the embeddings of the test images, which are the features just before the classifier."""
 
     name: ClassVar[str] = "embedding"
 
     t: tuple[float, ...] = (2.0,)
-    """Of the uniformity, one column each."""
+    """Values of t in the uniformity, the log of the mean of exp(-t · squared distance); one column each."""
     alpha: float = 2.0
-    """Of the alignment."""
+    """Exponent of the distances in the alignment."""
     umap: bool = True
-    """Draw the UMAP projection; takes about half a minute for the first classifier."""
+    """Draw the embeddings in the plane by UMAP; takes about half a minute for the first classifier."""
     classes: int = 10
-    """Random classes in the UMAP pictures, the same for every method."""
+    """Number of random classes in the UMAP pictures, the same for every method."""
     per_class: int = 100
-    """Test images of each of them."""
+    """Number of test images of each class in the UMAP pictures."""
     neighbors: int = 15
-    """Of UMAP."""
+    """UMAP's n_neighbors."""
     seed: int = 0
-    """Of the choice of classes and images, and of UMAP."""
+    """Seed of the choice of classes and images, and of UMAP."""
 
     def __post_init__(self) -> None:
         if not self.t or min(self.t) <= 0 or not self.alpha > 0:
@@ -87,8 +87,8 @@ class Embedding:
             "effective rank": space["effective_rank"],
         }
 
-    def section(self, results: Results, labels: Labels) -> list[Section]:
-        made = [_table_section(space, results, labels.colors) for space in SPACES]
+    def sections(self, results: Results, legend: Legend) -> list[Section]:
+        made = [_table_section(space, results, legend.colors) for space in SPACES]
         return made + _picture_section(results)
 
     def _measure(self, z: Tensor, labels: Tensor, normalize: bool) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Embedding:
 
 
 def _table_section(space: str, results: Results, colors: Mapping[str, str]) -> Section:
-    first = next(iter(results.values()))[0]
+    first = first_result(results)
 
     def row(run: Mapping[str, Any]) -> dict[str, float]:
         found = run["spaces"][space]

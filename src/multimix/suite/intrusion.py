@@ -14,31 +14,31 @@ from .. import data, evaluation, methods
 from ..evaluation.inference import evaluating
 from ..random import make_generator
 from ..reports.section import Section
-from .intrusion_page import sections
-from .part import Labels, Results, Store, Subject
+from . import intrusion_page
+from .part import Legend, Part, Results, Store, Subject
 
 BINS = 40
 CLEAN = "clean images"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intrusion:
-    """Intrusion distance of mixed embeddings against a bank of clean ones."""
+class Intrusion(Part):
+    """Manifold intrusion: how near mixed embeddings come to clean images of classes that are not mixed in them."""
 
     name: ClassVar[str] = "intrusion"
 
     mixers: tuple[str, ...] = ()
-    """Further methods whose mixing is applied to every classifier, besides its own: cutmix, multimix(alpha=0.1)."""
+    """Further methods whose mixing is measured on every classifier, such as cutmix or multimix(alpha=0.1)."""
     batches: int = 10
-    """Mini-batches that are mixed."""
+    """Number of mini-batches to mix."""
     batch_size: int = 128
-    """Images in each."""
+    """Images in each of these mini-batches."""
     bank: int = 10_000
-    """Clean images, chosen at random, whose embeddings are the bank."""
+    """Number of clean images, chosen at random, to whose embeddings distances are taken."""
     threshold: float | None = None
-    """Weight above which a class counts as mixed; default 1 / number of classes."""
+    """Weight in the mixed target above which a class counts as mixed; default: 1 / number of classes."""
     seed: int = 0
-    """Of the choice of images and of the mixing."""
+    """Seed of the choice of images and of the mixing."""
 
     def __post_init__(self) -> None:
         for text in self.mixers:
@@ -82,8 +82,8 @@ class Intrusion:
             return {}
         return {"intrusion distance ↑": result["mixings"][result["own"][0]]["normalized"]["mean"]}
 
-    def section(self, results: Results, labels: Labels) -> list[Section]:
-        return sections(results, labels.colors)
+    def sections(self, results: Results, legend: Legend) -> list[Section]:
+        return intrusion_page.sections(results, legend.colors)
 
     def _measurer(
         self, subject: Subject, images: data.Dataset, say: Callable[[str], None]

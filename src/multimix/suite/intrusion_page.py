@@ -8,12 +8,12 @@ from typing import Any
 from ..reports.charts import histogram_panel
 from ..reports.section import Panel, Section
 from ..reports.tables import estimates_table
-from .part import Results
+from .part import Results, first_result
 
 
 def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
     """A table of all mixings, and the histograms of every label's own ones."""
-    first = next(iter(results.values()))[0]
+    first = first_result(results)
     clean = next(iter(first["mixings"]))
     rows, row_colors, panels = {}, {}, []
     for label, runs in results.items():

@@ -75,7 +75,7 @@ def library_candidate(
     if weights is None and (published := _published_classes(name)) != len(class_names):
         raise ValueError(
             f"the published weights of {name} are for {published} classes, but the data have {len(class_names)}: "
-            "evaluate it on data with its own classes, or give weights trained on these with --weights"
+            "evaluate it on data with the classes of these weights, or give weights trained on yours with --weights"
         )
 
     # Made anew each time: the candidates live as long as the evaluation, and their models would fill a GPU together.
@@ -142,7 +142,7 @@ def _load(name: str, root: Path | None, size: int | None) -> tuple[data.Dataset 
 
 
 def _require_colour(name: str, test: data.Dataset) -> None:
-    if isinstance(test, data.ArrayDataset) and test.images.shape[1] != 3:
+    if test.channels != 3:
         raise ValueError(f"{name} takes images of three channels, and these have one: evaluate it on colour images")
 
 
@@ -247,8 +247,8 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], name: str, weights: Pat
         if len(sizes) == 1:
             ((theirs, ours),) = sizes
             raise ValueError(
-                f"{weights} holds {name} for {theirs} classes, but the data have {ours}: evaluate it on data with its "
-                "own classes"
+                f"{weights} holds {name} for {theirs} classes, but the data have {ours}: evaluate it on data with "
+                "the classes that it was trained on"
             )
     try:
         model.load_state_dict(dict(state))

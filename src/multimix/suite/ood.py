@@ -20,9 +20,9 @@ from ..evaluation.ood import METRICS
 from ..evaluation.ood_detectors import FITTED_DETECTORS
 from ..random import make_generator
 from ..reports.section import Section
+from . import ood_page
 from .fingerprint import fingerprint
-from .ood_page import sections
-from .part import Labels, Results, Store, Subject
+from .part import Legend, Part, Results, Store, Subject
 
 LOGIT_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "max-softmax": evaluation.max_softmax,
@@ -35,24 +35,23 @@ BINS, GRID = 40, 101
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ood:
+class Ood(Part):
     """Out-of-distribution detection against any sets of images."""
 
     name: ClassVar[str] = "ood"
 
     sets: tuple[str, ...] = NOISES
-    """gaussian-noise, uniform-noise, or NAME=FOLDER; svhn, dtd, cifar10, cifar100, lsun-crop, lsun-resize, isun,
-    tinyimagenet-crop and tinyimagenet-resize know their layouts, any other name stands for a folder of images."""
+    """gaussian-noise, uniform-noise, or NAME=FOLDER of images; any NAME, but those of --ood.download have layouts."""
     detectors: tuple[str, ...] = tuple(LOGIT_SCORES)
-    """max-softmax, energy, entropy, max-logit, odin, mahalanobis, knn, vim or react; the first is shown in detail."""
+    """Scores, the first in detail: max-softmax, energy, entropy, max-logit, odin, mahalanobis, knn, vim, react."""
     limit: int | None = 10_000
-    """Images of each set, chosen at random; None takes all."""
+    """Number of images of each set, chosen at random; None: all (of noise, 10,000)."""
     fit_limit: int = 10_000
-    """Training images that mahalanobis, knn, vim and react are fitted to."""
+    """Number of training images that mahalanobis, knn, vim and react are fitted to."""
     download: bool = False
-    """Fetch sets that are missing: svhn, dtd, cifar10, cifar100, lsun-..., isun, tinyimagenet-...; not other names."""
+    """Download missing sets: svhn, dtd, cifar10, cifar100, lsun-crop, lsun-resize, isun, tinyimagenet-crop, -resize."""
     seed: int = 0
-    """Of noise, crops and choices."""
+    """Seed of the noise, the random crops and the choice of images."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.detectors if name not in DETECTORS]
@@ -84,7 +83,7 @@ class Ood:
         states = {name: fingerprint(*files) for name, files in self.files().items()}
 
         def measure(spec: str, name: str, state: str) -> dict[str, Any]:
-            size, channels = subject.image_size, _channels(subject)
+            size, channels = subject.image_size, subject.test.channels
             outliers = _load(spec, state, size, channels, self.limit, self.download, self.seed)
             outside = scores_of(outliers, f"{len(outliers)} images of {name}")
             first = self.detectors[0]
@@ -121,8 +120,8 @@ class Ood:
         first = next(iter(result["mean"].values()))
         return {"OOD AuROC, % ↑": 100 * first["auroc"], "OOD FPR95, % ↓": 100 * first["fpr95"]}
 
-    def section(self, results: Results, labels: Labels) -> list[Section]:
-        return sections(results, labels.colors)
+    def sections(self, results: Results, legend: Legend) -> list[Section]:
+        return ood_page.sections(results, legend.colors)
 
     def _scorer(self, subject: Subject, say: Callable[[str], None]) -> Callable[[data.Dataset, str], dict[str, Tensor]]:
         """The scores by detector of a data set; detectors are fitted when they are first asked for."""
@@ -168,10 +167,6 @@ def _load(
     """The images of a set whose files are in the given state."""
     generator = make_generator(seed, "ood", parse_spec(spec)[0])
     return ood_set(spec, image_size=size, channels=channels, limit=limit, download=download, generator=generator)
-
-
-def _channels(subject: Subject) -> int:
-    return subject.test.images.shape[1] if isinstance(subject.test, data.ArrayDataset) else 3
 
 
 def _histogram(inside: Tensor, outside: Tensor) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ..reports.charts import histogram_panel
 from ..reports.section import Panel, Section
 from ..reports.style import INK, figure, to_svg
 from ..reports.tables import Table, estimates_table
-from .part import Results
+from .part import Results, first_result
 
 TITLES = {
     "auroc": "AuROC, % ↑",
@@ -23,7 +23,7 @@ TITLES = {
 
 def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
     """The mean over sets, the detectors beside each other, and each set with its ROC curves and histograms."""
-    first = next(iter(results.values()))[0]
+    first = first_result(results)
     sets, detectors = list(first["sets"]), list(first["mean"])
     made = [
         Section(
@@ -55,7 +55,7 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
 
 
 def _set_section(name: str, detector: str, results: Results, colors: Mapping[str, str]) -> Section:
-    images = next(iter(results.values()))[0]["sets"][name]["images"]
+    images = first_result(results)["sets"][name]["images"]
     panels = [
         Panel("ROC curves", roc_chart({k: [r["sets"][name]["roc"] for r in v] for k, v in results.items()}, colors))
     ]

@@ -21,7 +21,7 @@ from ..training.files import write_json, write_text
 from ..training.records import environment
 from .differences import as_rows, differences_from_erm, differences_section
 from .paper_numbers import beside_paper
-from .part import Labels, Part
+from .part import Legend, Part
 from .results import as_csv, as_json, by_label, headlines, kinds_of, overview
 from .running import Outcome, options_of
 
@@ -55,7 +55,7 @@ def write_evaluation(outcomes: Sequence[Outcome], parts: Sequence[Part], out: Pa
     shown: dict[str | None, list[Section]] = {}
     for which in kinds:
         groups = by_label(outcomes, which=which)
-        shown[which] = [section for part in parts for section in _sections(part, groups, Labels(colors, baselines))]
+        shown[which] = [section for part in parts for section in _sections(part, groups, Legend(colors, baselines))]
     about = outcomes[0].candidate
     networks = several(o.candidate.model for o in outcomes)
     methods = {label: group[0].candidate.method for label, group in of_first_kind.items()}
@@ -97,7 +97,7 @@ def label_colors(outcomes: Sequence[Outcome]) -> dict[str, str]:
     return method_colors(list(methods), only_baseline(baselines))
 
 
-def _sections(part: Part, groups: Mapping[str, Sequence[Outcome]], labels: Labels) -> list[Section]:
+def _sections(part: Part, groups: Mapping[str, Sequence[Outcome]], legend: Legend) -> list[Section]:
     results = {
         label: [outcome.results[part.name] for outcome in outcomes if part.name in outcome.results]
         for label, outcomes in groups.items()
@@ -106,7 +106,7 @@ def _sections(part: Part, groups: Mapping[str, Sequence[Outcome]], labels: Label
     if not results:
         return []
     try:
-        return part.section(results, replace(labels, colors={label: labels.colors[label] for label in results}))
+        return part.sections(results, replace(legend, colors={label: legend.colors[label] for label in results}))
     except Exception as error:  # the page of the other parts does not suffer from it
         return [Section(part.name, "", left_out=one_line(error))]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,9 +24,14 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """By label, what `Part.evaluate` returned for each seed."""
 
 
+def first_result(results: Results) -> Mapping[str, Any]:
+    """That of the first seed of the first label, for what all have in common."""
+    return next(iter(results.values()))[0]
+
+
 @dataclass(frozen=True)
-class Labels:
-    """What a page knows of the labels that it shows."""
+class Legend:
+    """How a page shows its labels."""
 
     colors: Mapping[str, str]
     baselines: Mapping[str, str] = field(default_factory=dict)
@@ -89,12 +95,14 @@ class Store(Protocol):
         ...
 
 
-class Part(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Part(ABC):
     """One part of the evaluation: a frozen dataclass whose fields are plain options with docstrings."""
 
     name: ClassVar[str]
     """As in `multimix evaluate --parts accuracy,attacks`."""
 
+    @abstractmethod
     def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
         """Everything that the part says about one subject, as a plain JSON object.
 
@@ -105,36 +113,27 @@ class Part(Protocol):
             ValueError: the part does not make sense for this subject, or its options or data are wrong; says why
                 and what to do. Other parts and subjects go on.
         """
-        ...
 
+    @abstractmethod
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
         """The numbers of one subject that stand in the overview table and the CSV file: column title -> value.
 
         A title ends in ↑ or ↓ where higher or lower is better ("PGD error, % ↓").
         """
-        ...
 
-    def section(self, results: Results, labels: Labels) -> list[Section]:
+    @abstractmethod
+    def sections(self, results: Results, legend: Legend) -> list[Section]:
         """What the page shows: by label, the results of its seeds."""
-        ...
 
-
-@runtime_checkable
-class HasDefaults(Protocol):
-    """A part with options that depend on others where they are not given."""
-
-    def resolved(self) -> Part:
-        """The same with these filled in: results are kept for the values, however they were come by."""
-        ...
-
-
-@runtime_checkable
-class ReadsFiles(Protocol):
-    """A part that reads files besides those of the classifiers; its results hold for these files as they are."""
+    def resolved(self) -> Self:
+        """The same with options filled in that depend on others: results are kept for the values, however they were
+        come by."""
+        return self
 
     def files(self) -> Mapping[str, Files]:
-        """What is read, by a name for each."""
-        ...
+        """What is read besides the classifiers and their data, by a name for each; results hold for these files as
+        they are."""
+        return {}
 
     def check_files(self, image_size: int | None) -> None:
         """Called before anything is evaluated, unless all results are there; may fetch what is missing.
@@ -145,4 +144,4 @@ class ReadsFiles(Protocol):
         Raises:
             FileNotFoundError, ValueError: a file or folder is missing, of another form, or empty.
         """
-        ...
+        return None

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from .advice import told
 from .fingerprint import fingerprint
-from .part import HasDefaults, Part, ReadsFiles, Subject
+from .part import Part, Subject
 from .store import FileStore
 from .subjects import Candidate
 
@@ -58,10 +58,7 @@ def check_inputs(candidates: Sequence[Candidate], parts: Sequence[Part]) -> dict
     """
     missing = [(c, part) for part in parts for c in candidates if _WHOLE not in _store(c, part, _fingerprints(part))]
     for part in dict.fromkeys(part for _, part in missing):
-        if isinstance(part, ReadsFiles):
-            part.check_files(
-                max((c.image_size for c, other in missing if other is part and c.image_size), default=None)
-            )
+        part.check_files(max((c.image_size for c, other in missing if other is part and c.image_size), default=None))
     for candidate in dict.fromkeys(candidate for candidate, _ in missing):
         candidate.check()
     return {part.name: sum(other is part for _, other in missing) for part in parts}
@@ -98,9 +95,8 @@ def run_parts(
 
 def options_of(part: Part) -> dict[str, Any]:
     """The options of a part as plain JSON values."""
-    if isinstance(part, HasDefaults):
-        part = part.resolved()
-    return {f.name: _plain(getattr(part, f.name)) for f in dataclasses.fields(part)}  # type: ignore[arg-type]
+    part = part.resolved()
+    return {f.name: _plain(getattr(part, f.name)) for f in dataclasses.fields(part)}
 
 
 def _plain(value: Any) -> Any:
@@ -116,8 +112,6 @@ def _measure(
 
 
 def _fingerprints(part: Part) -> dict[str, str]:
-    if not isinstance(part, ReadsFiles):
-        return {}
     return {name: fingerprint(*files) for name, files in part.files().items()}
 
 

@@ -16,8 +16,8 @@ from ..models import SplitModel
 from ..reports.section import Section
 from ..training import Config
 from ..training.devices import connect
-from .part import Labels, Results, Store, Subject
-from .speed_page import sections
+from . import speed_page
+from .part import Legend, Part, Results, Store, Subject
 
 VARIED = ("multimix", "dense-multimix", "multimix-alone", "dense-multimix-alone")
 """Methods whose number of mixed examples costs no further passes through the network."""
@@ -26,19 +26,19 @@ ELSEWHERE = ("erm", "input-mixup", "manifold-mixup", "cutmix", "multimix", "dens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """Training speed: images per second through forward, loss, backward and optimiser, relative to ERM."""
+class Speed(Part):
+    """Training speed: images per second through forward, loss, backward and optimiser, relative to ERM (no mixing)."""
 
     name: ClassVar[str] = "speed"
 
     methods: tuple[str, ...] = ()
-    """Timed on every network besides the method that it was trained with; default: none, or a few if it is unknown."""
+    """Further methods to time on every network; default: none for a run, a few common ones for a library model."""
     n: tuple[int, ...] = (1, 10, 100, 1000, 10000)
-    """Numbers of mixed examples of the curve over n, for MultiMix and Dense MultiMix."""
+    """Numbers n of mixed examples with which runs of MultiMix and Dense MultiMix are timed, for the curve over n."""
     rounds: int = 9
-    """Rounds of steps of a method and of ERM in turns, whose median counts."""
+    """Number of rounds in which a method and ERM take turns; the median over the rounds counts."""
     seconds: float = 4.0
-    """About how long a method and ERM beside it are timed; slow networks take as long as 3 rounds take."""
+    """About how many seconds to time each method beside ERM; slow networks take as long as 3 rounds take."""
 
     def __post_init__(self) -> None:
         for text in self.methods:
@@ -89,8 +89,8 @@ class Speed:
         # Images per second of models that were timed one after the other do not compare; these do.
         return {"training speed ÷ ERM's ↑": row["relative"]}
 
-    def section(self, results: Results, labels: Labels) -> list[Section]:
-        return sections(results, labels.colors)
+    def sections(self, results: Results, legend: Legend) -> list[Section]:
+        return speed_page.sections(results, legend.colors)
 
 
 def with_n(method: str, n: int) -> str | None:

@@ -13,7 +13,7 @@ from ..reports.section import Panel, Section
 from ..reports.style import BASELINE_COLOR, figure, line, to_svg
 from ..reports.tables import Cell, Table, estimates_table
 from .paper_numbers import measured_cell, published_cell, row_order
-from .part import Results
+from .part import Results, first_result
 
 __all__ = ["sections"]
 
@@ -24,7 +24,7 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
 
 
 def _speeds(results: Results, colors: Mapping[str, str]) -> Section:
-    first = next(iter(results.values()))[0]
+    first = first_result(results)
     values, row_colors, failed = {}, {}, []
     for label, runs in results.items():
         for method in runs[0]["rows"]:
@@ -167,7 +167,7 @@ def _beside_paper(results: Results) -> Section:
         rows.append(cells)
     units = ("1000 images/s", "÷ ERM's")
     titles = [f"paper, {network}\n{unit}" for network in networks for unit in units]
-    here_network = next(iter(results.values()))[0]["network"]
+    here_network = first_result(results)["network"]
     return Section(
         "Training speed beside the paper's",
         f"Measured here with {here_network}, see above. Published: Table 3, ImageNet, "

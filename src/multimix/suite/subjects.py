@@ -16,9 +16,10 @@ from ..data.catalogue import read_from
 from ..data.source import Files
 from ..evaluation.inference import evaluating
 from ..reports.conditions import data_name, training
-from ..reports.evaluated import default_device, load_splits
 from ..reports.runs import Group, Run, find_runs, group_runs
 from ..training import RunDirectory, load_run
+from ..training.devices import default_device
+from ..training.setting import load_splits
 from .fingerprint import fingerprint
 from .part import Subject
 

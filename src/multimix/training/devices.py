@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 LAUNCHERS = ("MASTER_ADDR", "NODE_RANK", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
 """Variables of the environment by which processes on several nodes find each other."""
 
-__all__ = ["Ranks", "connect", "leave_process_group"]
+__all__ = ["Ranks", "check_device", "connect", "default_device", "leave_process_group"]
 
 
 def connect(config: Config) -> Fabric:
@@ -57,6 +58,28 @@ def connect(config: Config) -> Fabric:
     if config.cuda_graphs and made.device.type != "cuda":
         raise ValueError(f"cuda_graphs needs a CUDA device, got accelerator={accelerator!r}: leave cuda_graphs off")
     return made
+
+
+def default_device(config: Config) -> Literal["cpu", "cuda"]:
+    """Where a run of `config` is evaluated: on the GPU unless there is none, or it asked for the CPU."""
+    return "cuda" if torch.cuda.is_available() and config.accelerator in ("auto", "cuda") else "cpu"
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError if this machine has no device `name`, before hours of work fail there.
+
+    >>> check_device("cpu")
+    """
+    # PyTorch takes cpu:NUMBER too, and every number for the same processors.
+    if not re.fullmatch("cpu|cuda(:(0|[1-9][0-9]*))?", name):
+        raise ValueError(f"--device must be cpu, cuda or cuda:NUMBER, got {name!r}")
+    kind, _, number = name.partition(":")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and int(number or 0) >= count:
+        raise ValueError(
+            f"--device {name}: PyTorch finds {count or 'no'} CUDA device{'s' * (count != 1)} here: use --device cpu"
+            f"{f', or up to cuda:{count - 1}' if count else ', or a build of PyTorch with CUDA'}"
+        )
 
 
 def _fastest() -> str:

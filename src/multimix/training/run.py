@@ -104,6 +104,7 @@ def train(
         first = ranks.rank == 0
         if first:
             warn_of_unreached(config)
+            _warn_of_small_pieces(config, min(config.batch_size, len(splits.train)), ranks.size)
         about = environment(fabric.device, ranks.size)
         _on_first(ranks, lambda: _begin(run, config, _data_info(splits, model), state, about))
         loop = Loop(
@@ -132,6 +133,18 @@ def train(
             _finish(run, state)
         ranks.gather(None)  # nobody leaves before the results are written
     return run.path
+
+
+def _warn_of_small_pieces(config: Config, batch: int, processes: int) -> None:
+    """A method mixes what one process has in memory, and its gradient depends on how many examples these are."""
+    mixed = -(-batch // (config.accumulate * processes))
+    if config.method != "erm" and mixed < min(batch, 128):
+        warnings.warn(
+            f"a step of {batch} images is mixed in parts of {mixed} (accumulate={config.accumulate}, processes: "
+            f"{processes}), where the paper mixes 128 examples: batch_size={128 * config.accumulate * processes} "
+            "would do so here",
+            stacklevel=2,
+        )
 
 
 def _on_first(ranks: Ranks, function: Callable[[], Any]) -> Any:

@@ -6,6 +6,7 @@ what is trained.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from .. import data, models
 from ..random import make_generator
 from .config import Config
 
-__all__ = ["build_model", "data_options", "evaluation_loader", "make_loaders", "train_loader"]
+__all__ = ["build_model", "data_options", "evaluation_loader", "load_splits", "make_loaders", "train_loader"]
 
 
 def data_options(config: Config) -> dict[str, Any]:
@@ -30,6 +31,16 @@ def data_options(config: Config) -> dict[str, Any]:
         "image_size": config.image_size,
         "bad_images": config.bad_images,
     }
+
+
+def load_splits(config: Config) -> data.DataSplits:
+    """The data of a run; the last ones loaded are kept in memory."""
+    return _load(**data_options(config))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(**options: Any) -> data.DataSplits:
+    return data.load(**options)
 
 
 def train_loader(
