@@ -2,7 +2,8 @@
 
 On an NVIDIA GPU: the Triton kernel against the chunked path, with time over the floor; for n = infinity, the kernels
 against PyTorch block by block, with the rate at which five passes over the logits would move memory; and the lines
-that `multimix/kernels/crossover.py` takes, which `--write` puts there. About three minutes. Elsewhere: the reference,
+that `multimix/kernels/crossover.py` takes, which `--write` puts there; bfloat16 at all sizes, float32 at some. About
+six minutes, not measured yet. Elsewhere: the reference,
 every tensor in memory, against the chunked path on the CPU; half a minute.
 """
 
@@ -25,7 +26,14 @@ from multimix.kernels.ops import sampled_cross_entropy
 
 CLOSED_FORM_SIZES = [(r, c) for r in (1, 16, 49, 196) for c in (10, 100, 1000)]
 SIZES = [(r, n, c) for r in (1, 16, 49, 196) for n in (100, 1000, 10_000) for c in (10, 100, 1000)]
+FEWER_SIZES = [(r, n, c) for r, n, c in SIZES if n == 1000]
 B = 128
+PRECISIONS = {
+    "bf16": (torch.bfloat16, "highest"),
+    "tf32x3": (torch.float32, "highest"),
+    "tf32": (torch.float32, "high"),
+}
+"""Of `triton_launch.precision`: the dtype of the logits, and what `torch.set_float32_matmul_precision` asks for."""
 CPU_SIZES = [(1, 10, 4, 2), (1, 100, 32, 10), (16, 100, 32, 10), (1, 1000, 128, 10), (1, 1000, 128, 100)]
 CPU_SIZES += [(16, 1000, 128, 100), (1, 1000, 128, 1000)]
 
@@ -38,12 +46,18 @@ def main() -> None:
     record = Record(options.json, {"b": B})
     if not torch.cuda.is_available():
         return on_cpu(record)
-    for name, measure in (("MEASURED", sampled_on_gpu), ("MEASURED_CLOSED_FORM", closed_form_on_gpu)):
-        least = entry(measure(record))
+    measured = [("MEASURED", by, lambda by=by: sampled_on_gpu(record, by)) for by in PRECISIONS]
+    measured += [
+        ("MEASURED_CLOSED_FORM", by, lambda by=by: closed_form_on_gpu(record, getattr(torch, by)))
+        for by in ("bfloat16", "float32")
+    ]
+    for name, by, measure in measured:
+        least = entry(measure())
         if least is None:
-            print(f"{name}: nothing, the kernel is slower at the largest size")
+            print(f"{name}, {by}: nothing, the kernel is slower at the largest size")
             continue
-        table = getattr(crossover, name) | {torch.cuda.get_device_capability(): least}
+        table = getattr(crossover, name)
+        table[(*torch.cuda.get_device_capability(), by)] = least
         print(f"{name}: {table}")
         if options.write:
             write(Path(crossover.__file__), name, table)
@@ -55,7 +69,7 @@ def entry(faster: list[tuple[int, bool]]) -> float | None:
     return min((float(size) for size, _ in faster if size > slower), default=None)
 
 
-def write(file: Path, name: str, table: dict[tuple[int, int], float]) -> None:
+def write(file: Path, name: str, table: crossover.Table) -> None:
     """Replace the table of that name in the source."""
     source, count = re.subn(rf"^({name}: .* = ).*$", rf"\g<1>{table}", file.read_text(), flags=re.MULTILINE)
     if count != 1:
@@ -93,10 +107,10 @@ def in_turns(
         return None
 
 
-def closed_form_on_gpu(record: Record) -> list[tuple[int, bool]]:
+def closed_form_on_gpu(record: Record, dtype: torch.dtype) -> list[tuple[int, bool]]:
     faster: list[tuple[int, bool]] = []
     for r, c in CLOSED_FORM_SIZES:
-        logits = torch.randn(B, r, c, device="cuda", dtype=torch.bfloat16).transpose(0, 1).requires_grad_()
+        logits = torch.randn(B, r, c, device="cuda", dtype=dtype).transpose(0, 1).requires_grad_()
         labels, attention = torch.randint(c, (B,), device="cuda"), torch.rand(B, r, device="cuda")
 
         def step(
@@ -104,25 +118,27 @@ def closed_form_on_gpu(record: Record) -> list[tuple[int, bool]]:
         ) -> None:
             torch.autograd.grad(expected_mixed_cross_entropy(logits, labels, a, implementation=how), logits)
 
-        size = {"r": r, "c": c}
+        size = {"dtype": str(dtype), "r": r, "c": c}
         times = in_turns(step, "fused", "triton", record=record, table="closed_form", size=size)
         if times is None:
             faster.append((logits.numel(), False))
             continue
         ratio, kernels = median_ratio(times["fused"], times["triton"]), statistics.median(times["triton"])
         faster.append((logits.numel(), ratio > 1))
-        rate = 5 * 2 * logits.numel() / kernels / 1e12
+        rate = 5 * dtype.itemsize * logits.numel() / kernels / 1e12
         record.add("closed_form", size | {"triton_ms": 1e3 * kernels, "fused_over_triton": ratio})
-        print(f"n=inf r={r} c={c}: triton {1e3 * kernels:.3f} ms, {ratio:.2f}x fused, {rate:.2f} TB/s")
+        print(f"n=inf {dtype} r={r} c={c}: triton {1e3 * kernels:.3f} ms, {ratio:.2f}x fused, {rate:.2f} TB/s")
     return faster
 
 
-def sampled_on_gpu(record: Record) -> list[tuple[int, bool]]:
+def sampled_on_gpu(record: Record, precision: str) -> list[tuple[int, bool]]:
     faster: list[tuple[int, bool]] = []
-    for r, n, c in SIZES:
+    dtype, products = PRECISIONS[precision]
+    torch.set_float32_matmul_precision(products)
+    for r, n, c in SIZES if precision == "bf16" else FEWER_SIZES:
         if r * n * B * c > 2e11:
             continue
-        logits = torch.randn(r, B, c, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        logits = torch.randn(r, B, c, device="cuda", dtype=dtype, requires_grad=True)
         labels, attention = torch.randint(c, (B,), device="cuda"), torch.rand(B, r, device="cuda")
 
         def step(
@@ -135,20 +151,21 @@ def sampled_on_gpu(record: Record) -> list[tuple[int, bool]]:
             options = {"n": n, "m": None, "alpha": (0.5, 2.0), "normalize": "position", "implementation": how}
             torch.autograd.grad(sampled_cross_entropy(logits, labels, a, torch.tensor(1), **options), logits)
 
-        size = {"r": r, "n": n, "c": c}
+        size = {"precision": precision, "r": r, "n": n, "c": c}
         times = in_turns(step, "chunked", "triton", record=record, table="sampled", size=size)
         if times is None:
             faster.append((r * n * B * c, False))
             continue
         ratio = median_ratio(times["chunked"], times["triton"])
-        rates = floor.gpu_rates(torch.cuda.get_device_name(), "bf16")
-        work = floor.sampled_loss(positions=r, n=n, b=B, c=c, itemsize=2)
-        least = floor.seconds(work, rates) if rates else float("nan")
+        rates = floor.gpu_rates(torch.cuda.get_device_name(), precision)
+        work = floor.sampled_loss(positions=r, n=n, b=B, c=c, itemsize=dtype.itemsize)
         kernel = statistics.median(times["triton"])
         faster.append((r * n * B * c, ratio > 1))
-        row = {"triton_ms": 1e3 * kernel, "chunked_over_triton": ratio, "over_floor": kernel / least}
+        over_floor = kernel / floor.seconds(work, rates) if rates else None
+        row = {"triton_ms": 1e3 * kernel, "chunked_over_triton": ratio, "over_floor": over_floor}
         record.add("sampled", size | row)
-        print(f"r={r} n={n} c={c}: triton {1e3 * kernel:.3f} ms, {ratio:.2f}x chunked, {kernel / least:.1f}x floor")
+        beside = "floor not known" if over_floor is None else f"{over_floor:.1f}x floor"
+        print(f"{precision} r={r} n={n} c={c}: triton {1e3 * kernel:.3f} ms, {ratio:.2f}x chunked, {beside}")
     return faster
 
 

@@ -125,9 +125,35 @@ def test_a_worker_starts_processes_as_its_parent_does(tmp_path: Path, monkeypatc
     process.join()
 
 
+def _note_gpu(config: Config, out: Path, **_: object) -> None:
+    out.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+
+
+def _work_and_note_gpu(connection: Connection, *arguments: Any) -> None:
+    workers.train = _note_gpu  # type: ignore[assignment]
+    workers._work(connection, *arguments)
+
+
+@pytest.mark.parametrize(("visible", "expected"), [("3,GPU-7", {"3", "GPU-7"}), (None, {"0", "1"})])
+def test_every_worker_has_a_gpu_of_its_own(
+    visible: str | None, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork_workers(monkeypatch)
+    monkeypatch.setattr(workers, "_work", _work_and_note_gpu)
+    monkeypatch.setattr(workers, "default_device", lambda config: "cuda")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    jobs = [Job(recipes.get("digits"), tmp_path / str(k)) for k in range(2)]
+    run_jobs(jobs, workers=2, threads=1, log=tmp_path / "log.txt", on_progress=lambda *_: None, on_end=lambda *_: None)
+    assert {job.out.read_text() for job in jobs} == expected
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+
+
 def _work_with(connection: Connection, log: Path, start_method: str) -> None:
     workers.train = _start_method  # type: ignore[assignment]
-    workers._work(connection, 1, log, start_method)
+    workers._work(connection, 1, log, start_method, None)
 
 
 def _note_process(config: Config, out: Path, **_: object) -> None:
@@ -136,12 +162,12 @@ def _note_process(config: Config, out: Path, **_: object) -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
 
-def _work_on_a_gpu(connection: Connection, threads: int, log: Path, start_method: str) -> None:
+def _work_on_a_gpu(connection: Connection, *arguments: Any) -> None:
     import torch
 
     torch.cuda.is_initialized = lambda: True
     workers.train = _note_process  # type: ignore[assignment]
-    workers._work(connection, threads, log, start_method)
+    workers._work(connection, *arguments)
 
 
 def test_a_process_whose_gpu_may_be_unusable_takes_no_other_run(

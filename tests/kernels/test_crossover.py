@@ -19,12 +19,13 @@ LEAST = 1000 * 49 * 128 * 100.0
 def gpu(monkeypatch) -> SimpleNamespace:
     """A device whose properties can be set; the table knows compute capability 9.0 alone."""
     device = SimpleNamespace(capability=(9, 0), shared_memory_per_block_optin=227 * 1024)
-    monkeypatch.setattr(crossover, "MEASURED", {(9, 0): LEAST})
-    monkeypatch.setattr(crossover, "MEASURED_CLOSED_FORM", {(9, 0): LEAST / 1000})
+    monkeypatch.setattr(crossover, "MEASURED", {(9, 0, "bf16"): LEAST})
+    monkeypatch.setattr(crossover, "MEASURED_CLOSED_FORM", {(9, 0, "bfloat16"): LEAST / 1000})
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: device.capability)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: device)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(triton_launch, "_INSTALLED", True)
+    monkeypatch.setattr(triton_launch, "_has_compiler", lambda: True)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     return device
 
@@ -45,6 +46,14 @@ def test_not_on_a_device_that_was_not_measured(gpu) -> None:
         assert not kernel_is_faster(logits(196, 128, 1000), 10_000)
 
 
+def test_not_in_a_precision_or_with_a_mini_batch_that_was_not_measured(gpu) -> None:
+    assert kernel_is_faster(logits(196, 128, 1000), 10_000)
+    assert not kernel_is_faster(logits(196, 128, 1000, dtype=torch.float32), 10_000)
+    assert not kernel_is_faster(logits(196, 129, 1000), 10_000)
+    assert not closed_form_kernel_is_faster(logits(196, 128, 1000, dtype=torch.float16))
+    assert not closed_form_kernel_is_faster(logits(196, 129, 1000))
+
+
 def test_not_where_the_kernel_cannot_run_whatever_the_table_says(gpu, monkeypatch) -> None:
     assert kernel_is_faster(logits(196, 128, 1000), 10_000)
     assert not kernel_is_faster(logits(196, 128, 1000, dtype=torch.float64), 10_000)
@@ -52,6 +61,10 @@ def test_not_where_the_kernel_cannot_run_whatever_the_table_says(gpu, monkeypatc
     gpu.shared_memory_per_block_optin = 48 * 1024
     assert not kernel_is_faster(logits(196, 128, 1000), 10_000)
     gpu.shared_memory_per_block_optin = 227 * 1024
+    monkeypatch.setattr(triton_launch, "_has_compiler", lambda: False)
+    assert "without a C compiler" in (triton_launch.why_not(logits(196, 128, 1000)) or "")
+    assert not kernel_is_faster(logits(196, 128, 1000), 10_000)
+    monkeypatch.setattr(triton_launch, "_has_compiler", lambda: True)
     monkeypatch.setattr(triton_launch, "_INSTALLED", False)
     assert not kernel_is_faster(logits(196, 128, 1000), 10_000)
 
@@ -86,12 +99,12 @@ def test_what_was_measured_is_written_where_it_is_read(tmp_path: Path) -> None:
     assert script["entry"]([(10, True), (100, False)]) is None
     file = tmp_path / "crossover.py"
     shutil.copy(crossover.__file__, file)
-    script["write"](file, "MEASURED_CLOSED_FORM", {(9, 0): 1e6})
-    script["write"](file, "MEASURED", {(8, 0): 2e6})
-    script["write"](file, "MEASURED", {(8, 0): 3e6, (9, 0): 4.5e7})
+    script["write"](file, "MEASURED_CLOSED_FORM", {(9, 0, "float32"): 1e6})
+    script["write"](file, "MEASURED", {(8, 0, "bf16"): 2e6})
+    script["write"](file, "MEASURED", {(8, 0, "bf16"): 3e6, (9, 0, "tf32"): 4.5e7})
     source = file.read_text()
-    assert "\nMEASURED: dict[tuple[int, int], float] = {(8, 0): 3000000.0, (9, 0): 45000000.0}\n" in source
-    assert "\nMEASURED_CLOSED_FORM: dict[tuple[int, int], float] = {(9, 0): 1000000.0}\n" in source
+    assert "\nMEASURED: Table = {(8, 0, 'bf16'): 3000000.0, (9, 0, 'tf32'): 45000000.0}\n" in source
+    assert "\nMEASURED_CLOSED_FORM: Table = {(9, 0, 'float32'): 1000000.0}\n" in source
     assert len(source.splitlines()) == len(Path(crossover.__file__).read_text().splitlines())
 
 

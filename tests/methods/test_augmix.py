@@ -109,6 +109,14 @@ def test_views_are_the_mixture_of_the_chains() -> None:
     assert not torch.allclose(views[0], views[1], atol=1e-3)
 
 
+def test_views_are_the_same_under_autocast() -> None:
+    """Which would sample images at rounded positions, grey levels off."""
+    images, method = torch.rand(4, 3, 64, 64, generator=seeded(0)), AugMix(severity=8, all_ops=True)
+    plain = method.views(images, seeded(8))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(method.views(images, seeded(8)), plain)
+
+
 @pytest.mark.parametrize("scale", [0.1, 3.0, 300.0])
 def test_jensen_shannon_in_float64(scale: float) -> None:
     logits = torch.randn(3, 6, 5, generator=seeded(0), dtype=torch.float64) * scale

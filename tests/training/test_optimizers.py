@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import warnings
 from dataclasses import replace
 
@@ -11,7 +13,7 @@ from torch import nn
 from torch.optim import SGD, lr_scheduler
 
 from multimix.training import Config, learning_rate
-from multimix.training.optimizers import make_optimizer, parameter_groups, warn_of_unreached
+from multimix.training.optimizers import fit_state, make_optimizer, parameter_groups, warn_of_unreached
 
 BASE = Config(data="digits", lr=0.4, epochs=12)
 
@@ -112,6 +114,59 @@ def test_the_fused_step_is_the_plain_one_and_resumes_as_it(optimizer):
         plain.step()
     for a, b in zip(fused_net.parameters(), plain_net.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_a_first_step_that_overflows_leaves_no_momentum() -> None:
+    """Fused SGD of PyTorch begins with uninitialised momenta, and a step that overflows writes none."""
+    net = nn.Linear(300, 300)
+    made = make_optimizer(net, replace(BASE, momentum=0.9), device=torch.device("cpu"))
+    junk = [torch.full_like(p, 1e30) for p in net.parameters()]
+    del junk  # what memory is made of next
+    before = [p.detach().clone() for p in net.parameters()]
+    for p in net.parameters():
+        p.grad = torch.full_like(p, math.inf)
+    made.grad_scale, made.found_inf = torch.tensor(2.0**16), torch.tensor(1.0)
+    made.step()
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True))
+    assert all(not made.state[p]["momentum_buffer"].any() for p in net.parameters())
+
+
+def test_parameters_that_join_later() -> None:
+    nets = nn.Linear(3, 2), nn.Linear(3, 2)
+    late, reference = nets[0], nets[1]
+    made = make_optimizer(
+        nn.ModuleList(nets), replace(BASE, momentum=0.9, weight_decay=0.0), device=torch.device("cpu")
+    )
+    for step in range(3):
+        for net in nets:
+            for p in net.parameters():
+                p.grad = torch.ones_like(p) if step or net is reference else None
+        made.step()
+    assert not any(torch.equal(made.state[a]["momentum_buffer"], made.state[b]["momentum_buffer"])
+                   for a, b in zip(late.parameters(), reference.parameters(), strict=True))  # fmt: skip
+    assert torch.allclose(made.state[late.bias]["momentum_buffer"], torch.tensor([1.9, 1.9]))
+    assert torch.allclose(made.state[reference.bias]["momentum_buffer"], torch.tensor([2.71, 2.71]))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_state_in_another_memory_layout_is_laid_out_anew(optimizer) -> None:
+    config = replace(BASE, optimizer=optimizer, weight_decay=0.0, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(2, 4, 3, 3, 3, generator=generator)
+    rows = nn.Conv2d(3, 4, 3, bias=False)
+    columns = nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
+    ours = make_optimizer(rows, config, device=torch.device("cpu"))
+    rows.weight.grad = gradients[0].clone()
+    ours.step()
+    other = make_optimizer(columns, config, device=torch.device("cpu"))
+    columns.load_state_dict(rows.state_dict())
+    other.load_state_dict(copy.deepcopy(ours.state_dict()))
+    fit_state(other)
+    for net, made in ((rows, ours), (columns, other)):
+        net.weight.grad = torch.empty_like(net.weight).copy_(gradients[1])
+        made.step()
+    assert columns.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(rows.weight, columns.weight, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from ..suite.page import label_colors, write_evaluation
 from ..suite.results import overview
 from ..suite.running import Outcome, check_inputs, run_parts
 from ..suite.subjects import Candidate, Which, run_candidates
-from ..training.devices import check_device
+from ..training.devices import check_device, use_device
 from ..training.files import naming_another_folder, refuse_file, refuse_unwritable
 from ..training.interrupt import as_ctrl_c
 from .console import show_table, split_paths
@@ -88,6 +88,8 @@ def main(argv: list[str]) -> None:
     if not paths:
         raise ValueError("which runs? Give run folders, or folders that hold runs: multimix evaluate RUN...")
     parts = chosen_parts(options)
+    if options.device is not None:
+        use_device(options.device)
     out = options.out or (Path("runs") / "evaluation" if _is_library(paths[0]) else paths[0])
     if options.out is not None:
         refuse_file(options.out)

@@ -34,7 +34,7 @@ def run_plan(plan: Plan, config: Config, *, jobs: int | None, report: Callable[[
     Whatever happens, the runs that are finished stay, and those under way can be continued.
 
     Args:
-        jobs: runs at the same time; default: one for each CPU core, or one on a GPU.
+        jobs: runs at the same time; default: one for each CPU core, or one for each GPU.
         report: called with the plan together with what was planned in its folder before.
 
     Raises:
@@ -86,7 +86,7 @@ def _run(
 def workers_and_threads(config: Config, jobs: int | None, runs: int) -> tuple[int, int]:
     """How many runs at a time, and how many CPU threads for each: not more than OMP_NUM_THREADS, where it is set."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = jobs or (cores if default_device(config) == "cpu" else 1)
+    wanted = jobs or (cores if default_device(config) == "cpu" else torch.cuda.device_count())
     workers = min(wanted, runs)
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return workers, max(1, min(cores // workers, int(limit) if limit.isdecimal() else cores))

@@ -18,7 +18,7 @@ from ..extras import require
 from ..functional._checks import check_count
 from ..training import RunDirectory
 from ..training.classify import classify
-from ..training.devices import check_device, default_device
+from ..training.devices import check_device, default_device, use_device
 from .console import split_paths
 from .options import parse
 
@@ -58,6 +58,8 @@ def main(argv: list[str]) -> None:
     if len(paths) < 2:
         raise ValueError("which images? Give a run folder, then images or folders: multimix predict RUN IMAGE...")
     run, *places = paths
+    if options.device is not None:
+        use_device(options.device)
     config, info = RunDirectory(run).read_config()
     names = info["class_names"]
     files = [file for place in places for file in _images(place)]

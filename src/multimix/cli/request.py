@@ -35,7 +35,7 @@ class PlanOptions:
     out: Path | None = None
     """Folder of all that is made; default: runs/COMMAND-RECIPE. The same command continues where it stopped."""
     jobs: int | None = None
-    """Runs at the same time; default: one for each CPU core, or one on a GPU."""
+    """Runs at the same time; default: one for each CPU core, or one for each GPU."""
     config: Config
 
 

@@ -16,17 +16,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import one_line
 from ..training import Config, Progress, train
+from ..training.devices import default_device
 from ..training.interrupt import as_ctrl_c
 
 __all__ = ["Job", "run_jobs"]
 
 # Saving a checkpoint on the way out may take a while for a large model.
 _PATIENCE = 120.0
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_STOPPING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,11 @@ class Job:
 
 @dataclass
 class _Worker:
-    process: Any
+    process: BaseProcess
     connection: Connection
     job: Job | None = None
+    gpu: str | None = None
+    """The one that it sees, as CUDA_VISIBLE_DEVICES names it; None: all."""
 
 
 def run_jobs(
@@ -71,13 +79,15 @@ def run_jobs(
         KeyboardInterrupt: Ctrl-C or SIGTERM. All runs under way have been told to save and stop, and have ended.
     """
     waiting = list(reversed(jobs))
+    gpus = _gpus(jobs[0].config) if jobs else []
     failures: dict[Job, str] = {}
     crew: list[_Worker] = []
     with as_ctrl_c(), _stopped_after(crew):
         while waiting or any(worker.job for worker in crew):
             busy = sum(worker.job is not None for worker in crew)
             while len(crew) < min(workers, busy + len(waiting)):
-                crew.append(_start(threads, log))
+                with _undisturbed():
+                    crew.append(_start(threads, log, _least_used(gpus, crew)))
             for worker in crew:
                 if worker.job is None and waiting:
                     worker.job = waiting.pop()
@@ -114,14 +124,39 @@ def _stopped_after(crew: Sequence[_Worker]) -> Iterator[None]:
         _stop(crew)
 
 
-def _start(threads: int, log: Path) -> _Worker:
+def _gpus(config: Config) -> list[str]:
+    """Names of the GPUs for runs of `config`; none where these train elsewhere, or have all the same."""
+    if default_device(config) == "cpu":
+        return []
+    listed = os.environ.get(_VISIBLE) or ",".join(map(str, range(torch.cuda.device_count())))
+    return listed.split(",") if "," in listed else []
+
+
+def _least_used(gpus: Sequence[str], crew: Sequence[_Worker]) -> str | None:
+    return min(gpus, key=lambda gpu: sum(worker.gpu == gpu for worker in crew), default=None)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals come afterwards: a process that is interrupted while it is started would be known to nobody."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start(threads: int, log: Path, gpu: str | None) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     # Not a daemon, which may not start the processes that read images; `_stop` ends it in any case.
-    process = context.Process(target=_work, args=(theirs, threads, log, multiprocessing.get_start_method()))
+    process = context.Process(target=_work, args=(theirs, threads, log, multiprocessing.get_start_method(), gpu))
     process.start()
     theirs.close()
-    return _Worker(process, ours)
+    return _Worker(process, ours, gpu=gpu)
 
 
 def _receive(worker: _Worker) -> tuple[str, Any]:
@@ -130,7 +165,7 @@ def _receive(worker: _Worker) -> tuple[str, Any]:
         return message
     except (EOFError, OSError):
         worker.process.join()
-        code = worker.process.exitcode
+        code = worker.process.exitcode or 0
         reason = f"by signal {-code} (out of memory?)" if code < 0 else f"with exit code {code}"
         return "died", f"its process ended {reason}"
 
@@ -168,8 +203,12 @@ def _follow_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _work(connection: Connection, threads: int, log: Path, start_method: str) -> None:
+def _work(connection: Connection, threads: int, log: Path, start_method: str, gpu: str | None) -> None:
     """The life of a worker: receive a run, train it, report, until the parent is gone."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)  # blocked while this process was started
+    if gpu is not None:
+        os.environ[_VISIBLE] = gpu  # read when CUDA is first used
     # A spawned process would spawn its own, and each of those that read images would import everything again.
     multiprocessing.set_start_method(start_method, force=True)
     if hasattr(os, "setsid"):
@@ -179,8 +218,6 @@ def _work(connection: Connection, threads: int, log: Path, start_method: str) ->
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    import torch
-
     torch.set_num_threads(threads)
     while True:
         try:

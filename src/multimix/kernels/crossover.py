@@ -13,26 +13,35 @@ from torch import Tensor
 
 from . import triton_launch
 
-MEASURED: dict[tuple[int, int], float] = {}
-"""From compute capability to the least r n b c from which the kernel was faster (`benchmarks/crossover.py`).
+Table = dict[tuple[int, int, str], float]
+"""From compute capability and precision to the least size from which the kernel was faster."""
+
+MEASURED: Table = {}
+"""The least r n b c (`benchmarks/crossover.py`), by the precision of `triton_launch.precision`.
 
 Empty, because the kernel has not run on a GPU yet: until it has, "auto" takes the chunked path everywhere."""
 
-MEASURED_CLOSED_FORM: dict[tuple[int, int], float] = {}
-"""The same for n = infinity: the least r b c. Empty for the same reason."""
+MEASURED_CLOSED_FORM: Table = {}
+"""The same for n = infinity: the least r b c, by the dtype of the logits. Empty for the same reason."""
+
+MOST_MEASURED = 128
+"""Examples. In larger mini-batches the kernel of the sampled loss runs out of registers in some precisions."""
 
 
 def kernel_is_faster(logits_PBC: Tensor, n: int) -> bool:
     """Whether the kernel can take these logits, and was measured to be faster at this size on such a device."""
-    return _listed(MEASURED, logits_PBC, n) and triton_launch.why_not(logits_PBC) is None
+    by = triton_launch.precision(logits_PBC.dtype)
+    return _listed(MEASURED, logits_PBC, n, by) and triton_launch.why_not(logits_PBC) is None
 
 
 def closed_form_kernel_is_faster(logits_PBC: Tensor) -> bool:
     """The same for n = infinity."""
-    return _listed(MEASURED_CLOSED_FORM, logits_PBC, 1) and triton_launch.why_not_closed_form(logits_PBC) is None
+    by = str(logits_PBC.dtype).removeprefix("torch.")
+    return _listed(MEASURED_CLOSED_FORM, logits_PBC, 1, by) and triton_launch.why_not_closed_form(logits_PBC) is None
 
 
-def _listed(measured: dict[tuple[int, int], float], logits_PBC: Tensor, n: int) -> bool:
-    if logits_PBC.device.type != "cuda" or not measured:
+def _listed(measured: Table, logits_PBC: Tensor, n: int, by: str) -> bool:
+    if logits_PBC.device.type != "cuda" or not measured or logits_PBC.shape[1] > MOST_MEASURED:
         return False
-    return n * logits_PBC.numel() >= measured.get(torch.cuda.get_device_capability(logits_PBC.device), math.inf)
+    capability = torch.cuda.get_device_capability(logits_PBC.device)
+    return n * logits_PBC.numel() >= measured.get((*capability, by), math.inf)

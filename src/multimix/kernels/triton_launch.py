@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import shutil
 from importlib.util import find_spec
 from typing import Any, NamedTuple, TypedDict
 
@@ -115,6 +116,8 @@ def why_not(
         return (
             f"logits on {logits_PBC.device}: the kernel needs an NVIDIA GPU (or TRITON_INTERPRET=1, to test on the CPU)"
         )
+    if not _has_compiler():
+        return "a system without a C compiler, which Triton needs to launch kernels"
     major, minor = torch.cuda.get_device_capability(logits_PBC.device)
     if major < 8:
         return f"compute capability {major}.{minor}: the kernel needs 8.0 or higher"
@@ -123,6 +126,11 @@ def why_not(
     if shared < shared_memory:
         return f"{shared // 1024} KiB of shared memory: the kernel needs {shared_memory // 1024}"
     return None
+
+
+@functools.lru_cache(maxsize=1)
+def _has_compiler() -> bool:
+    return bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
 
 
 def why_not_closed_form(logits_PBC: Tensor) -> str | None:

@@ -83,7 +83,11 @@ class AugMix(Method):
         """
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"AugMix needs images (b, 1 or 3, height, width), got shape {tuple(images.shape)}")
-        generator = host(generator)
+        # Autocast would round the positions that images are sampled at.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._views(images, host(generator))
+
+    def _views(self, images: Tensor, generator: torch.Generator) -> Tensor:
         b, k = len(images), self.mixture_width
         shares = sample_weights(2 * b, 2, alpha=self.alpha, generator=generator)
         weights = sample_weights(2 * b, k, alpha=self.alpha, generator=generator) * shares[:, 1:]

@@ -20,6 +20,7 @@ from ..data.pictures import Resize
 from ..data.source import Files
 from ..errors import nearest
 from ..extras import require
+from ..machine import usable_cuda
 from ..reports.conditions import data_name
 from .part import Subject
 from .subjects import Candidate, data_digest, file_digest, make_identity, verified
@@ -89,7 +90,7 @@ def library_candidate(
         _require_colour(name, test)
 
     def load() -> Subject:
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        where = device or ("cuda" if usable_cuda() else "cpu")
         subject = Subject(
             label=name,
             seed=0,
@@ -207,7 +208,7 @@ def _build(name: str, weights: Path | None, *, num_classes: int, image_size: int
         )
         _fill(split, state, name, weights)
         return split
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         if library == "torchvision":
             model = require("torchvision", "train").models.get_model(rest, weights=None, num_classes=num_classes)
         else:

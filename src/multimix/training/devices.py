@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..extras import require
+from ..machine import usable_cuda
 from .config import Config
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 LAUNCHERS = ("MASTER_ADDR", "NODE_RANK", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
 """Variables of the environment by which processes on several nodes find each other."""
 
-__all__ = ["Ranks", "check_device", "connect", "default_device", "leave_process_group"]
+__all__ = ["Ranks", "check_device", "connect", "default_device", "leave_process_group", "use_device"]
 
 
 def connect(config: Config) -> Fabric:
@@ -42,17 +43,20 @@ def connect(config: Config) -> Fabric:
             "docs/training.md shows"
         )
     accelerator = _fastest() if config.accelerator == "auto" else config.accelerator
+    several = devices * nodes > 1
+    alone = accelerator == "cuda" and not several and torch.cuda.is_available()
     try:
         made: Fabric = fabric.Fabric(
             accelerator=accelerator,
-            devices=devices,
+            # Not the first, where `--device cuda:1` was asked for.
+            devices=[torch.cuda.current_device()] if alone else devices,
             num_nodes=nodes,
-            strategy=_distributed_strategy() if devices * nodes > 1 else "auto",
+            strategy=_distributed_strategy() if several else "auto",
             plugins=[_precision(config.precision, accelerator)],
         )
     except (RuntimeError, fabric.utilities.exceptions.MisconfigurationException) as error:
         raise ValueError(
-            f"cannot use accelerator={accelerator!r} with devices={devices}: {error} "
+            f"cannot use accelerator={accelerator!r} with devices={config.devices}: {error} "
             "Choose accelerator='auto' or 'cpu', or fewer devices"
         ) from error
     if config.cuda_graphs and made.device.type != "cuda":
@@ -62,7 +66,7 @@ def connect(config: Config) -> Fabric:
 
 def default_device(config: Config) -> Literal["cpu", "cuda"]:
     """Where a run of `config` is evaluated: on the GPU unless there is none, or it asked for the CPU."""
-    return "cuda" if torch.cuda.is_available() and config.accelerator in ("auto", "cuda") else "cpu"
+    return "cuda" if usable_cuda() and config.accelerator in ("auto", "cuda") else "cpu"
 
 
 def check_device(name: str) -> None:
@@ -82,10 +86,25 @@ def check_device(name: str) -> None:
         )
 
 
+def use_device(name: str) -> None:
+    """Make a device that is there the current one, on which libraries seed and allocate.
+
+    Raises:
+        ValueError: this build of PyTorch has no code for it.
+    """
+    if name == "cpu":
+        return
+    torch.cuda.set_device(int(name.partition(":")[2] or 0))
+    if not usable_cuda():
+        raise ValueError(
+            f"--device {name}: this build of PyTorch has no code for {torch.cuda.get_device_name()}: use --device cpu, "
+            "or a build for this GPU"
+        )
+
+
 def _fastest() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    # Not Apple's GPUs: they have no float64, which evaluation counts in, and nothing has been tried there.
+    return "cuda" if usable_cuda() else "cpu"
 
 
 def _precision(precision: str, device: str) -> Any:

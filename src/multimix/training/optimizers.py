@@ -11,7 +11,7 @@ from torch import nn
 
 from .config import Config
 
-__all__ = ["learning_rate", "make_optimizer", "parameter_groups", "warn_of_unreached"]
+__all__ = ["fit_state", "learning_rate", "make_optimizer", "parameter_groups", "warn_of_unreached"]
 
 # Position embeddings and special tokens are added to activations like biases, whatever their number of dimensions.
 _NOT_DECAYED = ("pos_embed", "cls_token", "reg_token", "dist_token")
@@ -49,7 +49,26 @@ def make_optimizer(module: nn.Module, config: Config, *, device: torch.device) -
     fused = True if device.type in ("cpu", "cuda") and not unscales else None
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+    sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+    fit_state(sgd)
+    return sgd
+
+
+def fit_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give every parameter a momentum, and lay what is kept of parameters out in memory as they are.
+
+    PyTorch's fused SGD makes momenta from uninitialised memory in its first step, in which it writes nothing when
+    gradients overflow, and fails where only some parameters have one yet. And all fused kernels walk through memory: in
+    another layout, as in a checkpoint from before `channels_last`, they pair a weight with the momentum of another.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if group.get("momentum"):  # a first step from 0 gives what PyTorch's first step writes
+                state.setdefault("momentum_buffer", torch.zeros_like(parameter, requires_grad=False))
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def warn_of_unreached(config: Config) -> None:
