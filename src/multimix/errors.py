@@ -15,6 +15,7 @@ _OF_THE_MACHINE = {
     "allocate memory": f"use less of it, {_SMALLER}",
     "nable to allocate": f"use less memory, {_SMALLER}",
     "out of memory": f"use less of it, {_SMALLER}",
+    "failed to map segment": "there is too little memory for PyTorch: raise the limit (ulimit -v)",
     "calculation overflowed": f"use less memory, {_SMALLER}",
     "Connection closed by peer": _ANOTHER_ENDED,
     "Connection reset by peer": _ANOTHER_ENDED,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,13 +113,52 @@ def test_an_interrupt_leaves_what_was_classified_beside_the_file(grey, tmp_path,
     with pytest.raises(SystemExit) as stop:
         main(["predict", str(run), str(folder), "--out", str(out)])
     assert stop.value.code == 130
-    assert f"stopped; the 3 images classified so far are in {out}.partial" in capsys.readouterr().err
+    (partial,) = tmp_path.glob("found.csv.*.partial")
+    assert f"stopped; the 3 images classified so far are in {partial}" in capsys.readouterr().err
     assert out.read_text() == "earlier"
-    assert len((tmp_path / "found.csv.partial").read_text().splitlines()) == 4
+    assert len(partial.read_text().splitlines()) == 4
+    partial.unlink()
     monkeypatch.undo()
-    main(["predict", str(run), str(folder), "--out", str(out)])
+    (tmp_path / "link.csv").symlink_to(out)
+    main(["predict", str(run), str(folder), "--out", str(tmp_path / "link.csv")])
     assert len(out.read_text().splitlines()) == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["found.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["found.csv", "link.csv"]
+
+
+def test_a_signal_is_as_good_as_an_interrupt(grey, tmp_path, capsys, monkeypatch) -> None:
+    run, folder = grey
+
+    def ended(*arguments, **options):
+        yield from itertools.islice(classify(*arguments, **options), 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield
+
+    monkeypatch.setattr("multimix.cli.predict.classify", ended)
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), str(folder), "--out", str(tmp_path / "found.csv")])
+    assert stop.value.code == 130
+    assert "stopped; the 2 images classified so far are in" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_is_named(grey, capsys) -> None:
+    run, folder = grey
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), str(folder), "--out", "/dev/full"])
+    assert stop.value.code == 2
+    assert "cannot write /dev/full (No space left on device): choose another --out" in capsys.readouterr().err
+
+
+def test_an_image_is_not_written_over(grey, tmp_path, capsys) -> None:
+    run, folder = grey
+    image = shutil.copy(folder / "0" / "000.png", tmp_path / "a.png")
+    shutil.copy(image, tmp_path / "photo")
+    for out in (image, tmp_path / "photo", tmp_path / "new.JPG"):
+        with pytest.raises(SystemExit) as stop:
+            main(["predict", str(run), str(image), str(tmp_path / "photo"), "--out", str(out)])
+        assert stop.value.code == 2
+        assert f"--out {out} is an image: name a file for the table" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "photo"]
 
 
 @pytest.mark.parametrize(

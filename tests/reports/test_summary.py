@@ -251,6 +251,16 @@ class TestErrors:
         with pytest.raises(ValueError, match="are both erm with seed 0"):
             summarize([a, make_run("b")])
 
+    def test_links_to_runs_are_followed_and_those_that_lead_back_are_not(
+        self, make_run: MakeRun, tmp_path: Path
+    ) -> None:
+        run = make_run("a")
+        (tmp_path / "page").mkdir()
+        (tmp_path / "page" / "b").symlink_to(run)
+        (tmp_path / "page" / "loop").symlink_to(tmp_path / "page")
+        (found,) = find_runs([tmp_path / "page"])
+        assert found.path == tmp_path / "page" / "b"
+
     def test_different_data(self, make_run: MakeRun) -> None:
         runs = [make_run("a"), make_run("b", seed=1, classes=["cat", "dog", "cow"])]
         with pytest.raises(ValueError, match="on different data"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from multimix import cli
 from multimix.data import Dataset
@@ -155,6 +157,42 @@ def test_images_that_changed_are_evaluated_again(tmp_path: Path, capsys: pytest.
     library = ["timm:resnet10t", "--data", "imagefolder", "--data-root", tmp_path / "three", "--image-size", "32"]
     told = refusal(capsys, [run, *library, "--weights", run / "model.safetensors", "--parts", "accuracy"])
     assert "on different data (imagefolder with 2 classes, ant first, imagefolder with 3 classes, ant first)" in told
+
+
+def test_images_that_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for k, label in enumerate(("ant", "bee") * 6):
+        picture(tmp_path / "images" / ("train", "val")[k // 2 % 2] / label / f"{k}.png", 20 * k)
+    monkeypatch.chdir(tmp_path)
+    small = ["--image-size", "12", "--model", "smallnet-w4", "--epochs", "1", "--workers", "0", "--batch-size", "4"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "imagefolder", "--data-root", "images", *small, "--out", "images/train/run"])
+    assert stop.value.code == 2
+    assert "lies in" in capsys.readouterr().err
+    assert not Path("images/train/run").exists()
+    cli.main(["train", "imagefolder", "--method", "erm", "--data-root", "images", *small, "--out", "run"])
+    evaluate("run", "--parts", "accuracy", "--out", "before")
+    Path("images").rename("pictures")
+    setting._load.cache_clear()  # another process
+    subjects._state.cache_clear()
+    shutil.rmtree("run/evaluation")
+    told = refusal(capsys, ["run", "--parts", "accuracy"])
+    assert "images does not exist" in told
+    assert f"(from run/config.json; seen from {tmp_path}): where the images have moved" in told
+    evaluate("run", "--parts", "accuracy", "--data-root", "pictures", "--out", "after")
+    found = [json.loads(Path(name, "evaluation.json").read_text())["models"] for name in ("before", "after")]
+    assert found[0][0]["parts"]["accuracy"]["result"] == found[1][0]["parts"]["accuracy"]["result"]
+
+
+def test_weights_that_change_meanwhile_are_not_measured_under_the_old_name(digits_run: MakeRun) -> None:
+    run = digits_run("run")
+    (candidate,) = run_candidates([run], which=["last"])
+    candidate.load()
+    path = run / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(
+        ValueError, match="has other weights than at the start, since it is trained on"
+    ):
+        candidate.load()
 
 
 def test_other_classes_are_refused_before_the_first_run_is_evaluated(

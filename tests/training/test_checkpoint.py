@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -125,22 +126,48 @@ def test_latest_skips_what_belongs_to_another_run(tmp_path):
         assert load_latest(tmp_path, check)["step"] == 1
 
 
+@pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("survives", [0, 1])
-def test_kill_between_renames_leaves_a_good_checkpoint(tmp_path, monkeypatch, survives):
+def test_kill_between_renames_leaves_a_good_checkpoint(tmp_path, monkeypatch, survives, links):
+    save_latest(tmp_path, state(0))
     save_latest(tmp_path, state(1))
-    real, calls = os.replace, []
+    calls = []
 
-    def replace(source, target):
-        calls.append(target)
-        if len(calls) > survives + 1:
-            raise KeyboardInterrupt  # as good as a kill: nothing below runs
-        real(source, target)
+    def until_killed(real):
+        def call(*arguments, **options):
+            calls.append(arguments)
+            if len(calls) > survives + 1:
+                raise KeyboardInterrupt  # as good as a kill: nothing below runs
+            return real(*arguments, **options)
 
-    monkeypatch.setattr(os, "replace", replace)
+        return call
+
+    def no_links(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", until_killed(os.link) if links else no_links)
+    monkeypatch.setattr(os, "replace", until_killed(os.replace))
     with pytest.raises(KeyboardInterrupt):
         save_latest(tmp_path, state(2))
     monkeypatch.undo()
     assert load_latest(tmp_path, accept)["step"] == 2
+    assert load_checkpoint(tmp_path / "previous.pt")["step"] == 1
+
+
+def test_there_is_a_last_checkpoint_at_every_moment(tmp_path, monkeypatch):
+    """For whoever evaluates a run while it is trained."""
+    save_latest(tmp_path, state(1))
+    real, seen = os.replace, []
+
+    def replace(source, target):
+        seen.append((tmp_path / "last.pt").exists())
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    save_latest(tmp_path, state(2))
+    assert seen
+    assert all(seen)
+    assert [load_checkpoint(tmp_path / f"{name}.pt")["step"] for name in ("last", "previous")] == [2, 1]
 
 
 def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):

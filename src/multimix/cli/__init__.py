@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..errors import nearest_or_all, of_the_machine, one_line
 
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("MULTIMIX_DEBUG"):
             raise
-        fail(one_line(error))
+        fail(of_the_machine(error) or one_line(error))
     except (RuntimeError, MemoryError) as error:
         message = of_the_machine(error)
         if message is None or os.environ.get("MULTIMIX_DEBUG"):
@@ -101,7 +102,8 @@ def _run(argv: list[str]) -> None:
 def fail(message: str) -> None:
     """One line on stderr and exit code 2."""
     if is_first_process():
-        print(f"multimix: error: {message}", file=sys.stderr)
+        with suppress(OSError):  # full, or gone
+            print(f"multimix: error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 

@@ -30,7 +30,10 @@ def show_results(summary: Summary) -> None:
 def show_table(table: Table) -> None:
     """Print a table; the best of a column is bold. Columns that do not fit beside each other go below each other."""
     console = make_console(10_000)  # a file or a pipe has no edge to wrap at
-    for columns in fitting_columns(table, console.width):
+    blocks = fitting_columns(table, console.width)
+    # A terminal narrower than two columns wraps lines, where rich would cut them off.
+    console.width = max(console.width, *(_width(table, columns) for columns in blocks))
+    for columns in blocks:
         drawn = require("rich.table", "train").Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
         for column in columns:
             justify = "left" if column == 0 else "right"
@@ -62,17 +65,18 @@ def fitting_columns(table: Table, width: int) -> list[list[int]]:
     >>> fitting_columns(Table(["method", "a", "b", "c"], [[Cell("1234567", 0)] * 4]), width=28)
     [[0, 1, 2], [0, 3]]
     """
-    widths = [
-        max(len(line) for line in (*title.split("\n"), *(str(_text(row[k])) for row in table.rows)))
-        for k, title in enumerate(table.columns)
-    ]
     blocks: list[list[int]] = [[0]]
-    for column in range(1, len(widths)):
-        taken = sum(widths[k] + GAP for k in blocks[-1])
-        if taken + widths[column] > width and len(blocks[-1]) > 1:
+    for column in range(1, len(table.columns)):
+        if _width(table, [*blocks[-1], column]) > width and len(blocks[-1]) > 1:
             blocks.append([0])
         blocks[-1].append(column)
     return blocks
+
+
+def _width(table: Table, columns: Sequence[int]) -> int:
+    """Of these columns beside each other, in characters."""
+    cells = [[*table.columns[k].split("\n"), *(str(_text(row[k])) for row in table.rows)] for k in columns]
+    return sum(max(map(len, lines)) for lines in cells) + GAP * (len(columns) - 1)
 
 
 def _text(cell: Cell) -> Any:

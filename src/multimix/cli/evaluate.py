@@ -46,7 +46,8 @@ class Common:
     data: str | None = None
     """Data set of library models, such as imagefolder."""
     data_root: Path | None = None
-    """Folder of --data; for an image folder, what holds train/ and val/ or test/, or only one of these, or classes."""
+    """Folder of --data: for an image folder, what holds train/ and val/ or test/, or only one of these, or classes. For
+    runs: where their images are now, if they have moved since."""
     weights: Path | None = None
     """Weights of a library model, .safetensors or .pth; default: the published ones."""
     image_size: int | None = None
@@ -167,14 +168,20 @@ def find_candidates(paths: Sequence[Path], options: Any, out: Path) -> list[Cand
     for path in runs:
         if options.data and not path.exists():
             raise ValueError(f"{path} does not exist: did you mean timm:{path} or torchvision:{path}?")
-    given = [name for name in ("data", "data_root", "weights", "image_size") if getattr(options, name) is not None]
+    given = [name for name in ("data", "weights", "image_size") if getattr(options, name) is not None]
     if len(runs) == len(paths) and given:
         raise ValueError(
             f"--{given[0].replace('_', '-')} is for torchvision:NAME and timm:NAME, but all of "
             f"{', '.join(map(str, paths))} are folders of runs, which have their own data and weights: leave it out"
         )
     if runs:
-        found += run_candidates(runs, which=which, device=options.device, batch_size=options.batch_size)
+        found += run_candidates(
+            runs,
+            which=which,
+            device=options.device,
+            batch_size=options.batch_size,
+            data_root=options.data_root if len(runs) == len(paths) else None,
+        )
     for path in paths:
         if _is_library(path):
             found.append(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import secrets
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from ..functional._checks import check_count
 from ..training import RunDirectory
 from ..training.classify import classify
 from ..training.devices import check_device, default_device, use_device
+from ..training.interrupt import as_ctrl_c
 from .console import split_paths
 from .options import parse
 
@@ -63,6 +66,8 @@ def main(argv: list[str]) -> None:
     config, info = RunDirectory(run).read_config()
     names = info["class_names"]
     files = [file for place in places for file in _images(place)]
+    if options.out is not None:
+        _refuse_image(options.out, files)
     found = classify(
         run,
         files,
@@ -72,12 +77,13 @@ def main(argv: list[str]) -> None:
     )
     broken: list[Path] = []
     rows = _likeliest(found, names, options.top, broken)
-    if options.out is None:
-        for path, likely in rows:
-            print(f"{path}: {', '.join(f'{name} {p:.1%}' for name, p in likely)}", flush=True)
-    else:
-        _write(options.out, _watched(rows, len(files)), top=min(options.top, len(names)))
-        print(f"{len(files) - len(broken)} images classified: {options.out}")
+    with as_ctrl_c():
+        if options.out is None:
+            for path, likely in rows:
+                print(f"{path}: {', '.join(f'{name} {p:.1%}' for name, p in likely)}", flush=True)
+        else:
+            _write(options.out, _watched(rows, len(files)), top=min(options.top, len(names)))
+            print(f"{len(files) - len(broken)} images classified: {options.out}")
     if broken:
         raise SystemExit(1)
 
@@ -96,22 +102,34 @@ def _likeliest(
 
 
 def _write(out: Path, rows: Iterable[tuple[str, list[tuple[str, float]]]], *, top: int) -> None:
-    """A CSV file, which has its name once it is whole; what an interrupt leaves is beside it."""
+    """A CSV file, which has its name once it is whole; what an interrupt or a full disk leaves is beside it."""
+    out = Path(os.path.realpath(out))  # a link stays one
     plain = out.is_file() or not out.exists()  # not a pipe
-    partial = out.with_name(f"{out.name}.partial") if plain else out
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", *(f"{what}_{k + 1}" for k in range(top) for what in ("class", "probability"))])
-        done = 0
-        try:
+    partial = out.with_name(f"{out.name}.{secrets.token_hex(4)}.partial") if plain else out
+    done = 0
+    try:
+        with open(partial, "x" if plain else "w", newline="", encoding="utf-8", buffering=1) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["image", *(f"{what}_{k + 1}" for k in range(top) for what in ("class", "probability"))])
             for path, likely in rows:
                 writer.writerow([path, *(value for name, p in likely for value in (name, f"{p:.6g}"))])
                 done += 1
-        except KeyboardInterrupt:
-            print(f"stopped; the {done} images classified so far are in {partial}", file=sys.stderr)
-            raise
-    if plain:
-        partial.replace(out.resolve())
+        if plain:
+            partial.replace(out)
+    except KeyboardInterrupt:
+        print(f"stopped; the {done} images classified so far are in {partial}", file=sys.stderr)
+        raise
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        kept = f"; the {done} images classified so far are in {partial}" if done else ""
+        raise OSError(f"cannot write {out} ({error.strerror or error}){kept}: choose another --out") from error
+
+
+def _refuse_image(out: Path, files: Sequence[Path]) -> None:
+    """What comes of `--out *.png`, which the shell makes several names of."""
+    if out.suffix.lower() in EXTENSIONS or (out.exists() and any(out.samefile(file) for file in files)):
+        raise ValueError(f"--out {out} is an image: name a file for the table, such as found.csv")
 
 
 def _images(place: Path) -> Sequence[Path]:

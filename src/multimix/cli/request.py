@@ -15,6 +15,7 @@ from .. import methods
 from ..reports.plan import Plan, folder_name
 from ..training import Config
 from ..training.files import refuse_file
+from ..training.setting import refuse_out_in_data
 from .options import parse
 
 __all__ = ["PlanOptions", "Request", "checked_methods", "read_request"]
@@ -102,6 +103,7 @@ def read_request(
         raise ValueError(f"--methods is empty: name some, separated by commas, such as {default.methods}")
     folder = options.out or Path("runs") / f"{command}-{recipe}"
     refuse_file(folder)
+    refuse_out_in_data(options.config, folder)
     return Request(
         options,
         checked_methods(chosen),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,16 +113,27 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     for path in paths:
         if not path.is_dir():
             raise FileNotFoundError(f"{path} is not a folder: pass run folders, or folders that hold runs")
-        folders = (
-            [path]
-            if RunDirectory(path).config.is_file()
-            else sorted(config.parent for config in path.rglob("config.json"))
-        )
+        folders = [path] if RunDirectory(path).config.is_file() else _folders_with_config(path)
         if not folders:
             raise FileNotFoundError(f"{path} holds no run: no config.json in it or below it")
         for folder in folders:
             found.setdefault(folder.resolve(), read_run(folder))
     return list(found.values())
+
+
+def _folders_with_config(path: Path) -> list[Path]:
+    """At or below a folder, links followed, each once."""
+    seen: set[str] = set()
+    found = []
+    for where, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()  # a link that leads back
+            continue
+        seen.add(real)
+        if "config.json" in files:
+            found.append(Path(where))
+    return sorted(found)
 
 
 def group_runs(runs: Iterable[Run], order: Sequence[str] = ()) -> list[Group]:

@@ -74,24 +74,34 @@ class Candidate:
 
 
 def run_candidates(
-    paths: Iterable[Path], *, which: Sequence[Which], device: str | None = None, batch_size: int | None = None
+    paths: Iterable[Path],
+    *,
+    which: Sequence[Which],
+    device: str | None = None,
+    batch_size: int | None = None,
+    data_root: Path | None = None,
 ) -> list[Candidate]:
     """The runs at or below `paths`, ERM first, and each with the weights of every epoch in `which`.
 
     Args:
         device: default: the GPU if there is one and the run did not ask for the CPU.
         batch_size: default: the one that the run was trained with.
+        data_root: where the data are now; default: where they were in training.
 
     Raises:
         FileNotFoundError: a path does not exist or holds no run, or a run has no weights.
         ValueError: files are damaged, or the runs are on different data.
     """
     return [
-        run_candidate(run, group, which=epoch, device=device, batch_size=batch_size)
+        run_candidate(_with_data(run, data_root), group, which=epoch, device=device, batch_size=batch_size)
         for group in group_runs(find_runs(paths))
         for run in group.runs.values()
         for epoch in which
     ]
+
+
+def _with_data(run: Run, root: Path | None) -> Run:
+    return run if root is None else replace(run, config=replace(run.config, data_root=root))
 
 
 def run_candidate(
@@ -99,6 +109,13 @@ def run_candidate(
 ) -> Candidate:
     """One run of a group; arguments and errors as for `run_candidates`."""
     weights, root = file_digest(weights_file(run.path, which)), run.config.data_root
+
+    def load() -> Subject:
+        subject = run_subject(run, group.label, which=which, device=device, batch_size=batch_size)
+        if file_digest(weights_file(run.path, which)) != weights:
+            raise ValueError(f"{run.path} has other weights than at the start, since it is trained on: evaluate again")
+        return subject
+
     return Candidate(
         label=group.label,
         seed=run.config.seed,
@@ -110,7 +127,7 @@ def run_candidate(
         source=str(run.path),
         folder=run.path / "evaluation" / which,
         identity=lambda: make_identity(weights, files=None if root is None else read_from(run.config.data, root)),
-        load=lambda: run_subject(run, group.label, which=which, device=device, batch_size=batch_size),
+        load=load,
         class_names=tuple(run.data_info["class_names"]),
         image_size=run.data_info.get("image_size"),
         training=f"{run.data_info['train_examples']:,} images, {training([run.config])}",
@@ -128,7 +145,8 @@ def run_subject(run: Run, label: str, *, which: Which, device: str | None, batch
         ValueError: the files are damaged, or the data are not those that the run was trained on.
     """
     splits = _splits(run)
-    config, model = load_run(run.path, which=which, device=device or default_device(run.config))
+    config = run.config
+    _, model = load_run(run.path, which=which, device=device or default_device(config))
     subject = Subject(
         label=label,
         seed=config.seed,
@@ -147,7 +165,13 @@ def run_subject(run: Run, label: str, *, which: Which, device: str | None, batch
 
 def _splits(run: Run) -> data.DataSplits:
     """The data of a run, if they still have the classes that it was trained on."""
-    splits = load_splits(run.config)
+    try:
+        splits = load_splits(run.config)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error} (from {run.path / 'config.json'}; seen from {Path.cwd()}): where the images have moved, or the "
+            "path is of another folder, give --data-root"
+        ) from error
     names, before = list(splits.class_names), list(run.data_info["class_names"])
     if names != before:
         raise ValueError(

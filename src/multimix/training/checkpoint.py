@@ -9,6 +9,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,14 @@ def save_latest(directory: Path, state: dict[str, Any]) -> None:
 
 
 def _move_up(directory: Path) -> None:
-    last = directory / "last.pt"
+    last, previous = directory / "last.pt", directory / "previous.pt"
     if last.exists():
-        os.replace(last, directory / "previous.pt")
+        # By a second name for the same file, so that there is a last.pt at every moment for whoever reads meanwhile.
+        with suppress(OSError):
+            previous.unlink(missing_ok=True)
+            os.link(last, previous)
+        if not previous.exists():
+            os.replace(last, previous)  # a file system without links
     os.replace(directory / "next.pt", last)
 
 

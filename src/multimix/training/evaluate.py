@@ -39,6 +39,8 @@ def evaluate_model(model: nn.Module, loader: Loader, *, ranks: Ranks | None = No
     if ranks is not None and ranks.size > 1:
         shares = ranks.gather((logits.cpu(), labels.cpu()))
         logits, labels = (torch.cat(parts) for parts in zip(*shares, strict=True))
+    if logits.device.type == "mps":  # which has no float64
+        logits, labels = logits.cpu(), labels.cpu()
     if not logits.isfinite().all():
         raise FloatingPointError("the model's logits are not finite")
     return {

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -115,6 +116,11 @@ def refuse_file(directory: Path) -> None:
     try:
         str(directory).encode()
     except UnicodeEncodeError:
+        if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
+            raise ValueError(
+                f"the name {printable(str(directory))} cannot be read in this locale: set PYTHONUTF8=1, or choose "
+                "another --out"
+            ) from None
         raise ValueError(f"the name {printable(str(directory))} is not valid UTF-8: choose another --out") from None
     for folder in (directory, *directory.parents):
         if folder.exists() and not folder.is_dir():
@@ -174,7 +180,13 @@ def locked(directory: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with open(directory / ".lock", "w") as file:
+    try:
+        file = open(directory / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise type(error)(
+            f"cannot write in {directory} ({error.strerror or error}): choose another folder with --out"
+        ) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

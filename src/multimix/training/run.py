@@ -26,7 +26,7 @@ from .progress import Progress, Reporter
 from .records import TensorBoard, best_record, environment, selection_metric
 from .repeatability import borrowed_global_state, refuse_late_determinism
 from .rundir import RunDirectory
-from .setting import build_model, data_options, make_loaders
+from .setting import build_model, data_options, make_loaders, refuse_out_in_data
 from .state import TrainingState
 from .step import TrainingStep, compiled_stages
 from .weights import model_weights, save_weights
@@ -67,6 +67,7 @@ def train(
     from .. import methods
 
     method = methods.parse(config.method)
+    refuse_out_in_data(config, Path(out))
     run = RunDirectory(Path(out))
     if config.deterministic and config.accelerator != "cpu":
         refuse_late_determinism()

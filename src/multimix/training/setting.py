@@ -7,6 +7,7 @@ what is trained.
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from .. import data, models
 from ..random import make_generator
 from .config import Config
 
-__all__ = ["build_model", "data_options", "evaluation_loader", "load_splits", "make_loaders", "train_loader"]
+__all__ = ["build_model", "data_options", "evaluation_loader", "load_splits", "make_loaders", "refuse_out_in_data",
+    "train_loader",
+]  # fmt: skip
 
 
 def data_options(config: Config) -> dict[str, Any]:
@@ -31,6 +34,17 @@ def data_options(config: Config) -> dict[str, Any]:
         "image_size": config.image_size,
         "bad_images": config.bad_images,
     }
+
+
+def refuse_out_in_data(config: Config, out: Path) -> None:
+    """Raise ValueError where the files of `out` would be taken for a class or a domain, of this run or the next."""
+    if config.data not in ("imagefolder", "domains") or config.data_root is None:
+        return
+    root, out = Path(config.data_root).resolve(), Path(out).resolve()
+    places = [root] if config.data == "domains" else [root / split for split in ("train", "val", "test")]
+    for place in places:
+        if out.is_relative_to(place):
+            raise ValueError(f"--out {out} lies in {place}, among the data: choose a folder outside of it")
 
 
 def load_splits(config: Config) -> data.DataSplits:
