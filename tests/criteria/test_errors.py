@@ -63,7 +63,7 @@ CASES = [
     (lambda: MultiMix(math.inf)(Z, torch.ones(4, 6), HEAD), ValueError, r"\(4, 5\), got \(4, 6\)"),
     (lambda: DenseMultiMix()(TOKENS, LABELS + 2, HEAD), ValueError, r"in \[0, 4\] for 5 classes"),
     (lambda: DenseMultiMix()(TOKENS, LABELS + 2, mlp), ValueError, r"in \[0, 4\] for 5 classes"),
-    (lambda: DenseMultiMix()(TOKENS, torch.ones(4, 6, dtype=torch.long), HEAD), ValueError, r"class indices of shape \(4,\), got \(4, 6\)"),
+    (lambda: DenseMultiMix()(TOKENS, torch.ones(4, 7, dtype=torch.long), HEAD), ValueError, r"class indices \(4, 6\) .*got torch.int64 of shape \(4, 7\)"),
     (lambda: MultiMix()(Z, LABELS - 100, HEAD), ValueError, r"got values in \[-100, -97\]; leave examples without a label out"),
     (lambda: MultiMix()(Z, [0, 1, 2, 3], HEAD), TypeError, r"tensor of class indices \(b,\) or probabilities \(b, c\), got list"),
     (lambda: MultiMix()(Z, HEAD, LABELS), TypeError, "targets must be a tensor .*got Linear"),

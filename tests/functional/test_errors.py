@@ -44,7 +44,7 @@ CASES = [
     (lambda: interpolate(Z[:3], LOGITS, LAM), ValueError, r"got lam \(3, 4\) and embeddings \(3, 2\)"),
     (lambda: interpolate(Z, LOGITS, LAM[0]), ValueError, r"got lam \(4,\)"),
     (lambda: interpolate(TOKENS, LOGITS, LAM.expand(6, 3, 4)), ValueError, r"embeddings \(r, b, d\); got lam \(6, 3, 4\)"),
-    (lambda: interpolate(Z, LOGITS[:2], LAM), ValueError, r"probabilities of shape \(4, classes\), got \(2, 5\)"),
+    (lambda: interpolate(Z, LOGITS[:2], LAM), ValueError, r"targets must be \(4, ...\), one for each example, got \(2, 5\)"),
     (lambda: interpolate(Z.long(), LOGITS, LAM), TypeError, "must be floating point, got torch.int64"),
     # attention_map
     (lambda: attention_map(torch.ones(4, 2, 3, 3)), ValueError, r"\(b, r, d\), got \(4, 2, 3, 3\); .*flatten\(2\).mT"),

@@ -69,3 +69,16 @@ def test_inputs_are_not_modified_and_need_not_be_contiguous() -> None:
     again = interpolate(z.contiguous(), y.contiguous(), lam.contiguous())
     assert torch.allclose(mixed, again[0])
     assert torch.allclose(targets, again[1])
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (3, 4, 4)])
+@pytest.mark.parametrize("positions", [None, 2])
+def test_numbers_of_any_shape_are_mixed(shape: tuple[int, ...], positions: int | None) -> None:
+    b, n, leading = 5, 7, () if positions is None else (positions,)
+    y, z = normal(b, *shape, seed=1), normal(*leading, b, 3, seed=2)
+    lam = simplex(*leading, n, b, seed=3)
+    _, mixed = interpolate(z, y, lam)
+    assert mixed.shape == (*leading, n, *shape)
+    for index in [(k,) for k in range(n)] if positions is None else [(j, k) for j in range(2) for k in range(n)]:
+        expected = sum(lam[(*index, i)] * y[i] for i in range(b))
+        assert torch.allclose(mixed[index], expected, rtol=1e-12)

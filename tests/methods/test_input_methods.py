@@ -150,3 +150,18 @@ def test_bad_input(call, error, message) -> None:
 def test_bytes_are_refused_where_they_would_be_cut_off(method) -> None:
     with pytest.raises(TypeError, match=r"floating-point pixels in .*got torch.uint8: divide them by 255"):
         method.mix(torch.full((4, 3, 8, 8), 200, dtype=torch.uint8), torch.arange(4), 4, seeded(0))
+
+
+def test_the_number_of_classes_is_that_of_soft_targets() -> None:
+    images, labels = numbered(6), torch.arange(6)
+    several = torch.zeros(len(labels), 5)
+    several[:, :3] = 1.0  # several labels of an image: not probabilities
+    for method in (InputMixup(), CutMix(), FMix(), Either(CutMix(), InputMixup())):
+        told = method.mix(images, several, 5, seeded(1))
+        found = method.mix(images, several, generator=seeded(1))
+        assert all(torch.equal(a, b) for a, b in zip(told, found, strict=True))
+        assert torch.allclose(found[1], several)  # all have the same
+        with pytest.raises(
+            ValueError, match="the number of classes cannot be told: give num_classes, or probabilities"
+        ):
+            method.mix(images, labels)

@@ -106,3 +106,10 @@ def test_quoted_strings_are_left_alone() -> None:
     text = "stylemix( encoder='/my-data/vgg normalised.pth',decoder=\"a,  b-c.pth\" )"
     assert parse(text).files == ("/my-data/vgg normalised.pth", "a,  b-c.pth")
     assert methods.spelled(text) == "stylemix(encoder='/my-data/vgg normalised.pth', decoder=\"a,  b-c.pth\")"
+
+
+@pytest.mark.parametrize("name", ["multimix", "dense-multimix", "multimix-small-alpha"])
+def test_input_mixup_of_the_regime_has_an_alpha_of_its_own(name: str) -> None:
+    assert parse(name).b.linear.alpha == 1.0
+    assert parse(f"{name}(mixup_alpha=0.2)").b.linear.alpha == 0.2
+    assert methods.canonical(f"{name}(mixup_alpha=1.0)") == name

@@ -5,6 +5,7 @@ Legend: R positions, N mixtures, B examples, C classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,8 @@ from ..functional import attend, attention_map
 from ..functional._checks import Alpha, as_probabilities, check_choice, check_targets, mixing_dtype
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED, normalized_weights, or_one
-from .classifiers import Classifier, apply_linear, class_weights, is_linear, refuse_maps
+from .classifiers import Classifier, apply_linear, called, class_weights, is_linear, refuse_maps
+from .dense_targets import dense_targets_loss
 from .multimix import MultiMix, as_logits, check_classes, draw_weights, finite, loss_from_logits
 
 
@@ -69,7 +71,10 @@ class DenseMultiMix(MultiMix):
 
         Args:
             features: (b, d, *spatial), or (b, r, d) when 3-D, as transformers emit them.
-            targets: class indices (b,) or probabilities (b, c), inherited by every position.
+            targets: class indices (b,) or probabilities (b, c), inherited by every position; or dense targets, of every
+                position its own: indices (b, *spatial) or (b, r), probabilities (b, c, *spatial), or (b, r, c) for 3-D
+                features. Dense targets need a linear classifier, a finite n, attention that knows no classes ("gap",
+                "uniform"), and cost a loop over positions.
             classifier: a linear layer or 1x1 convolution takes the exact path through the clean logits; anything
                 else is called on mixed features (n, d, *spatial) or (n, r, d) and must return logits (n, c, *spatial')
                 or (n, r, c). Where spatial' is smaller, targets and weights are averaged down to it.
@@ -95,9 +100,14 @@ class DenseMultiMix(MultiMix):
                 )
             mask = mask.flatten(1)
             tokens = tokens.masked_fill(~mask[..., None], 0)  # padding may hold anything, also NaN
+        dense = is_dense(targets)
+        if dense:
+            targets = self._as_tokens_of(targets, features, mask)
+            if not is_linear(classifier):
+                raise ValueError(f"dense targets need a linear classifier or 1x1 convolution, got {called(classifier)}")
         # First: weight and spectral normalisation compute the weight when the classifier is called.
         logits = apply_linear(classifier, tokens) if is_linear(classifier) else None
-        a = self.attend_to(tokens, targets, self.class_weights(classifier), mask)
+        a = self.attend_to(tokens, None if dense else targets, self.class_weights(classifier), mask)
         if logits is not None:
             return self.from_logits(logits, targets, a, generator)
         spatial = features.shape[2:] if features.ndim > 3 else None
@@ -119,12 +129,34 @@ class DenseMultiMix(MultiMix):
     def from_logits(  # type: ignore[override]
         self, logits: Tensor, targets: Tensor, a: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The same loss from clean logits (b, r, c) and attention (b, r), where the caller has them already."""
+        """The same loss from clean logits (b, r, c) and attention (b, r), where the caller has them already; targets as
+        there, dense ones (b, r) or (b, r, c)."""
         if logits.ndim != 3:
             raise ValueError(f"logits must be (b, r, c), got {tuple(logits.shape)}")
         if a is not None and a.shape != logits.shape[:2]:
             raise ValueError(f"attention must be {tuple(logits.shape[:2])} for these logits, got {tuple(a.shape)}")
+        if is_dense(targets):
+            return dense_targets_loss(self, logits.transpose(0, 1), targets, a, generator)
         return loss_from_logits(self, logits.transpose(0, 1), targets, a, self.normalize, generator)
+
+    def _as_tokens_of(self, targets: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Dense targets as (b, r) or (b, r, c); what is masked may be anything, such as 255."""
+        b, spatial = features.shape[0], features.shape[1:2] if features.ndim == 3 else features.shape[2:]
+        grid, soft = (b, *spatial), targets.is_floating_point()
+        if self.attention == "cam":
+            raise ValueError("attention='cam' is by the class of an image: use 'gap' or 'uniform' for dense targets")
+        at = (*targets.shape[:1], *targets.shape[2:]) if soft and features.ndim > 3 else targets.shape[: len(grid)]
+        whole = targets.ndim == len(grid) + soft
+        if not (whole and tuple(at) == grid) and not (not soft and tuple(targets.shape) == (b, math.prod(spatial))):
+            wanted = f"({b}, c, *{tuple(spatial)})" if features.ndim > 3 else f"{(*grid, 'c')}"
+            raise ValueError(
+                f"dense targets for features {tuple(features.shape)} must be class indices {grid} or probabilities "
+                f"{wanted}, got {targets.dtype} of shape {tuple(targets.shape)}: resize the maps to the features"
+            )
+        found = as_tokens(targets) if soft else targets.flatten(1)
+        if mask is None:
+            return found
+        return found.masked_fill(~(mask[..., None] if soft else mask), 0)
 
     def _through_dense_classifier(
         self,
@@ -166,6 +198,11 @@ class DenseMultiMix(MultiMix):
         text = f"{super().extra_repr()}, attention={self.attention!r}, nonlinearity={self.nonlinearity!r}"
         text += "" if self.detach_attention else ", detach_attention=False"
         return text if self.normalize == "position" else f"{text}, normalize={self.normalize!r}"
+
+
+def is_dense(targets: Tensor) -> bool:
+    """Whether there is a target for every position."""
+    return isinstance(targets, Tensor) and targets.ndim > (2 if targets.is_floating_point() else 1)
 
 
 def as_tokens(features: Tensor) -> Tensor:

@@ -16,12 +16,14 @@ def interpolate(
     Args:
         embeddings: (b, d), or (b, ...) of any shape to mix an earlier layer; with `lam` (r, n, b): (r, b, d), as
             in (12) with one matrix per position.
-        targets: class probabilities (b, c), or class indices (b,) together with `num_classes`.
+        targets: class indices (b,) together with `num_classes`, or floating-point numbers (b, ...) of any kind: class
+            probabilities (b, c), a number to be regressed (b,), maps (b, c, h, w).
         lam: interpolation weights (n, b) or (r, n, b), rows on the simplex.
         num_classes: c; needed for class indices only.
 
     Returns:
-        Mixed embeddings (n, d) [(n, ...), (r, n, d)] in the dtype of `embeddings` and mixed targets (n, c) [(r, n, c)].
+        Mixed embeddings (n, d) [(n, ...), (r, n, d)] in the dtype of `embeddings`, and mixed targets (n, c) for class
+        indices, else (n, ...) [with r in front].
         The sums are taken in float32 or better, also under autocast.
 
     Raises:
@@ -42,16 +44,19 @@ def interpolate(
         )
     if not embeddings.is_floating_point() or not lam.is_floating_point():
         raise TypeError(f"embeddings and lam must be floating point, got {embeddings.dtype} and {lam.dtype}")
-    check_targets(targets, b, num_classes)
     if targets.is_floating_point():
-        num_classes = targets.shape[1]
-    elif num_classes is None:
-        raise ValueError(
-            f"targets are class indices {tuple(targets.shape)}: give num_classes, or one-hot targets (b, c)"
-        )
+        if targets.ndim < 1 or len(targets) != b:
+            raise ValueError(f"targets must be ({b}, ...), one for each example, got {tuple(targets.shape)}")
+    else:
+        check_targets(targets, b, num_classes)
+        if num_classes is None:
+            raise ValueError(
+                f"targets are class indices {tuple(targets.shape)}: give num_classes, or one-hot targets (b, c)"
+            )
+        targets = as_probabilities(targets, num_classes)
     with torch.autocast(lam.device.type, enabled=False):
         dtype = mixing_dtype(lam.dtype)
-        return mix(embeddings, lam), lam.to(dtype) @ as_probabilities(targets, num_classes, dtype)
+        return mix(embeddings, lam), torch.tensordot(lam.to(dtype), targets.to(dtype), dims=1)
 
 
 def mix(embeddings: Tensor, lam: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class CutMix(InputMethod):
         self.alpha = check_positive("alpha", alpha)
 
     def mix(
-        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+        self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         soft = probabilities(images, targets, num_classes)
         mixed, partner, box = self.paste(images, host(generator))

@@ -64,7 +64,7 @@ class Either(Method):
         return self.choose(generator)(model, images, targets, generator, **extras)
 
     def mix(
-        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+        self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mixed images and soft targets, where both methods only mix inputs."""
         for method in (self.a, self.b):

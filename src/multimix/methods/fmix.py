@@ -31,7 +31,7 @@ class FMix(InputMethod):
         self.decay = check_positive("decay", decay)
 
     def mix(
-        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+        self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         check_images(images)
         soft = probabilities(images, targets, num_classes)

@@ -36,7 +36,7 @@ class InputMixup(InputMethod):
         self.linear = LinearMixing.checked(alpha, n, m)
 
     def mix(
-        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+        self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         soft = probabilities(images, targets, num_classes)
         mixing = self.linear.draw(images.shape[0], host(generator), images.device)

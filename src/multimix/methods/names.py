@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import nearest, nearest_or_all
 from ..functional import SMALL_ALPHA
+from ..functional._checks import Alpha
 from .alignmixup import AlignMixup
 from .augmix import AugMix
 from .automix import AutoMix
@@ -41,37 +42,40 @@ from .transmix import TransMix
 from .zeta_mixup import ZetaMixup
 
 
-def paper_regime(*, multimix: Method, share: float = 0.5) -> Either:
+def paper_regime(*, multimix: Method, share: float = 0.5, mixup_alpha: Alpha = 1.0) -> Either:
     """How the paper trains (section 4.1): a share of the mini-batches with `multimix`, the others with input mixup."""
-    return Either(multimix, InputMixup(), p=share)
+    return Either(multimix, InputMixup(mixup_alpha), p=share)
 
 
-def _multimix(n: int | float = 1000, m: int | None = None, alpha: Any = (0.5, 2.0), *, layer: int | None = None,
-              rescale: bool = False, spread_weight: float = 1.0, share: float = 0.5) -> Either:  # fmt: skip
+def _multimix(n: int | float = 1000, m: int | None = None, alpha: Alpha = (0.5, 2.0), *, layer: int | None = None,
+              rescale: bool = False, spread_weight: float = 1.0, share: float = 0.5,
+              mixup_alpha: Alpha = 1.0) -> Either:  # fmt: skip
     """MultiMix in a `share` of the mini-batches, input mixup in the others: the paper's regime (section 4.1).
 
     Args:
         n, m, alpha, layer, rescale, spread_weight: as in multimix-alone.
         share: of the mini-batches that MultiMix has, by chance.
+        mixup_alpha: alpha of the input mixup, which the paper does not state.
     """
     alone = MultiMix(n, m, alpha, layer=layer, rescale=rescale, spread_weight=spread_weight)
-    return paper_regime(multimix=alone, share=share)
+    return paper_regime(multimix=alone, share=share, mixup_alpha=mixup_alpha)
 
 
-def _dense_multimix(n: int | float = 1000, m: int | None = None, alpha: Any = (0.5, 2.0), attention: str = "gap",
+def _dense_multimix(n: int | float = 1000, m: int | None = None, alpha: Alpha = (0.5, 2.0), attention: str = "gap",
                     nonlinearity: str = "relu", detach_attention: bool = True, normalize: str = "position", *,
                     layer: int | None = None, rescale: bool = False, spread_weight: float = 1.0,
-                    share: float = 0.5) -> Either:  # fmt: skip
+                    share: float = 0.5, mixup_alpha: Alpha = 1.0) -> Either:  # fmt: skip
     """Dense MultiMix in a `share` of the mini-batches, input mixup in the others: the paper's regime (section 4.1).
 
     Args:
         n, m, alpha, layer, rescale, spread_weight: as in multimix-alone.
         attention, nonlinearity, detach_attention, normalize: as in dense-multimix-alone.
         share: of the mini-batches that Dense MultiMix has, by chance.
+        mixup_alpha: alpha of the input mixup, which the paper does not state.
     """
     options = (n, m, alpha, attention, nonlinearity, detach_attention, normalize)
     alone = DenseMultiMix(*options, layer=layer, rescale=rescale, spread_weight=spread_weight)
-    return paper_regime(multimix=alone, share=share)
+    return paper_regime(multimix=alone, share=share, mixup_alpha=mixup_alpha)
 
 
 def _alignmixup(alpha: float = 2.0, *, eps: float = 0.1, max_iter: int = 100, share: float = 0.5) -> Either:

@@ -55,7 +55,7 @@ class OptTransMix(InputMethod):
         self.debiased = debiased
 
     def mix(
-        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+        self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `InputMethod.mix`, with pixels in [0, 1]; values outside are cut off."""
         check_images(images)

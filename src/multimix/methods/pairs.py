@@ -73,10 +73,11 @@ class InputMethod(Mixer):
     """Base of the methods that only mix inputs: they can be used as a collate function too, through `mix`."""
 
     def mix(
-        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+        self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mixed images (b, channels, h, w) and soft targets (b, num_classes), from images in any range and targets
-        that are class indices (b,) or probabilities (b, num_classes)."""
+        """Mixed images (b, channels, h, w) and soft targets (b, c), from images in any range and targets that are class
+        indices (b,), with `num_classes` c, or probabilities (b, c). Several labels of an image, one number of 0 or 1
+        each, are mixed likewise, for a binary cross entropy."""
         raise NotImplementedError(f"{type(self).__name__} must define mix")
 
     def mixed(
@@ -102,8 +103,15 @@ def host(generator: torch.Generator | None) -> torch.Generator:
     return random.fork(generator, "cpu")
 
 
-def probabilities(images: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+def probabilities(images: Tensor, targets: Tensor, num_classes: int | None) -> Tensor:
     """Checked targets of a mini-batch as probabilities (b, num_classes)."""
+    if num_classes is None:
+        if not targets.is_floating_point() or targets.ndim != 2:
+            raise ValueError(
+                f"of targets {tuple(targets.shape)}, {targets.dtype}, the number of classes cannot be told: give "
+                "num_classes, or probabilities (b, classes)"
+            )
+        num_classes = targets.shape[1]
     if images.ndim < 2 or images.shape[0] == 0:
         raise ValueError(f"images must be (b, ...) with at least one example, got shape {tuple(images.shape)}")
     check_targets(targets, images.shape[0], num_classes)

@@ -40,7 +40,7 @@ class SaliencyMix(InputMethod):
         self.per_image = per_image
 
     def mix(
-        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+        self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `InputMethod.mix`, with pixels in [0, 1]."""
         check_images(images)

@@ -71,7 +71,7 @@ class StyleCutMix(StyleMethod):
         self._distances_of(model.num_classes, next(model.parameters()).device)
 
     def mix(
-        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+        self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         soft = probabilities(images, targets, num_classes)
         generator = host(generator)

@@ -84,7 +84,7 @@ class TokenMix(InputMethod):
             _check(self.teacher.on(next(model.parameters()).device))
 
     def mix(
-        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+        self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         check_images(images)
         soft = probabilities(images, targets, num_classes)

@@ -32,7 +32,7 @@ class ZetaMixup(InputMethod):
         self.gamma = check_positive("gamma", gamma)
 
     def mix(
-        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+        self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         soft = probabilities(images, targets, num_classes)
         lam = zeta_weights(images.shape[0], self.gamma, host(generator))

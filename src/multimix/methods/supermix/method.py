@@ -83,19 +83,19 @@ class SuperMix(InputMethod):
         self.teacher.on(next(model.parameters()).device)  # so that a folder that is no run is reported at once
 
     def mix(
-        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+        self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         mixed, soft, _ = self.supermix(images, targets, num_classes, generator)
         return mixed, soft
 
     @torch.no_grad()
     def supermix(
-        self, images: Tensor, targets: Tensor, num_classes: int, generator: torch.Generator | None = None
+        self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> Supermixed:
         """What `mix` returns, and for which mixtures the optimisation has succeeded."""
         check_images(images)
         soft = probabilities(images, targets, num_classes)
-        b, generator, device = images.shape[0], host(generator), images.device
+        (b, c), generator, device = soft.shape, host(generator), images.device
         K = min(self.k, b)
         if K == 1:
             return Supermixed(images.clone(), soft.clone(), torch.ones(b, dtype=torch.bool, device=device))
@@ -103,9 +103,9 @@ class SuperMix(InputMethod):
         lam = sample_weights(b, K, alpha=self.alpha, generator=generator).to(device, non_blocking=True)
         teacher = self.teacher.on(device, images.dtype)
         seen = teacher(images)
-        if seen.shape != (b, num_classes):
-            raise ValueError(f"the teacher must give logits ({b}, {num_classes}), got {tuple(seen.shape)}")
-        seen = F.one_hot(seen.argmax(1), num_classes).to(lam.dtype)
+        if seen.shape != (b, c):
+            raise ValueError(f"the teacher must give logits ({b}, {c}), got {tuple(seen.shape)}")
+        seen = F.one_hot(seen.argmax(1), c).to(lam.dtype)
         stacks = images[chosen]
         masks, reached = optimise_masks(
             teacher, stacks, _weighted(lam, seen[chosen]), width=self.width, lambda_s=self.lambda_s, sigma=self.sigma,

@@ -1,0 +1,58 @@
+"""Dense MultiMix where every position has a target of its own; section 3.3 is about images without them.
+
+Legend: R positions, N mixtures, B examples, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..functional import attend, mixed_cross_entropy
+from ..functional._checks import mixing_dtype
+from ..functional.loss import or_one
+from .multimix import check_classes, draw_weights
+
+if TYPE_CHECKING:
+    from .dense import DenseMultiMix
+
+
+def dense_targets_loss(
+    criterion: DenseMultiMix,
+    logits_RBC: Tensor,
+    targets: Tensor,
+    attention_BR: Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """(14) with Y~_j = Y_j Lambda_j, one position after the other, so that only its weights are in memory.
+
+    Args:
+        targets: class indices (b, r) or probabilities (b, r, c).
+    """
+    r, b, c = logits_RBC.shape
+    check_classes(c)
+    wanted = (b, r, c) if targets.is_floating_point() else (b, r)
+    if tuple(targets.shape) != wanted:
+        raise ValueError(f"dense targets must be {wanted} for logits {(b, r, c)}, got {tuple(targets.shape)}")
+    if criterion.n == math.inf:
+        raise ValueError("n=math.inf has no dense targets: use a finite n, such as n=1000")
+    if criterion.implementation == "triton":
+        raise ValueError("implementation='triton' has no dense targets: use implementation='auto'")
+    dtype = mixing_dtype(logits_RBC.dtype)
+    losses, totals = [], []
+    for j in range(r):
+        lam = draw_weights(criterion, int(criterion.n), b, 1, logits_RBC, generator)
+        s = None
+        if attention_BR is not None:
+            lam, s = attend(lam, attention_BR[:, j : j + 1])
+        totals.append(lam.new_tensor(lam.shape[1]) if s is None else s.sum().to(dtype))
+        losses.append(
+            mixed_cross_entropy(logits_RBC[j : j + 1], targets[:, j], lam, s, "none", criterion.implementation)
+        )
+    loss_R, total_R = torch.stack(losses), torch.stack(totals)
+    if criterion.normalize == "global":
+        return criterion.scale(b) * loss_R.sum() / or_one(total_R.sum())
+    return criterion.scale(b) * (loss_R / or_one(total_R)).sum() / or_one((total_R > 0).sum())

@@ -1,0 +1,114 @@
+"""Dense MultiMix with a target at every position, against loops written from (9) to (14)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tests.functional.oracles import make_targets, normal, rng
+from torch import Tensor, nn
+
+import multimix as mm
+from multimix.functional import attention_map, sample_weights
+from multimix.random import draw_seed
+
+B, D, C, H, W = 5, 6, 4, 2, 3
+
+
+def head() -> nn.Linear:
+    torch.manual_seed(3)
+    return nn.Linear(D, C).double()
+
+
+def loop(
+    z: Tensor, y: Tensor, a: Tensor, classifier: nn.Module, n: int, alpha: float, seed: int, pooled: bool
+) -> Tensor:
+    """z (b, r, d), y (b, r, c), a (b, r): one mixture, one position at a time."""
+    generator, position, numerators, denominators = rng(seed), [], [], []
+    for j in range(z.shape[1]):
+        weights = sample_weights(n, len(z), None, alpha, 1, rng(int(draw_seed(generator))), dtype=torch.float64)[0]
+        numerator = denominator = torch.zeros((), dtype=torch.float64)
+        for lam in weights:
+            scaled = lam * a[:, j]
+            s = scaled.sum()
+            if s > 0:
+                mixed = sum(scaled[i] / s * z[i, j] for i in range(len(z)))
+                target = sum(scaled[i] / s * y[i, j] for i in range(len(z)))
+                numerator = numerator - s * (target * classifier(mixed).log_softmax(-1)).sum()
+                denominator = denominator + s
+        numerators.append(numerator)
+        denominators.append(denominator)
+        if denominator > 0:
+            position.append(numerator / denominator)
+    return sum(numerators) / sum(denominators) if pooled else sum(position) / len(position)
+
+
+@pytest.mark.parametrize("normalize", ["position", "global"])
+@pytest.mark.parametrize("attention", ["gap", "uniform"])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+def test_loss_and_gradient_are_the_loop_s(normalize: str, attention: str, soft: bool, implementation: str) -> None:
+    features = normal(B, D, H, W, seed=1).requires_grad_()
+    maps = torch.randint(C, (B, H, W), generator=rng(2))
+    one_hot = nn.functional.one_hot(maps, C).flatten(1, 2)
+    y = make_targets("soft", B * H * W, C, seed=5).view(B, H * W, C) if soft else one_hot
+    given = y.mT.reshape(B, C, H, W) if soft else maps
+    mask = torch.ones(B, H, W, dtype=torch.bool)
+    mask[0, 0], mask[:, 1, 2] = False, False  # half of an image, and a position of all
+    criterion = mm.DenseMultiMix(7, alpha=0.8, attention=attention, normalize=normalize, implementation=implementation)
+    classifier = head()
+    if not soft:
+        given = given.masked_fill(~mask, 255)  # what is ignored
+    loss = criterion(features, given, classifier, mask, rng(9))
+    (gradient,) = torch.autograd.grad(loss, features)
+
+    tokens = features.flatten(2).mT.masked_fill(~mask.flatten(1)[..., None], 0)
+    a = attention_map(tokens.detach(), attention, "relu", None, None, mask.flatten(1))
+    expected = loop(tokens, y.double(), a, classifier, 7, 0.8, 9, normalize == "global")
+    (by_loop,) = torch.autograd.grad(expected, features)
+    assert torch.allclose(loss, expected.to(loss.dtype), rtol=1e-9)
+    assert torch.allclose(gradient, by_loop, rtol=1e-8, atol=1e-12)
+
+
+def test_the_same_target_everywhere_is_the_image_s() -> None:
+    """Of many mixtures the mean; the draws differ."""
+    tokens, labels = normal(B, 3, D, seed=1), torch.arange(B) % C
+    criterion = mm.DenseMultiMix(20_000, attention="uniform", normalize="global")
+    one = criterion(tokens, labels, head(), generator=rng(1))
+    each = criterion(tokens, labels[:, None].expand(B, 3), head(), generator=rng(2))
+    assert each.item() == pytest.approx(one.item(), rel=5e-3)
+
+
+def test_half_precision_and_flat_maps() -> None:
+    features, maps = normal(B, D, H, W, seed=1).bfloat16(), torch.randint(C, (B, H * W), generator=rng(2))
+    classifier = nn.Conv2d(D, C, 1).bfloat16()
+    flat = mm.DenseMultiMix(9)(features, maps, classifier, generator=rng(4))
+    assert flat.dtype == torch.float32
+    assert torch.equal(flat, mm.DenseMultiMix(9)(features, maps.view(B, H, W), classifier, generator=rng(4)))
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "message"),
+    [
+        (
+            torch.zeros(B, H, W + 1, dtype=torch.long),
+            {},
+            r"must be class indices \(5, 2, 3\) or probabilities \(5, c, ",
+        ),
+        (torch.zeros(B, H, W, C), {}, r"got torch.float32 of shape \(5, 2, 3, 4\): resize the maps to the features"),
+        (torch.full((B, H, W), C), {}, r"class indices must be in \[0, 3\]"),
+        (torch.zeros(B, H, W, dtype=torch.long), {"attention": "cam"}, "use 'gap' or 'uniform' for dense targets"),
+        (torch.zeros(B, H, W, dtype=torch.long), {"n": math.inf}, "n=math.inf has no dense targets"),
+        (torch.zeros(B, H, W, dtype=torch.long), {"implementation": "triton"}, "'triton' has no dense targets"),
+    ],
+)
+def test_what_does_not_fit(targets: Tensor, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mm.DenseMultiMix(**{"n": 5, **options})(normal(B, D, H, W, seed=1), targets, head())
+
+
+def test_a_classifier_that_is_not_linear_is_refused() -> None:
+    classifier = nn.Sequential(nn.Conv2d(D, 8, 1), nn.ReLU(), nn.Conv2d(8, C, 1)).double()
+    with pytest.raises(ValueError, match="dense targets need a linear classifier or 1x1 convolution, got"):
+        mm.DenseMultiMix(5)(normal(B, D, H, W, seed=1), torch.zeros(B, H, W, dtype=torch.long), classifier)
