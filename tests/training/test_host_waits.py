@@ -45,9 +45,9 @@ def losses_of_six_steps(accelerator, without_the_end, monkeypatch) -> Callable[[
         monkeypatch.setattr(Reporter, "due", lambda self: False)
         losses, add = [], Meters.add
 
-        def noting(self: Meters, loss: Tensor, *others) -> None:
+        def noting(self: Meters, loss: Tensor, *others, **shares) -> None:
             losses.append(loss)
-            add(self, loss, *others)
+            add(self, loss, *others, **shares)
 
         monkeypatch.setattr(Meters, "add", noting)
         with ExitStack() as stack:

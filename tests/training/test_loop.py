@@ -590,3 +590,23 @@ def test_compiled_network_trains_to_the_same_metrics(tmp_path, method, tolerance
     for a, b in zip(metrics(plain), metrics(compiled), strict=True):
         assert b["train_loss"] == pytest.approx(a["train_loss"], abs=tolerance)
         assert b["test_loss"] == pytest.approx(a["test_loss"], abs=max(tolerance, 1e-2))
+
+
+def test_training_images_are_evaluated_clean_where_asked(tmp_path):
+    config = replace(CONFIG, epochs=2, method="input-mixup")
+    plain, asked = (train(replace(config, evaluate_train=n), tmp_path / f"{n}") for n in (0, 30))
+    assert (asked / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    last = metrics(asked)[-1]
+    assert last["train_accuracy"] is None  # of images that were all mixed
+    assert {name for name in last if name not in metrics(plain)[-1]} == {
+        f"train_clean_{name}" for name in ("accuracy", "loss", "ece", "top5")
+    }
+    _, model = load_run(asked)
+    images = data.load("digits", per_class=20).train
+    with torch.no_grad():
+        right = model(images.images.float() / 255).argmax(1) == images.labels
+    # 30 of 200: what is right of them is a whole number, and near the share of all.
+    assert last["train_clean_accuracy"] * 30 == pytest.approx(round(last["train_clean_accuracy"] * 30))
+    assert last["train_clean_accuracy"] == pytest.approx(right.double().mean().item(), abs=0.3)
+    whole = metrics(train(replace(config, evaluate_train=10_000), tmp_path / "all"))[-1]
+    assert whole["train_clean_accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-6)

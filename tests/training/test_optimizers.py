@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import SGD, lr_scheduler
 
 from multimix.training import Config, learning_rate
-from multimix.training.optimizers import fit_state, make_optimizer, parameter_groups, warn_of_unreached
+from multimix.training.optimizers import make_optimizer, parameter_groups, warn_of_unreached
 
 BASE = Config(data="digits", lr=0.4, epochs=12)
 
@@ -161,7 +161,6 @@ def test_state_in_another_memory_layout_is_laid_out_anew(optimizer) -> None:
     other = make_optimizer(columns, config, device=torch.device("cpu"))
     columns.load_state_dict(rows.state_dict())
     other.load_state_dict(copy.deepcopy(ours.state_dict()))
-    fit_state(other)
     for net, made in ((rows, ours), (columns, other)):
         net.weight.grad = torch.empty_like(net.weight).copy_(gradients[1])
         made.step()

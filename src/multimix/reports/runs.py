@@ -18,7 +18,8 @@ BASELINE = "erm"
 
 # These do not make runs different things to compare: the seed is what is averaged over, the rest is the machine.
 _INCIDENTAL = frozenset(
-    {"seed", "method", "data_root", "download", "workers", "evaluate_every", "checkpoint_minutes", "tensorboard",
+    {"seed", "method", "data_root", "download", "workers", "evaluate_every", "evaluate_train",
+     "checkpoint_minutes", "tensorboard",
      "accelerator", "devices", "nodes"}
 )  # fmt: skip
 

@@ -122,6 +122,9 @@ class Config:
     # output
     evaluate_every: int = 1
     """Evaluate after every so many epochs, and after the last; the best epoch is one of these."""
+    evaluate_train: int = 0
+    """Also evaluate so many training images without augmentation and mixing, for a training accuracy that every method
+    has (train_clean_accuracy in metrics.jsonl)."""
     checkpoint_minutes: float | None = None
     """Also save a checkpoint in the middle of an epoch when this long has passed since the last one."""
     tensorboard: bool = True
@@ -222,5 +225,6 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "devices": (1, False),
     "nodes": (1, False),
     "evaluate_every": (1, False),
+    "evaluate_train": (0, False),
     "checkpoint_minutes": (0, False),
 }

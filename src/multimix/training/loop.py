@@ -52,7 +52,7 @@ class Loop:
     optimizer: _FabricOptimizer
     state: TrainingState
     loaders: Mapping[str, Loader]
-    """By split: train, test, and val where there is one."""
+    """By split: train, test, and val and train_clean where there are."""
     batch_images: int
     """Training images per step, over all ranks."""
     stop: StopRequest
@@ -169,7 +169,7 @@ class Loop:
         model = self.state.evaluated
         self.ranks.broadcast_buffers(model)
         metrics = {}
-        for split in [split for split in ("test", "val") if split in self.loaders]:
+        for split in [split for split in self.loaders if split != "train"]:
             try:
                 with self.fabric.autocast():
                     values = evaluate_model(model, self._images_of(split), ranks=self.ranks)

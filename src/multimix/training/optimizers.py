@@ -11,7 +11,7 @@ from torch import nn
 
 from .config import Config
 
-__all__ = ["fit_state", "learning_rate", "make_optimizer", "parameter_groups", "warn_of_unreached"]
+__all__ = ["learning_rate", "make_optimizer", "parameter_groups", "warn_of_unreached"]
 
 # Position embeddings and special tokens are added to activations like biases, whatever their number of dimensions.
 _NOT_DECAYED = ("pos_embed", "cls_token", "reg_token", "dist_token")
@@ -48,13 +48,30 @@ def make_optimizer(module: nn.Module, config: Config, *, device: torch.device) -
     unscales = config.precision == "16-mixed" and config.clip_norm is not None
     fused = True if device.type in ("cpu", "cuda") and not unscales else None
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
-    sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
-    fit_state(sgd)
-    return sgd
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+    else:
+        optimizer = torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
+        )
+    # Not now: parameters may be given another type before the first step, and a state may be loaded.
+    fitted = False
+
+    def fit(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        nonlocal fitted
+        if not fitted:
+            _fit_state(optimizer)
+        fitted = True
+
+    def loaded(optimizer: torch.optim.Optimizer) -> None:
+        nonlocal fitted
+        fitted = False
+
+    optimizer.register_step_pre_hook(fit)
+    optimizer.register_load_state_dict_post_hook(loaded)
+    return optimizer
 
 
-def fit_state(optimizer: torch.optim.Optimizer) -> None:
+def _fit_state(optimizer: torch.optim.Optimizer) -> None:
     """Give every parameter a momentum, and lay what is kept of parameters out in memory as they are.
 
     PyTorch's fused SGD makes momenta from uninitialised memory in its first step, in which it writes nothing when

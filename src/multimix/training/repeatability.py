@@ -60,8 +60,9 @@ def seed_global_state(seed: int, device: torch.device) -> None:
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.init()  # without it there are no generators
-        index = torch.cuda.current_device() if device.index is None else device.index
-        torch.cuda.default_generators[index].manual_seed(seed)
+        if torch.cuda.is_initialized() and device.index is not None:
+            torch.cuda.default_generators[device.index].manual_seed(seed)
+        else:
+            torch.cuda.manual_seed(seed)  # of the current device
     elif device.type == "mps":
         torch.mps.manual_seed(seed)

@@ -20,7 +20,8 @@ __all__ = ["RunDirectory"]
 # devices, one as good: whatever else differs would make a run that no configuration describes.
 _MAY_CHANGE = frozenset(
     {"epochs", "data_root", "download", "workers", "accelerator", "devices", "nodes", "compile", "cuda_graphs",
-     "channels_last", "deterministic", "evaluate_every", "checkpoint_minutes", "tensorboard"}
+     "channels_last", "deterministic", "evaluate_every", "evaluate_train",
+     "checkpoint_minutes", "tensorboard"}
 )  # fmt: skip
 
 _DATA_INFO: Mapping[str, type | tuple[type, ...]] = {

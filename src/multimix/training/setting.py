@@ -101,7 +101,7 @@ def evaluation_loader(
 def make_loaders(
     config: Config, splits: data.DataSplits, *, device: torch.device | str, rank: int, world_size: int
 ) -> dict[str, data.Loader]:
-    """The loaders by split: train, test, and val where there is one.
+    """The loaders by split: train, test, val where there is one, and train_clean where `evaluate_train` asks for it.
 
     Raises:
         ValueError: a batch cannot be divided evenly over the processes and their micro-batches, or there are fewer
@@ -115,7 +115,7 @@ def make_loaders(
             f"accumulate={config.accumulate}: make batch_size a multiple of {share}"
         )
     loaders = {"train": train_loader(config, splits, device=device, rank=rank, world_size=world_size)}
-    for split, dataset in (("test", splits.test), ("val", splits.val)):
+    for split, dataset in (("test", splits.test), ("val", splits.val), ("train_clean", _some_clean(config, splits))):
         if dataset is not None:
             if len(dataset) < world_size:
                 raise ValueError(
@@ -124,6 +124,14 @@ def make_loaders(
                 )
             loaders[split] = evaluation_loader(config, splits, dataset, device=device, rank=rank, world_size=world_size)
     return loaders
+
+
+def _some_clean(config: Config, splits: data.DataSplits) -> data.Dataset | None:
+    """Training images to be evaluated: the same in every run that trains on the same images."""
+    if not config.evaluate_train:
+        return None
+    order = torch.randperm(len(splits.train), generator=make_generator(config.subset_seed, "train_clean"))
+    return splits.train.subset(order[: config.evaluate_train].sort().values)
 
 
 def build_model(config: Config, splits: data.DataSplits) -> models.SplitModel:

@@ -13,7 +13,6 @@ from .checkpoint import CheckpointError
 from .config import Config
 from .devices import Ranks
 from .meters import Meters, Totals
-from .optimizers import fit_state
 from .step import TrainingStep
 
 if TYPE_CHECKING:
@@ -87,7 +86,6 @@ class TrainingState:
         try:
             self.module.load_state_dict(state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
-            fit_state(self.optimizer)
             self.precision.load_state_dict(state["precision"])
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
