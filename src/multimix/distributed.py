@@ -23,7 +23,7 @@ def gather(examples: Tensor) -> Tensor:
         examples: (b, ...): clean logits (the least to send), embeddings, features, attention or targets. `b` may differ
             between processes, the rest may not.
 
-    Every process must call it, and as often, or the others wait for ever; the gradient may be taken once.
+    Every process must call it equally often, or all wait for ever. It can be differentiated once only.
 
     >>> from multimix import MultiMix
     >>> embeddings, labels, head = torch.randn(8, 16), torch.arange(8), torch.nn.Linear(16, 10)

@@ -207,7 +207,9 @@ def test_a_damaged_checkpoint_is_replaced(subject: Subject, squares: Path) -> No
     whole = part(squares).evaluate(subject, Memory(), quiet)
     store = Memory()
     store.path("detector.pt").write_bytes(b"damaged")
-    with pytest.warns(UserWarning, match=r"the fine-tuning begins anew: .*detector\.pt is truncated"):
+    with pytest.warns(
+        UserWarning, match=r"the fine-tuning starts again from its beginning: .*detector\.pt is truncated"
+    ):
         assert part(squares).evaluate(subject, store, quiet) == whole
     assert not store.path("detector.pt").exists()
 

@@ -35,9 +35,9 @@ class Options:
     b: int = 128
     """Mini-batch size of the loss; that of the steps is printed above them."""
     precisions: tuple[loss.Precision, ...] = ()
-    """Of the loss; default: bfloat16 on a GPU, float32 on a CPU."""
+    """Precisions of the logits in the table of the loss; default: bfloat16 on a GPU, float32 on a CPU."""
     rounds: int = 15
-    """Rounds of ours and the alternatives in turns; fewer of what takes long."""
+    """How often ours and the alternatives are timed in turn; what takes long gets fewer rounds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to measure; auto: the GPU if there is one."""
     compile: bool = True

@@ -44,7 +44,7 @@ def npz(path: Path) -> Source:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: expected an .npz file with arrays") from None
     except (ValueError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole .npz file of plain arrays ({error}): make it anew") from error
+        raise ValueError(f"{path} is not a whole .npz file of plain arrays ({error}): create it again") from error
     splits = {split: data for split in ("train", "val", "test") if (data := _split(path, arrays, split))}
     if "train" not in splits:
         raise ValueError(

@@ -155,7 +155,7 @@ class Detection(Part):
         try:
             detector, losses = tuned()
         except CheckpointError as error:
-            warnings.warn(f"the fine-tuning begins anew: {error.__cause__ or error}", stacklevel=2)
+            warnings.warn(f"the fine-tuning starts again from its beginning: {error.__cause__ or error}", stacklevel=2)
             checkpoint.unlink(missing_ok=True)  # another evaluation may have removed it
             detector, losses = tuned()
         found = detection.detect(

@@ -116,6 +116,6 @@ def load_latest(directory: Path, check: Callable[[dict[str, Any]], None]) -> dic
         return state
     if refused:
         raise CheckpointError(
-            f"no usable checkpoint in {directory}: {'; '.join(refused)}. Start anew in another directory"
+            f"no usable checkpoint in {directory}: {'; '.join(refused)}. Start a new run in another directory"
         )
     return None

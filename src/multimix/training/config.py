@@ -87,7 +87,7 @@ class Config:
     schedule: Literal["constant", "step", "multistep", "cosine"] = "cosine"
     """Learning-rate schedule."""
     milestones: tuple[int, ...] = ()
-    """Epochs at which multistep multiplies the learning rate by gamma; step repeats the first as its period."""
+    """multistep: epochs after which the learning rate is multiplied by gamma. step: one number, the epochs between."""
     gamma: float = 0.1
     """Factor of step and multistep."""
     warmup_epochs: float = 0.0

@@ -172,7 +172,9 @@ class RunDirectory:
     def _resume(self, config: Config) -> dict[str, Any] | None:
         if not self.config.is_file():
             if any(self.checkpoints.glob("*.pt")):
-                raise CheckpointError(f"{self.path} holds checkpoints but no config.json: start anew elsewhere")
+                raise CheckpointError(
+                    f"{self.path} holds checkpoints but no config.json: put it back, or train in another directory"
+                )
             # Killed before it had written anything, or never begun: the same command serves both.
             return None
         if self._give_up_empty_run([self.config.name]):
@@ -188,7 +190,7 @@ class RunDirectory:
         if state is None and (self.result.exists() or self._epochs() > 1):
             raise CheckpointError(
                 f"{self.path} holds results of {self._epochs()} epochs but no checkpoint to go on from: put its "
-                f"{self.checkpoints.name} folder back, or start anew in another directory with --out"
+                f"{self.checkpoints.name} folder back, or start a new run in another directory with --out"
             )
         if state is not None:
             self._refuse_longer(state["epoch"], config)
