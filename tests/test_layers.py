@@ -27,6 +27,11 @@ def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
             place = package[: len(package) - node.level + 1]
             names = [*place, *(node.module.split(".") if node.module else ())]
             yield from ([names[0]] if names else [alias.name for alias in node.names])
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "multimix":
+            names = (node.module or "").split(".")[1:]
+            yield from ([names[0]] if names else [alias.name for alias in node.names])
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("multimix."))
         else:
             yield from imports(node, package)
 

@@ -26,6 +26,11 @@ def usable_cuda() -> bool:
         return False
     if torch.version.cuda is None:  # ROCm, which numbers its devices otherwise
         return True
-    built_for = [int(name[3:].rstrip("af")) for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
     major, minor = torch.cuda.get_device_capability()
-    return 10 * major + minor >= min(built_for, default=0)
+    built_for = [name.split("_") for name in torch.cuda.get_arch_list()]
+    for kind, number in built_for:
+        least = int(number.rstrip("af"))
+        # Machine code runs within its major version; what is for "compute" is compiled for any newer device.
+        if least <= 10 * major + minor and (kind == "compute" or least // 10 == major):
+            return True
+    return not built_for

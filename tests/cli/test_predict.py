@@ -208,3 +208,39 @@ def test_arguments_of_classify_are_checked(grey) -> None:
         classify(run, [folder], batch_size=0)
     ((_, error),) = classify(run, [folder])  # a folder, which the machine does not read as a file
     assert isinstance(error, IsADirectoryError)
+
+
+def test_a_pipe_is_written_into(grey, tmp_path) -> None:
+    run, folder = grey
+    reader, writer = os.pipe()
+    main(["predict", str(run), str(folder), "--out", f"/dev/fd/{writer}"])
+    os.close(writer)
+    with open(reader) as file:
+        assert len(list(csv.reader(file))) == 5
+
+
+def test_what_stops_before_the_first_image_leaves_nothing(grey, tmp_path, monkeypatch) -> None:
+    run, folder = grey
+
+    def failing(*arguments, **options):
+        raise RuntimeError("CUDA error: out of memory")
+        yield
+
+    monkeypatch.setattr("multimix.cli.predict.classify", failing)
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), str(folder), "--out", str(tmp_path / "found.csv")])
+    assert stop.value.code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_that_leads_nowhere_is_one_bad_image(grey, tmp_path, capsys) -> None:
+    run, folder = grey
+    (tmp_path / "images").mkdir()
+    shutil.copy(folder / "0" / "000.png", tmp_path / "images")
+    (tmp_path / "images" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    out = tmp_path / "found.csv"
+    for _ in range(2):  # the second time over the first table
+        with pytest.raises(SystemExit) as stop:
+            main(["predict", str(run), str(tmp_path / "images"), "--out", str(out)])
+        assert stop.value.code == 1
+        assert len(out.read_text().splitlines()) == 2

@@ -203,3 +203,34 @@ def test_runs_may_read_images_with_processes_of_their_own(tmp_path: Path, monkey
     assert failures == {}
     assert all(RunDirectory(job.out).is_finished(job.config) for job in jobs)
     assert not multiprocessing.active_children()
+
+
+def test_a_signal_while_a_worker_is_started_leaves_none_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes once the worker is known: what stops all workers then stops it too."""
+    fork_workers(monkeypatch)
+    start = multiprocessing.process.BaseProcess.start
+
+    def interrupted(process: multiprocessing.process.BaseProcess) -> None:
+        start(process)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", interrupted)
+    jobs, ignore = [Job(recipes.get("digits"), tmp_path / "run")], lambda *_: None
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, workers=1, threads=1, log=tmp_path / "log.txt", on_progress=ignore, on_end=ignore)
+    assert not multiprocessing.active_children()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "expected"),
+    [("0,1", 1, []), ("0,1,-1", 2, ["0", "1"]), (" 2 , 3", 2, ["2", "3"]), ("MIG-a,MIG-b", 1, ["MIG-a", "MIG-b"])],
+)
+def test_gpus_that_are_not_there_are_given_to_nobody(
+    visible: str, count: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "default_device", lambda config: "cuda")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert workers._gpus(recipes.get("digits")) == expected

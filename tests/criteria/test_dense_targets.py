@@ -112,3 +112,16 @@ def test_a_classifier_that_is_not_linear_is_refused() -> None:
     classifier = nn.Sequential(nn.Conv2d(D, 8, 1), nn.ReLU(), nn.Conv2d(8, C, 1)).double()
     with pytest.raises(ValueError, match="dense targets need a linear classifier or 1x1 convolution, got"):
         mm.DenseMultiMix(5)(normal(B, D, H, W, seed=1), torch.zeros(B, H, W, dtype=torch.long), classifier)
+
+
+def test_integer_one_hot_labels_are_not_taken_for_positions() -> None:
+    """Images of 196 classes in 196 tokens, say."""
+    tokens, labels = normal(B, C, D, seed=1), torch.arange(B) % C
+    one_hot = nn.functional.one_hot(labels, C)
+    criterion, message = mm.DenseMultiMix(5), r"integer targets \(5, 4\) for 4 classes may be one-hot labels"
+    with pytest.raises(ValueError, match=message):
+        criterion(tokens, one_hot, head())
+    with pytest.raises(ValueError, match=message):
+        criterion.from_logits(head()(tokens), one_hot)
+    maps = torch.randint(C, (B, 2, 2), generator=rng(2))
+    assert criterion(tokens.mT.unflatten(2, (2, 2)), maps, head()).isfinite()

@@ -237,7 +237,7 @@ def test_mistakes_are_one_line_before_anything_is_evaluated(
         ([run, "--device", "cuda:"], "--device must be cpu, cuda or cuda:NUMBER, got 'cuda:'"),
         ([run, "--device", "cuda:99"], "CUDA device"),
         ([run, "--weights", "mine.pth"], "--weights is for torchvision:NAME and timm:NAME"),
-        ([run, "--data-root", "images"], "--data-root is for torchvision:NAME and timm:NAME"),
+        ([run, "--image-size", "8"], "--image-size is for torchvision:NAME and timm:NAME"),
         (["resnet18", "--data", "digits"], "did you mean timm:resnet18 or torchvision:resnet18?"),
         ([run, empty], "has no last weights yet"),
         (["timm:resnet10t"], "needs data to be evaluated on"),

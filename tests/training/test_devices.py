@@ -30,7 +30,10 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def test_a_gpu_that_pytorch_was_not_built_for_is_left_alone(gpus) -> None:
-    for capability, usable in (((6, 1), False), ((7, 0), False), ((7, 5), True), ((9, 0), True), ((12, 1), True)):
+    for capability, usable in (
+        ((6, 1), False), ((7, 0), False), ((7, 5), True), ((8, 6), True), ((9, 0), True), ((10, 0), False),
+        ((12, 1), True),
+    ):  # fmt: skip
         gpus.capability = capability
         assert usable_cuda() is usable
         assert default_device(recipes.get("digits")) == ("cuda" if usable else "cpu")

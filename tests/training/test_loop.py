@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -610,3 +611,20 @@ def test_training_images_are_evaluated_clean_where_asked(tmp_path):
     assert last["train_clean_accuracy"] == pytest.approx(right.double().mean().item(), abs=0.3)
     whole = metrics(train(replace(config, evaluate_train=10_000), tmp_path / "all"))[-1]
     assert whole["train_clean_accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"method": "multimix", "accumulate": 4}, "a step of 32 images is mixed in parts of 8 (accumulate=4"),
+        ({"method": "cutmix", "accumulate": 4}, None),  # a mixture of two does not depend on how many there are
+        ({"method": "multimix"}, None),
+    ],
+)
+def test_small_parts_that_are_mixed_are_told(changes, told, tmp_path):
+    config = replace(CONFIG, epochs=1, batch_size=32, **changes)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(config, tmp_path / "run")
+    found = [str(warning.message) for warning in caught if "mixed in parts" in str(warning.message)]
+    assert [message.startswith(told) for message in found] == ([True] if told else [])

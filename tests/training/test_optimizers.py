@@ -168,6 +168,17 @@ def test_state_in_another_memory_layout_is_laid_out_anew(optimizer) -> None:
     assert torch.allclose(rows.weight, columns.weight, atol=1e-6)
 
 
+def test_the_count_of_steps_of_a_scalar_stays_as_it_is() -> None:
+    net = nn.ParameterList([nn.Parameter(torch.tensor(0.5, dtype=torch.float64)), nn.Parameter(torch.ones(2).double())])
+    made = make_optimizer(net, replace(BASE, optimizer="adamw"), device=torch.device("cpu"))
+    for _ in range(2):
+        for p in net:
+            p.grad = torch.ones_like(p)
+        made.step()
+        made.load_state_dict(copy.deepcopy(made.state_dict()))
+    assert {made.state[p]["step"].dtype for p in net} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("MULTIMIX_DEBUG"):
             raise
-        fail(of_the_machine(error) or one_line(error))
+        # A library that does not fit into memory cannot be imported.
+        fail((isinstance(error, ImportError) and of_the_machine(error)) or one_line(error))
     except (RuntimeError, MemoryError) as error:
         message = of_the_machine(error)
         if message is None or os.environ.get("MULTIMIX_DEBUG"):

@@ -46,8 +46,7 @@ class Common:
     data: str | None = None
     """Data set of library models, such as imagefolder."""
     data_root: Path | None = None
-    """Folder of --data: for an image folder, what holds train/ and val/ or test/, or only one of these, or classes. For
-    runs: where their images are now, if they have moved since."""
+    """Folder of --data, with train/ and val/ or test/, or classes; for runs alone: where their images have moved to."""
     weights: Path | None = None
     """Weights of a library model, .safetensors or .pth; default: the published ones."""
     image_size: int | None = None

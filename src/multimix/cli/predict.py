@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -103,8 +104,9 @@ def _likeliest(
 
 def _write(out: Path, rows: Iterable[tuple[str, list[tuple[str, float]]]], *, top: int) -> None:
     """A CSV file, which has its name once it is whole; what an interrupt or a full disk leaves is beside it."""
-    out = Path(os.path.realpath(out))  # a link stays one
     plain = out.is_file() or not out.exists()  # not a pipe
+    if plain:
+        out = Path(os.path.realpath(out))  # a link stays one
     partial = out.with_name(f"{out.name}.{secrets.token_hex(4)}.partial") if plain else out
     done = 0
     try:
@@ -114,22 +116,34 @@ def _write(out: Path, rows: Iterable[tuple[str, list[tuple[str, float]]]], *, to
             for path, likely in rows:
                 writer.writerow([path, *(value for name, p in likely for value in (name, f"{p:.6g}"))])
                 done += 1
+            if plain:
+                file.flush()
+                os.fsync(file.fileno())
         if plain:
             partial.replace(out)
-    except KeyboardInterrupt:
-        print(f"stopped; the {done} images classified so far are in {partial}", file=sys.stderr)
+    except BaseException as error:
+        if plain and not done:
+            with suppress(OSError):
+                partial.unlink()
+        kept = f"the {done} images classified so far are in {partial}"
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            why = f"cannot write {out} ({error.strerror or error}){f'; {kept}' if done else ''}"
+            raise OSError(f"{why}: choose another --out") from error
+        if plain and done:
+            print(f"stopped; {kept}", file=sys.stderr)
         raise
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        kept = f"; the {done} images classified so far are in {partial}" if done else ""
-        raise OSError(f"cannot write {out} ({error.strerror or error}){kept}: choose another --out") from error
 
 
 def _refuse_image(out: Path, files: Sequence[Path]) -> None:
     """What comes of `--out *.png`, which the shell makes several names of."""
-    if out.suffix.lower() in EXTENSIONS or (out.exists() and any(out.samefile(file) for file in files)):
+    if out.suffix.lower() in EXTENSIONS or (out.is_file() and any(_is_same(out, file) for file in files)):
         raise ValueError(f"--out {out} is an image: name a file for the table, such as found.csv")
+
+
+def _is_same(out: Path, file: Path) -> bool:
+    with suppress(OSError):  # a link that leads nowhere
+        return out.samefile(file)
+    return False
 
 
 def _images(place: Path) -> Sequence[Path]:

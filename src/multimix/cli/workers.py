@@ -128,8 +128,11 @@ def _gpus(config: Config) -> list[str]:
     """Names of the GPUs for runs of `config`; none where these train elsewhere, or have all the same."""
     if default_device(config) == "cpu":
         return []
-    listed = os.environ.get(_VISIBLE) or ",".join(map(str, range(torch.cuda.device_count())))
-    return listed.split(",") if "," in listed else []
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get(_VISIBLE, "").split(",") if name.strip()]
+    # CUDA takes those up to the first that is not there; of the parts that MIG makes, a process counts one.
+    listed = named if any(name.startswith("MIG-") for name in named) else (named or [*map(str, range(count))])[:count]
+    return listed if len(listed) > 1 else []
 
 
 def _least_used(gpus: Sequence[str], crew: Sequence[_Worker]) -> str | None:
@@ -138,15 +141,25 @@ def _least_used(gpus: Sequence[str], crew: Sequence[_Worker]) -> str | None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Signals come afterwards: a process that is interrupted while it is started would be known to nobody."""
-    if not hasattr(signal, "pthread_sigmask"):
+    """Signals come afterwards: a process that is interrupted while it is started would be known to nobody.
+
+    A mask would not do, since it is of one thread, and starting a process lifts it.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    held: list[int] = []
+    before = {number: signal.getsignal(number) for number in _STOPPING}
+    for number in before:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, lambda received, _: held.append(received))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for received in held:
+        signal.raise_signal(received)
 
 
 def _start(threads: int, log: Path, gpu: str | None) -> _Worker:
@@ -205,8 +218,6 @@ def _follow_parent() -> None:
 
 def _work(connection: Connection, threads: int, log: Path, start_method: str, gpu: str | None) -> None:
     """The life of a worker: receive a run, train it, report, until the parent is gone."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)  # blocked while this process was started
     if gpu is not None:
         os.environ[_VISIBLE] = gpu  # read when CUDA is first used
     # A spawned process would spawn its own, and each of those that read images would import everything again.

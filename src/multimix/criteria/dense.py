@@ -74,7 +74,7 @@ class DenseMultiMix(MultiMix):
             targets: class indices (b,) or probabilities (b, c), inherited by every position; or dense targets, of every
                 position its own: indices (b, *spatial) or (b, r), probabilities (b, c, *spatial), or (b, r, c) for 3-D
                 features. Dense targets need a linear classifier, a finite n, attention that knows no classes ("gap",
-                "uniform"), and cost a loop over positions.
+                "uniform"), and cost a loop over positions and the memory of r n b weights: take a smaller n for maps.
             classifier: a linear layer or 1x1 convolution takes the exact path through the clean logits; anything
                 else is called on mixed features (n, d, *spatial) or (n, r, d) and must return logits (n, c, *spatial')
                 or (n, r, c). Where spatial' is smaller, targets and weights are averaged down to it.
@@ -100,14 +100,16 @@ class DenseMultiMix(MultiMix):
                 )
             mask = mask.flatten(1)
             tokens = tokens.masked_fill(~mask[..., None], 0)  # padding may hold anything, also NaN
-        dense = is_dense(targets)
-        if dense:
-            targets = self._as_tokens_of(targets, features, mask)
-            if not is_linear(classifier):
-                raise ValueError(f"dense targets need a linear classifier or 1x1 convolution, got {called(classifier)}")
         # First: weight and spectral normalisation compute the weight when the classifier is called.
         logits = apply_linear(classifier, tokens) if is_linear(classifier) else None
-        a = self.attend_to(tokens, None if dense else targets, self.class_weights(classifier), mask)
+        if is_dense(targets):
+            if logits is None:
+                raise ValueError(f"dense targets need a linear classifier or 1x1 convolution, got {called(classifier)}")
+            _refuse_one_hot(targets, logits.shape[-1])
+            targets = self._as_tokens_of(targets, features, mask)
+            a = self.attend_to(tokens, None, None, mask)
+            return dense_targets_loss(self, logits.transpose(0, 1), targets, a, generator)
+        a = self.attend_to(tokens, targets, self.class_weights(classifier), mask)
         if logits is not None:
             return self.from_logits(logits, targets, a, generator)
         spatial = features.shape[2:] if features.ndim > 3 else None
@@ -136,6 +138,7 @@ class DenseMultiMix(MultiMix):
         if a is not None and a.shape != logits.shape[:2]:
             raise ValueError(f"attention must be {tuple(logits.shape[:2])} for these logits, got {tuple(a.shape)}")
         if is_dense(targets):
+            _refuse_one_hot(targets, logits.shape[-1])
             return dense_targets_loss(self, logits.transpose(0, 1), targets, a, generator)
         return loss_from_logits(self, logits.transpose(0, 1), targets, a, self.normalize, generator)
 
@@ -203,6 +206,15 @@ class DenseMultiMix(MultiMix):
 def is_dense(targets: Tensor) -> bool:
     """Whether there is a target for every position."""
     return isinstance(targets, Tensor) and targets.ndim > (2 if targets.is_floating_point() else 1)
+
+
+def _refuse_one_hot(targets: Tensor, c: int) -> None:
+    """Integers (b, c) may be one-hot labels, which would pass for an index of each of c positions."""
+    if targets.ndim == 2 and targets.shape[1] == c and not targets.is_floating_point():
+        raise ValueError(
+            f"integer targets {tuple(targets.shape)} for {c} classes may be one-hot labels, or an index for each "
+            "position: give labels as targets.argmax(1), and positions as maps (b, *spatial) or probabilities (b, r, c)"
+        )
 
 
 def as_tokens(features: Tensor) -> Tensor:

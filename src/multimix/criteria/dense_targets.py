@@ -27,7 +27,8 @@ def dense_targets_loss(
     attention_BR: Tensor | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """(14) with Y~_j = Y_j Lambda_j, one position after the other, so that only its weights are in memory.
+    """(14) with Y~_j = Y_j Lambda_j, one position after the other. The weights of all, r n b numbers, are kept for the
+    backward pass.
 
     Args:
         targets: class indices (b, r) or probabilities (b, r, c).

@@ -58,6 +58,8 @@ class MultiMix(Criterion):
     torch.Size([8, 16])
     """
 
+    _looked = False  # for `_warn_where_uneven`
+
     def __init__(
         self,
         n: int | float = 1000,
@@ -72,7 +74,6 @@ class MultiMix(Criterion):
         self.n = check_n(n)
         self.alpha = alpha
         self.m = None if m is None else check_count("m", m)
-        self._looked = False
         if n == math.inf:
             _warn_where_poor(self.alpha[0], m, None)
         self.rescale = rescale

@@ -44,9 +44,11 @@ def interpolate(
         )
     if not embeddings.is_floating_point() or not lam.is_floating_point():
         raise TypeError(f"embeddings and lam must be floating point, got {embeddings.dtype} and {lam.dtype}")
-    if targets.is_floating_point():
+    if isinstance(targets, Tensor) and targets.is_floating_point():
         if targets.ndim < 1 or len(targets) != b:
             raise ValueError(f"targets must be ({b}, ...), one for each example, got {tuple(targets.shape)}")
+        if num_classes is not None:
+            check_targets(targets, b, num_classes)
     else:
         check_targets(targets, b, num_classes)
         if num_classes is None:

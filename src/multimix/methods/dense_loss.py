@@ -36,6 +36,8 @@ class DenseLoss(Method):
     >>> method = DenseLoss(CutMix())
     """
 
+    _looked = False  # for `warn_of_class_token`
+
     def __init__(
         self,
         mixer: Mixer,
@@ -52,7 +54,6 @@ class DenseLoss(Method):
         self.criterion = criteria.DenseMultiMix(
             attention=attention, nonlinearity=nonlinearity, detach_attention=detach_attention, normalize=normalize
         )
-        self._looked = False
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -72,7 +73,7 @@ class DenseLoss(Method):
         features = model.features(mixed, start=layer)
         if not self._looked:
             self._looked = True
-            warn_of_class_token(model, features)
+            warn_of_class_token(model)
         tokens = as_tokens(model.dense(features))
         a_KR = self.criterion.attend_to(tokens, soft, self.criterion.class_weights(model.classifier))
         logits_KRC = apply_linear(model.classifier, tokens)

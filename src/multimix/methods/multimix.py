@@ -76,6 +76,8 @@ class DenseMultiMix(Method):
             through the rest of the network.
     """
 
+    _looked = False  # for `warn_of_class_token`
+
     def __init__(
         self,
         n: int | float = 1000,
@@ -103,7 +105,6 @@ class DenseMultiMix(Method):
             spread_weight=spread_weight,
         )
         self.layer = check_layer(layer, n)
-        self._looked = False
 
     def forward(
         self,
@@ -123,7 +124,7 @@ class DenseMultiMix(Method):
         features = model.features(images)
         if not self._looked:
             self._looked = True
-            warn_of_class_token(model, features)
+            warn_of_class_token(model)
         dense = model.dense(features)
         if not is_linear(model.classifier):
             return MethodOutput(self.criterion(dense, targets, model.classifier, generator=generator), None)

@@ -48,7 +48,9 @@ def features_and_attention(model: SplitModel, images: Tensor) -> tuple[Tensor, T
     (torch.Size([2, 5, 192]), torch.Size([2, 4]))
     """
     kind = type(model).__name__
-    if model.prefix_tokens < 1 or not _chooses_token(model.pool):
+    # A pool made by hand is believed.
+    made_by_split = isinstance(_reduction(model.pool), fx.GraphModule)
+    if model.prefix_tokens < 1 or (made_by_split and not takes_first_token(model.pool)):
         raise ValueError(
             f"this {kind} has no class token as embedding, whose attention could be read: use a vision transformer "
             "with one (vit-s16, timm:deit_small_patch16_224, torchvision:vit_b_16), or CutMix"
@@ -67,13 +69,18 @@ def features_and_attention(model: SplitModel, images: Tensor) -> tuple[Tensor, T
     return features, attention[:, model.prefix_tokens :]
 
 
-def _chooses_token(pool: nn.Module) -> bool:
-    """Whether a pool made by `split` takes one token; one made by hand is believed."""
-    reduce = getattr(pool, "reduce", pool)
+def takes_first_token(pool: nn.Module) -> bool:
+    """Whether a pool made by `split` takes the first token; of one made by hand nothing is known."""
+    reduce = _reduction(pool)
     if not isinstance(reduce, fx.GraphModule):
-        return True
+        return False
     taken = [node.args[1] for node in reduce.graph.nodes if node.target is operator.getitem]
     return any(isinstance(index, tuple) and index[-1] == 0 for index in taken)
+
+
+def _reduction(pool: nn.Module) -> nn.Module:
+    reduce: nn.Module = getattr(pool, "reduce", pool)
+    return reduce
 
 
 def _blocks(stage: nn.Module) -> Iterator[nn.Module]:

@@ -132,6 +132,7 @@ def _folders_with_config(path: Path) -> list[Path]:
             folders.clear()  # a link that leads back
             continue
         seen.add(real)
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(where, name)), name))
         if "config.json" in files:
             found.append(Path(where))
     return sorted(found)

@@ -123,8 +123,7 @@ class Config:
     evaluate_every: int = 1
     """Evaluate after every so many epochs, and after the last; the best epoch is one of these."""
     evaluate_train: int = 0
-    """Also evaluate so many training images without augmentation and mixing, for a training accuracy that every method
-    has (train_clean_accuracy in metrics.jsonl)."""
+    """Number of training images to evaluate too, neither augmented nor mixed: train_clean_accuracy in metrics.jsonl."""
     checkpoint_minutes: float | None = None
     """Also save a checkpoint in the middle of an epoch when this long has passed since the last one."""
     tensorboard: bool = True

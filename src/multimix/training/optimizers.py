@@ -84,7 +84,8 @@ def _fit_state(optimizer: torch.optim.Optimizer) -> None:
             if group.get("momentum"):  # a first step from 0 gives what PyTorch's first step writes
                 state.setdefault("momentum_buffer", torch.zeros_like(parameter, requires_grad=False))
             for name, value in state.items():
-                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                fits = isinstance(value, torch.Tensor) and name != "step" and value.shape == parameter.shape
+                if fits and (value.stride() != parameter.stride() or value.dtype != parameter.dtype):
                     state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 

@@ -32,6 +32,7 @@ from .step import TrainingStep, compiled_stages
 from .weights import model_weights, save_weights
 
 if TYPE_CHECKING:
+    from ..methods import Method
     from ..models import SplitModel
 
 __all__ = ["train"]
@@ -105,7 +106,7 @@ def train(
         first = ranks.rank == 0
         if first:
             warn_of_unreached(config)
-            _warn_of_small_pieces(config, min(config.batch_size, len(splits.train)), ranks.size)
+            _warn_of_small_pieces(method, config, min(config.batch_size, len(splits.train)), ranks.size)
         about = environment(fabric.device, ranks.size)
         _on_first(ranks, lambda: _begin(run, config, _data_info(splits, model), state, about))
         loop = Loop(
@@ -136,10 +137,13 @@ def train(
     return run.path
 
 
-def _warn_of_small_pieces(config: Config, batch: int, processes: int) -> None:
-    """A method mixes what one process has in memory, and its gradient depends on how many examples these are."""
+def _warn_of_small_pieces(method: Method, config: Config, batch: int, processes: int) -> None:
+    """MultiMix mixes what one process has in memory, and its gradient depends on how many examples these are."""
+    from .. import methods
+
     mixed = -(-batch // (config.accumulate * processes))
-    if config.method != "erm" and mixed < min(batch, 128):
+    whole = any(isinstance(part, methods.MultiMix | methods.DenseMultiMix) for part in method.modules())
+    if whole and mixed < min(batch, 128):
         warnings.warn(
             f"a step of {batch} images is mixed in parts of {mixed} (accumulate={config.accumulate}, processes: "
             f"{processes}), where the paper mixes 128 examples: batch_size={128 * config.accumulate * processes} "

@@ -40,7 +40,7 @@ def refuse_out_in_data(config: Config, out: Path) -> None:
     """Raise ValueError where the files of `out` would be taken for a class or a domain, of this run or the next."""
     if config.data not in ("imagefolder", "domains") or config.data_root is None:
         return
-    root, out = Path(config.data_root).resolve(), Path(out).resolve()
+    root, out = Path(config.data_root).expanduser().resolve(), Path(out).resolve()
     places = [root] if config.data == "domains" else [root / split for split in ("train", "val", "test")]
     for place in places:
         if out.is_relative_to(place):
