@@ -80,6 +80,21 @@ def test_the_same_target_everywhere_is_the_image_s() -> None:
     assert each.item() == pytest.approx(one.item(), rel=5e-3)
 
 
+@pytest.mark.parametrize("normalize", ["position", "global"])
+def test_what_is_kept_for_the_backward_pass(normalize: str) -> None:
+    logits = normal(B, H * W, C, seed=1).requires_grad_()
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        mm.DenseMultiMix(1000, normalize=normalize).from_logits(logits, torch.zeros(B, H * W, dtype=torch.long))
+    weights = H * W * 1000 * B
+    assert sum(kept) < weights / 10 if normalize == "position" else sum(kept) >= weights
+
+
 def test_half_precision_and_flat_maps() -> None:
     features, maps = normal(B, D, H, W, seed=1).bfloat16(), torch.randint(C, (B, H * W), generator=rng(2))
     classifier = nn.Conv2d(D, C, 1).bfloat16()

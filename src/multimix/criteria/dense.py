@@ -74,7 +74,7 @@ class DenseMultiMix(MultiMix):
             targets: class indices (b,) or probabilities (b, c), inherited by every position; or dense targets, of every
                 position its own: indices (b, *spatial) or (b, r), probabilities (b, c, *spatial), or (b, r, c) for 3-D
                 features. Dense targets need a linear classifier, a finite n, attention that knows no classes ("gap",
-                "uniform"), and cost a loop over positions and the memory of r n b weights: take a smaller n for maps.
+                "uniform"), and cost a loop over positions; with normalize="global" the memory of r n b weights too.
             classifier: a linear layer or 1x1 convolution takes the exact path through the clean logits; anything
                 else is called on mixed features (n, d, *spatial) or (n, r, d) and must return logits (n, c, *spatial')
                 or (n, r, c). Where spatial' is smaller, targets and weights are averaged down to it.
