@@ -75,7 +75,7 @@ def _seven(color: str) -> int:
 
 
 @contextmanager
-def figure(width: float, height: float) -> Iterator[tuple[Any, Any]]:
+def figure(width: float, height: float, **subplots: Any) -> Iterator[tuple[Any, Any]]:
     """A matplotlib figure of `width` x `height` inches with this page's style, and its axes; closed afterwards.
 
     It is made without pyplot, so that no global state and no window system is touched.
@@ -110,7 +110,7 @@ def figure(width: float, height: float) -> Iterator[tuple[Any, Any]]:
     matplotlib = require("matplotlib", "evaluate")
     with matplotlib.rc_context(settings):
         drawn = require("matplotlib.figure", "evaluate").Figure(figsize=(width, height), layout="constrained")
-        yield drawn, drawn.subplots()
+        yield drawn, drawn.subplots(**subplots)
 
 
 def standalone(svg: str) -> str:
