@@ -236,3 +236,17 @@ def test_a_speed_that_cannot_be_measured_takes_no_table_with_it(
     assert "erm" in capsys.readouterr().out
     assert (tmp_path / "out" / "report.html").is_file()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())
+
+
+def test_a_signal_while_the_speed_is_measured_is_told(tmp_path: Path, monkeypatch, capsys) -> None:
+    fork_workers(monkeypatch)
+
+    def ended(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("multimix.cli.compare.measure_speed", ended)
+    small = ["--per-class", "10", "--epochs", "1", "--no-tensorboard", "--seeds", "1", "--jobs", "1"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", "digits", "--methods", "erm", *small, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 130
+    assert "Stopped; everything is saved. Continue with: multimix compare digits" in capsys.readouterr().err

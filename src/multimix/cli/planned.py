@@ -16,6 +16,7 @@ from ..reports.plan import Plan, read_plan
 from ..training import Config, RunDirectory
 from ..training.devices import default_device
 from ..training.files import locked
+from ..training.interrupt import as_ctrl_c
 from ..training.optimizers import warn_of_unreached
 from ..training.rundir import refuse_changes
 from ..training.setting import build_model, load_splits, train_loader
@@ -53,7 +54,7 @@ def run_plan(plan: Plan, config: Config, *, jobs: int | None, report: Callable[[
         warn_of_unreached(config)
         _check_setting(config, list(dict.fromkeys(job.config.method for job in todo)))
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with locked(plan.folder):
+    with locked(plan.folder), as_ctrl_c():  # also while the speed is measured and the page is made
         _run(plan, todo, len(every), config, jobs, report)
 
 
