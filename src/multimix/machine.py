@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -17,6 +18,14 @@ def cpu_name() -> str:
     except OSError:
         pass  # not Linux
     return platform.processor() or platform.machine()
+
+
+def fastest_device() -> Literal["cpu", "cuda"]:
+    """A GPU that PyTorch can use, or else the CPU.
+
+    Not Apple's GPUs: they have no float64, which evaluation counts in, and nothing has been tried there.
+    """
+    return "cuda" if usable_cuda() else "cpu"
 
 
 def usable_cuda() -> bool:

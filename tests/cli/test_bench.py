@@ -55,7 +55,7 @@ def test_what_was_measured_is_kept_when_the_rest_is_interrupted(small: None, tmp
 
 
 def test_a_gpu_of_unknown_rates_has_a_footnote(monkeypatch, capsys) -> None:
-    monkeypatch.setattr("multimix.cli.bench.usable_cuda", lambda: True)
+    monkeypatch.setattr("multimix.cli.bench.fastest_device", lambda: "cuda")
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "GeForce GTX 1080")
     row = loss.Row(512, 100, 1, 1000, 128, "bfloat16", "ours", 1.5, Ratio(2.0, 1.9, 2.1), None, 3.0, None)
     monkeypatch.setattr("multimix.benchmarking.loss.run", lambda **_: [row])

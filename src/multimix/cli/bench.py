@@ -16,8 +16,8 @@ from ..benchmarking.measure import Ratio
 from ..benchmarking.rates import cpu_rates
 from ..benchmarking.record import Record
 from ..kernels import triton_launch
-from ..machine import usable_cuda
-from ..training.devices import check_device, use_device
+from ..machine import fastest_device
+from ..training.devices import use_device
 from .options import parse
 
 Table = Literal["loss", "steps", "sampler"]
@@ -86,8 +86,7 @@ def main(argv: list[str]) -> None:
 
 def _device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
     if asked == "auto":
-        return "cuda" if usable_cuda() else "cpu"
-    check_device(asked)
+        return fastest_device()
     use_device(asked)
     return asked
 

@@ -10,7 +10,7 @@ from .. import methods
 from ..benchmarking import methods as benchmark
 from ..benchmarking.record import Record
 from ..training import Config
-from ..training.devices import check_device, use_device
+from ..training.devices import use_device
 from .options import parse
 
 DEFAULT = (
@@ -75,7 +75,6 @@ def main(argv: list[str]) -> None:
     if not options.seconds > 0:
         raise ValueError(f"--seconds must be positive, got {options.seconds}")
     if options.device != "auto":
-        check_device(options.device)
         use_device(options.device)
     config = Config(
         data="digits",  # a configuration names data; the images are made up

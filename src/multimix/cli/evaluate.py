@@ -19,7 +19,7 @@ from ..suite.page import label_colors, write_evaluation
 from ..suite.results import overview
 from ..suite.running import Outcome, check_inputs, run_parts
 from ..suite.subjects import Candidate, Which, run_candidates
-from ..training.devices import check_device, use_device
+from ..training.devices import use_device
 from ..training.files import naming_another_folder, refuse_file, refuse_unwritable
 from ..training.interrupt import as_ctrl_c
 from .console import show_table, split_paths
@@ -57,8 +57,6 @@ class Common:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.device is not None:
-            check_device(self.device)
 
 
 Options: Any = dataclasses.make_dataclass(

@@ -21,7 +21,7 @@ from ..extras import require
 from ..functional._checks import check_count
 from ..training import RunDirectory
 from ..training.classify import classify
-from ..training.devices import check_device, default_device, use_device
+from ..training.devices import default_device, use_device
 from ..training.interrupt import as_ctrl_c
 from .console import split_paths
 from .options import parse
@@ -45,8 +45,6 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("top", "batch_size"):
             check_count(name, getattr(self, name))
-        if self.device is not None:
-            check_device(self.device)
 
 
 def main(argv: list[str]) -> None:

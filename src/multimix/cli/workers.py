@@ -25,14 +25,13 @@ import torch
 from ..errors import one_line
 from ..training import Config, Progress, train
 from ..training.devices import default_device
-from ..training.interrupt import as_ctrl_c
+from ..training.interrupt import as_ctrl_c, held_back
 
 __all__ = ["Job", "run_jobs"]
 
 # Saving a checkpoint on the way out may take a while for a large model.
 _PATIENCE = 120.0
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-_STOPPING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def run_jobs(
         while waiting or any(worker.job for worker in crew):
             busy = sum(worker.job is not None for worker in crew)
             while len(crew) < min(workers, busy + len(waiting)):
-                with _undisturbed():
+                with held_back():  # a process that is interrupted while it is started would be known to nobody
                     crew.append(_start(threads, log, _least_used(gpus, crew)))
             for worker in crew:
                 if worker.job is None and waiting:
@@ -137,29 +136,6 @@ def _gpus(config: Config) -> list[str]:
 
 def _least_used(gpus: Sequence[str], crew: Sequence[_Worker]) -> str | None:
     return min(gpus, key=lambda gpu: sum(worker.gpu == gpu for worker in crew), default=None)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Signals come afterwards: a process that is interrupted while it is started would be known to nobody.
-
-    A mask would not do, since it is of one thread, and starting a process lifts it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    before = {number: signal.getsignal(number) for number in _STOPPING}
-    for number in before:
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, lambda received, _: held.append(received))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for received in held:
-        signal.raise_signal(received)
 
 
 def _start(threads: int, log: Path, gpu: str | None) -> _Worker:

@@ -11,10 +11,15 @@ from ..models.attention import takes_first_token
 
 if TYPE_CHECKING:
     from ..models import SplitModel
+    from .dense_loss import DenseLoss
+    from .multimix import DenseMultiMix
 
 
-def warn_of_class_token(model: SplitModel) -> None:
-    """Warn if a model made by `split` predicts from a token that a loss at the patch tokens does not train."""
+def warn_of_class_token(method: DenseMultiMix | DenseLoss, model: SplitModel) -> None:
+    """Warn, once for a method, if a model made by `split` predicts from a token that its loss does not train."""
+    if method._looked:
+        return
+    method._looked = True
     if not torch.compiler.is_compiling() and model.prefix_tokens and takes_first_token(model.pool):
         warnings.warn(
             "the dense loss trains the classifier on patch tokens, but this model predicts from its class token, which "

@@ -70,11 +70,8 @@ class DenseLoss(Method):
         if not is_linear(model.classifier):
             raise ValueError(f"a dense loss needs a linear classifier, got {type(model.classifier).__name__}")
         mixed, layer, soft = self.mixer.mixed(model, images, targets, generator, **extras)
-        features = model.features(mixed, start=layer)
-        if not self._looked:
-            self._looked = True
-            warn_of_class_token(model)
-        tokens = as_tokens(model.dense(features))
+        warn_of_class_token(self, model)
+        tokens = as_tokens(model.dense(model.features(mixed, start=layer)))
         a_KR = self.criterion.attend_to(tokens, soft, self.criterion.class_weights(model.classifier))
         logits_KRC = apply_linear(model.classifier, tokens)
         with torch.autocast(images.device.type, enabled=False):

@@ -122,9 +122,7 @@ class DenseMultiMix(Method):
             )
             return MethodOutput(loss, None)
         features = model.features(images)
-        if not self._looked:
-            self._looked = True
-            warn_of_class_token(model)
+        warn_of_class_token(self, model)
         dense = model.dense(features)
         if not is_linear(model.classifier):
             return MethodOutput(self.criterion(dense, targets, model.classifier, generator=generator), None)

@@ -20,7 +20,7 @@ from ..data.pictures import Resize
 from ..data.source import Files
 from ..errors import nearest
 from ..extras import require
-from ..machine import usable_cuda
+from ..machine import fastest_device
 from ..reports.conditions import data_name
 from .part import Subject
 from .subjects import Candidate, data_digest, file_digest, make_identity, verified
@@ -90,7 +90,7 @@ def library_candidate(
         _require_colour(name, test)
 
     def load() -> Subject:
-        where = device or ("cuda" if usable_cuda() else "cpu")
+        where = device or fastest_device()
         subject = Subject(
             label=name,
             seed=0,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..errors import one_line
-from ..machine import usable_cuda
+from ..machine import fastest_device
 from ..reports.conditions import several
 from ..reports.headline import sentence, unsaid
 from ..reports.page import fill, now
@@ -155,7 +155,7 @@ def _alone(groups: Mapping[str, Sequence[Outcome]], baselines: Mapping[str, str]
 
 
 def _conditions(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> dict[str, str]:
-    machine = environment(torch.device("cuda" if usable_cuda() else "cpu"), 1)
+    machine = environment(torch.device(fastest_device()), 1)
     found = {
         "Network": several(o.candidate.model for o in outcomes),
         "Training": several(o.candidate.training for o in outcomes),

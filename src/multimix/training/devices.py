@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..extras import require
-from ..machine import usable_cuda
+from ..machine import fastest_device, usable_cuda
 from .config import Config
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def connect(config: Config) -> Fabric:
             f"nodes={nodes}, but this process knows of no other node: start it by torchrun on every node, as "
             "docs/training.md shows"
         )
-    accelerator = _fastest() if config.accelerator == "auto" else config.accelerator
+    accelerator = fastest_device() if config.accelerator == "auto" else config.accelerator
     several = devices * nodes > 1
     alone = accelerator == "cuda" and not several and torch.cuda.is_available()
     try:
@@ -66,7 +66,7 @@ def connect(config: Config) -> Fabric:
 
 def default_device(config: Config) -> Literal["cpu", "cuda"]:
     """Where a run of `config` is evaluated: on the GPU unless there is none, or it asked for the CPU."""
-    return "cuda" if usable_cuda() and config.accelerator in ("auto", "cuda") else "cpu"
+    return fastest_device() if config.accelerator in ("auto", "cuda") else "cpu"
 
 
 def check_device(name: str) -> None:
@@ -87,11 +87,12 @@ def check_device(name: str) -> None:
 
 
 def use_device(name: str) -> None:
-    """Make a device that is there the current one, on which libraries seed and allocate.
+    """Make a device the current one, on which libraries seed and allocate.
 
     Raises:
-        ValueError: this build of PyTorch has no code for it.
+        ValueError: this machine does not have it, or this build of PyTorch has no code for it.
     """
+    check_device(name)
     if name == "cpu":
         return
     torch.cuda.set_device(int(name.partition(":")[2] or 0))
@@ -100,11 +101,6 @@ def use_device(name: str) -> None:
             f"--device {name}: this build of PyTorch has no code for {torch.cuda.get_device_name()}: use --device cpu, "
             "or a build for this GPU"
         )
-
-
-def _fastest() -> str:
-    # Not Apple's GPUs: they have no float64, which evaluation counts in, and nothing has been tried there.
-    return "cuda" if usable_cuda() else "cpu"
 
 
 def _precision(precision: str, device: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupted", "StopRequest", "as_ctrl_c", "listening"]
+__all__ = ["Interrupted", "StopRequest", "as_ctrl_c", "held_back", "listening"]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -43,6 +43,19 @@ def as_ctrl_c() -> Iterator[None]:
     """Raise KeyboardInterrupt for SIGTERM and SIGHUP too, in the main thread."""
     with _handled(_ends(), _interrupt):
         yield
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP come only afterwards, in the main thread.
+
+    A mask would not do where a process is started: it is of one thread, and starting a process lifts it.
+    """
+    received: list[int] = []
+    with _handled([signal.SIGINT, *_ends()], lambda signum, _: received.append(signum)):
+        yield
+    for signum in received:
+        signal.raise_signal(signum)
 
 
 def _ends() -> list[signal.Signals]:
