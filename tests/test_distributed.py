@@ -22,11 +22,27 @@ class Step(nn.Module):
             parameter.data = normal(*parameter.shape, seed=k).float()
         self.plain = mm.MultiMix(n=float("inf"), alpha=10.0)
         self.dense = mm.DenseMultiMix(n=float("inf"), alpha=10.0)
+        self.gathering = mm.MultiMix(n=20, gather=True)
+        self.gathering_dense = mm.DenseMultiMix(n=20, detach_attention=False, gather=True)
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        features, labels = mm.gather(self.encoder(tokens)), mm.gather(labels)
-        by_logits = self.plain.from_logits(mm.gather(self.head(self.encoder(tokens).mean(1))), labels)
-        return by_logits + self.dense(features, labels, self.head)
+        features = self.encoder(tokens)
+        embeddings = features.mean(1)
+        of_all = mm.gather(labels)
+        by_logits = self.plain.from_logits(mm.gather(self.head(embeddings)), of_all)
+        by_features = self.dense(mm.gather(features), of_all, self.head)
+        return by_logits + by_features + sum(self.by_criteria(features, embeddings, labels))
+
+    def by_criteria(self, features: Tensor, embeddings: Tensor, labels: Tensor) -> list[Tensor]:
+        """Through all ways of either criterion, with the same draws on all processes."""
+        mlp, maps = nn.Sequential(self.head), labels[:, None].expand(len(labels), 4)
+        return [
+            self.gathering(embeddings, labels, self.head, rng(0)),
+            self.gathering(embeddings, labels, lambda z: mlp(z), rng(1)),
+            self.gathering_dense(features, labels, self.head, generator=rng(2)),
+            self.gathering_dense(features, labels, lambda z: mlp(z), generator=rng(3)),
+            self.gathering_dense(features, maps, self.head, generator=rng(4)),
+        ]
 
 
 def examples() -> tuple[Tensor, Tensor]:
@@ -60,6 +76,8 @@ def _one_of_two(rank: int, store: str) -> None:
         loss.backward()
         for ours, gradient in zip(wrapped.parameters(), expected, strict=True):
             torch.testing.assert_close(ours.grad, gradient)
+        with pytest.raises(ValueError, match="generator with the same seed"):
+            mm.methods.parse("multimix(gather=True)")(None, tokens, labels)
         _exact_dense_loss(rank)
     finally:
         torch.distributed.destroy_process_group()

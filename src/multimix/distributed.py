@@ -11,6 +11,11 @@ from torch import distributed as dist
 from . import random
 
 
+def process_count() -> int:
+    """How many processes work together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 @random.eager
 def gather(examples: Tensor) -> Tensor:
     """The examples of all processes, in the order of their ranks, so that mixtures are of all of them.
@@ -23,13 +28,15 @@ def gather(examples: Tensor) -> Tensor:
         examples: (b, ...): clean logits (the least to send), embeddings, features, attention or targets. `b` may differ
             between processes, the rest may not.
 
-    Every process must call it equally often, or all wait for ever. It can be differentiated once only.
+    The criteria do this with `gather=True`; this is for losses of your own. Every process must call it equally often,
+    or all wait for ever. It can be differentiated once only.
 
-    >>> from multimix import MultiMix
+    >>> from multimix.functional import mixed_cross_entropy, sample_weights
     >>> embeddings, labels, head = torch.randn(8, 16), torch.arange(8), torch.nn.Linear(16, 10)
-    >>> loss = MultiMix().from_logits(gather(head(embeddings)), gather(labels))
+    >>> logits, labels = gather(head(embeddings)), gather(labels)
+    >>> loss = mixed_cross_entropy(logits, labels, sample_weights(100, len(logits)))
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if process_count() == 1:
         return examples
     if examples.ndim == 0:
         raise ValueError("examples must be (b, ...), got a scalar")

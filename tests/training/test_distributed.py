@@ -39,9 +39,13 @@ def out(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "change"), [("erm", {}), ("accumulated", {"accumulate": 1})])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("erm", {}), ("accumulated", {"accumulate": 1}), ("gathered", {"method": two_ranks.GATHERING})],
+)
 def test_equals_one_process(out, name, change, tmp_path, monkeypatch):
-    """Gradient, clipping, metrics; also in micro-batches, which one process takes in one piece here."""
+    """Gradient, clipping, metrics; also in micro-batches, which one process takes in one piece here, and of mixtures
+    of the examples of both."""
     monkeypatch.setattr(models, "build", two_ranks.without_batch_norm(models.build))
     alone = train(replace(two_ranks.CONFIG, **change), tmp_path / "alone")
     ours, theirs = load_file(alone / "model.safetensors"), load_file(out / name / "model.safetensors")

@@ -30,6 +30,8 @@ CONFIG = Config(
     tensorboard=False,
 )
 
+GATHERING = "either(multimix-alone(n=20, gather=True), dense-multimix-alone(n=20, detach_attention=False, gather=True))"
+
 
 def without_batch_norm(build):
     """Models whose examples do not see each other, so that the number of processes cannot matter."""
@@ -58,6 +60,7 @@ def main(out: Path) -> None:
     models.build = without_batch_norm(with_batch_norm)
     train(CONFIG, out / "erm")
     train(replace(CONFIG, accumulate=3), out / "accumulated")
+    train(replace(CONFIG, method=GATHERING), out / "gathered")
 
     models.build = with_batch_norm
     mixed = replace(CONFIG, method="multimix(n=20)", average="ema")

@@ -24,7 +24,7 @@ class DenseMultiMix(MultiMix):
     """MultiMix at every spatial position, with weights scaled by attention and a dense loss, (9)-(14).
 
     Args:
-        n, m, alpha, implementation, rescale, spread_weight: as in `MultiMix`; fresh weights are drawn for every
+        n, m, alpha, implementation, rescale, spread_weight, gather: as in `MultiMix`; fresh weights are drawn for every
             position.
         attention: "gap", "cam" or "uniform", u of (9).
         nonlinearity: "relu" (then l1 normalisation) or "softmax", h of (9).
@@ -52,8 +52,11 @@ class DenseMultiMix(MultiMix):
         implementation: str = "auto",
         rescale: bool = False,
         spread_weight: float = 1.0,
+        gather: bool = False,
     ) -> None:
-        super().__init__(n, m, alpha, implementation=implementation, rescale=rescale, spread_weight=spread_weight)
+        super().__init__(
+            n, m, alpha, implementation=implementation, rescale=rescale, spread_weight=spread_weight, gather=gather
+        )
         self.attention = check_choice("attention", attention, ("gap", "cam", "uniform"))
         self.nonlinearity = check_choice("nonlinearity", nonlinearity, ("relu", "softmax"))
         self.detach_attention = detach_attention
@@ -107,7 +110,7 @@ class DenseMultiMix(MultiMix):
                 raise ValueError(f"dense targets need a linear classifier or 1x1 convolution, got {called(classifier)}")
             _refuse_one_hot(targets, logits.shape[-1])
             targets = self._as_tokens_of(targets, features, mask)
-            a = self.attend_to(tokens, None, None, mask)
+            logits, targets, a = self.of_all(logits, targets, self.attend_to(tokens, None, None, mask))
             return dense_targets_loss(self, logits.transpose(0, 1), targets, a, generator)
         a = self.attend_to(tokens, targets, self.class_weights(classifier), mask)
         if logits is not None:
@@ -137,6 +140,8 @@ class DenseMultiMix(MultiMix):
             raise ValueError(f"logits must be (b, r, c), got {tuple(logits.shape)}")
         if a is not None and a.shape != logits.shape[:2]:
             raise ValueError(f"attention must be {tuple(logits.shape[:2])} for these logits, got {tuple(a.shape)}")
+        logits, targets = self.of_all(logits, targets)
+        a = None if a is None else self.of_all(a)[0]
         if is_dense(targets):
             _refuse_one_hot(targets, logits.shape[-1])
             return dense_targets_loss(self, logits.transpose(0, 1), targets, a, generator)
@@ -170,6 +175,7 @@ class DenseMultiMix(MultiMix):
         a: Tensor,
         generator: torch.Generator | None,
     ) -> Tensor:
+        tokens, targets, a = self.of_all(tokens, targets, a)
         b, r = a.shape
         check_targets(targets, b)
         if spatial is not None:

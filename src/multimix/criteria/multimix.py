@@ -11,7 +11,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from .. import random
+from .. import distributed, random
 from ..functional import attend, expected_mixed_cross_entropy, mixed_cross_entropy, rescaling_factor, sample_weights
 from ..functional._checks import (
     Alpha,
@@ -49,6 +49,8 @@ class MultiMix(Criterion):
             alpha it is near m, which multiplies the gradient of the mean prediction too, and training fails.
         spread_weight: with n=math.inf, what multiplies the part of the loss that tells examples apart, and not the loss
             at the batch mean; see `expected_mixed_cross_entropy`.
+        gather: mix the examples of all processes together, as one device would with the whole mini-batch (the cost of
+            the loss is then the whole mini-batch's on each). All have to call the criterion equally often.
 
     >>> head = torch.nn.Linear(16, 10)
     >>> embeddings, labels = torch.randn(8, 16, requires_grad=True), torch.arange(8)
@@ -69,8 +71,10 @@ class MultiMix(Criterion):
         implementation: str = "auto",
         rescale: bool = False,
         spread_weight: float = 1.0,
+        gather: bool = False,
     ) -> None:
         super().__init__()
+        self.gather = gather
         self.n = check_n(n)
         self.alpha = alpha
         self.m = None if m is None else check_count("m", m)
@@ -130,11 +134,13 @@ class MultiMix(Criterion):
         """The same loss from clean logits (b, c) of a linear classifier, where the caller has them already."""
         if logits.ndim != 2:
             raise ValueError(f"logits must be (b, c), got {tuple(logits.shape)}")
+        logits, targets = self.of_all(logits, targets)
         return loss_from_logits(self, logits[None], targets, None, "position", generator)
 
     def _through_classifier(
         self, embeddings: Tensor, targets: Tensor, classifier: Classifier, generator: torch.Generator | None
     ) -> Tensor:
+        embeddings, targets = self.of_all(embeddings, targets)
         b = embeddings.shape[0]
         check_targets(targets, b)
         n = finite(self.n, classifier)
@@ -143,6 +149,10 @@ class MultiMix(Criterion):
         if logits.ndim != 2 or logits.shape[0] != n:
             raise ValueError(f"the classifier must return logits ({n}, classes), got {tuple(logits.shape)}")
         return self.scale(b) * soft_cross_entropy(logits, targets, lam)
+
+    def of_all(self, *examples: Tensor) -> list[Tensor]:
+        """The examples that are mixed together: of this process, or with `gather` of all."""
+        return [distributed.gather(part) for part in examples] if self.gather else list(examples)
 
     def scale(self, b: int) -> float:
         """What the loss of a mini-batch of size b is multiplied by."""
@@ -155,6 +165,7 @@ class MultiMix(Criterion):
     def extra_repr(self) -> str:
         text = f"n={self.n}, m={self.m}, alpha={self.alpha}"
         text += f", spread_weight={self.spread_weight}" if self.spread_weight != 1 else ""
+        text += ", gather=True" if self.gather else ""
         return f"{text}, rescale=True" if self.rescale else text
 
 

@@ -61,6 +61,12 @@ class Method(nn.Module):
         """Whether a pass of the model is differentiated a second time, which a compiled model must know before."""
         return False
 
+    @property
+    def gathers(self) -> bool:
+        """Whether it mixes the examples of all processes: then all of them have to give it equal generators, so that
+        they choose alike."""
+        return any(part.gathers for part in self._parts())
+
     def choices(self) -> list[tuple[float, Method]]:
         """The methods among which this one chooses for every mini-batch, with their probabilities: mostly itself."""
         return [(1.0, self)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .. import random
+from .. import distributed, random
 from ..functional._checks import check_share
 from .base import Method, MethodOutput
 from .pairs import InputMethod, host
@@ -22,6 +22,8 @@ class Either(Method):
     Args:
         a, b: methods.
         p: probability of the first.
+
+    Where one of them has `gather=True`, all processes have to give generators with the same seed, to choose alike.
 
     >>> from multimix.methods import InputMixup, MultiMix
     >>> method = Either(MultiMix(), InputMixup(), p=0.5)  # the paper's regime
@@ -60,6 +62,11 @@ class Either(Method):
         generator: torch.Generator | None = None,
         **extras: Tensor,
     ) -> MethodOutput:
+        if generator is None and self.gathers and distributed.process_count() > 1:
+            raise ValueError(
+                "with gather=True every process must choose alike: give all of them a generator with the same seed, "
+                "such as generator=random.make_generator(seed, step)"
+            )
         generator = host(generator)
         return self.choose(generator)(model, images, targets, generator, **extras)
 

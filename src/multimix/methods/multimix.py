@@ -26,7 +26,7 @@ class MultiMix(Method):
     `Either(MultiMix(), InputMixup(), p=0.5)`.
 
     Args:
-        n, m, alpha, rescale, spread_weight: as in `multimix.MultiMix`.
+        n, m, alpha, rescale, spread_weight, gather: as in `multimix.MultiMix`.
         layer: None: the embeddings, just before the classifier (the paper's default). k: the output of stage k, 0
             being the input; then `n` examples go through the rest of the network, so choose `n` near b (Figure 4(a)).
     """
@@ -40,10 +40,15 @@ class MultiMix(Method):
         layer: int | None = None,
         rescale: bool = False,
         spread_weight: float = 1.0,
+        gather: bool = False,
     ) -> None:
         super().__init__()
-        self.criterion = criteria.MultiMix(n, m, alpha, rescale=rescale, spread_weight=spread_weight)
+        self.criterion = criteria.MultiMix(n, m, alpha, rescale=rescale, spread_weight=spread_weight, gather=gather)
         self.layer = check_layer(layer, n)
+
+    @property
+    def gathers(self) -> bool:
+        return self.criterion.gather
 
     def forward(
         self,
@@ -69,7 +74,7 @@ class DenseMultiMix(Method):
     """MultiMix at every spatial position of the features, weighted by attention, with a dense loss, (9)-(14).
 
     Args:
-        n, m, alpha, attention, nonlinearity, detach_attention, normalize, rescale, spread_weight: as in
+        n, m, alpha, attention, nonlinearity, detach_attention, normalize, rescale, spread_weight, gather: as in
             `multimix.DenseMultiMix`.
         layer: None: the features of the last stage (patch tokens for transformers). k: the output of stage k, 0
             being the input, of networks without tokens; all tokens of a transformer are positions. `n` examples go
@@ -91,6 +96,7 @@ class DenseMultiMix(Method):
         layer: int | None = None,
         rescale: bool = False,
         spread_weight: float = 1.0,
+        gather: bool = False,
     ) -> None:
         super().__init__()
         self.criterion = criteria.DenseMultiMix(
@@ -103,8 +109,13 @@ class DenseMultiMix(Method):
             normalize,
             rescale=rescale,
             spread_weight=spread_weight,
+            gather=gather,
         )
         self.layer = check_layer(layer, n)
+
+    @property
+    def gathers(self) -> bool:
+        return self.criterion.gather
 
     def forward(
         self,

@@ -48,33 +48,33 @@ def paper_regime(*, multimix: Method, share: float = 0.5, mixup_alpha: Alpha = 1
 
 
 def _multimix(n: int | float = 1000, m: int | None = None, alpha: Alpha = (0.5, 2.0), *, layer: int | None = None,
-              rescale: bool = False, spread_weight: float = 1.0, share: float = 0.5,
+              rescale: bool = False, spread_weight: float = 1.0, gather: bool = False, share: float = 0.5,
               mixup_alpha: Alpha = 1.0) -> Either:  # fmt: skip
     """MultiMix in a `share` of the mini-batches, input mixup in the others: the paper's regime (section 4.1).
 
     Args:
-        n, m, alpha, layer, rescale, spread_weight: as in multimix-alone.
+        n, m, alpha, layer, rescale, spread_weight, gather: as in multimix-alone.
         share: of the mini-batches that MultiMix has, by chance.
         mixup_alpha: alpha of the input mixup, which the paper does not state.
     """
-    alone = MultiMix(n, m, alpha, layer=layer, rescale=rescale, spread_weight=spread_weight)
+    alone = MultiMix(n, m, alpha, layer=layer, rescale=rescale, spread_weight=spread_weight, gather=gather)
     return paper_regime(multimix=alone, share=share, mixup_alpha=mixup_alpha)
 
 
 def _dense_multimix(n: int | float = 1000, m: int | None = None, alpha: Alpha = (0.5, 2.0), attention: str = "gap",
                     nonlinearity: str = "relu", detach_attention: bool = True, normalize: str = "position", *,
                     layer: int | None = None, rescale: bool = False, spread_weight: float = 1.0,
-                    share: float = 0.5, mixup_alpha: Alpha = 1.0) -> Either:  # fmt: skip
+                    gather: bool = False, share: float = 0.5, mixup_alpha: Alpha = 1.0) -> Either:  # fmt: skip
     """Dense MultiMix in a `share` of the mini-batches, input mixup in the others: the paper's regime (section 4.1).
 
     Args:
-        n, m, alpha, layer, rescale, spread_weight: as in multimix-alone.
+        n, m, alpha, layer, rescale, spread_weight, gather: as in multimix-alone.
         attention, nonlinearity, detach_attention, normalize: as in dense-multimix-alone.
         share: of the mini-batches that Dense MultiMix has, by chance.
         mixup_alpha: alpha of the input mixup, which the paper does not state.
     """
     options = (n, m, alpha, attention, nonlinearity, detach_attention, normalize)
-    alone = DenseMultiMix(*options, layer=layer, rescale=rescale, spread_weight=spread_weight)
+    alone = DenseMultiMix(*options, layer=layer, rescale=rescale, spread_weight=spread_weight, gather=gather)
     return paper_regime(multimix=alone, share=share, mixup_alpha=mixup_alpha)
 
 

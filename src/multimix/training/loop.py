@@ -122,7 +122,9 @@ class Loop:
         for number, (images_, targets_, extras_) in enumerate(pieces):
             # Everything random is a function of where we are, so a resumed run needs no generator state.
             seed_global_state(derive_seed(config.seed, state.step, number, rank, "network"), images.device)
-            generator = make_generator(config.seed, state.step, number, rank, "mix")
+            # Where the examples of all ranks are mixed, all do the same with them, as one device would.
+            alike = 0 if state.module.method.gathers else rank
+            generator = make_generator(config.seed, state.step, number, alike, "mix")
             if config.channels_last:
                 images_ = images_.contiguous(memory_format=torch.channels_last)
             share = len(targets_) / len(targets)

@@ -141,13 +141,14 @@ def _warn_of_small_pieces(method: Method, config: Config, batch: int, processes:
     """MultiMix mixes what one process has in memory, and its gradient depends on how many examples these are."""
     from .. import methods
 
-    mixed = -(-batch // (config.accumulate * processes))
+    parts = config.accumulate * (1 if method.gathers else processes)
+    mixed = -(-batch // parts)
     whole = any(isinstance(part, methods.MultiMix | methods.DenseMultiMix) for part in method.modules())
     if whole and mixed < min(batch, 128):
+        gather = "" if parts == config.accumulate else ", and gather=True of the method mixes over all processes"
         warnings.warn(
             f"a step of {batch} images is mixed in parts of {mixed} (accumulate={config.accumulate}, processes: "
-            f"{processes}), where the paper mixes 128 examples: batch_size={128 * config.accumulate * processes} "
-            "would do so here",
+            f"{processes}), where the paper mixes 128 examples: batch_size={128 * parts} would do so here{gather}",
             stacklevel=2,
         )
 
