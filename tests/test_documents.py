@@ -1,5 +1,6 @@
 """Every Python snippet of the documents runs, in order, as a reader would run them; links lead somewhere."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def test_local_links_lead_somewhere(path: Path) -> None:
             headings = re.findall(r"^#+ (.*)$", destination.read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor[1:] in slugs, f"{path.name} links to {anchor} of {destination.name}, not in {sorted(slugs)}"
+
+
+def test_the_list_of_public_names_is_that_of_the_docstrings() -> None:
+    spec = importlib.util.spec_from_file_location("api", ROOT / "docs" / "api.py")
+    assert spec is not None
+    assert spec.loader is not None
+    api = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(api)
+    assert (ROOT / "docs" / "api.md").read_text() == api.text(), "run python docs/api.py"
 
 
 def test_every_method_and_every_guide_is_in_an_index() -> None:
