@@ -83,5 +83,5 @@ def test_none_only_scales() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="none, crop, crop-flip, random-resized-crop, got 'flip'"):
+    with pytest.raises(ValueError, match="crop-flip, random-resized-crop, random-resized-crop-color, got 'flip'"):
         augmentation.check_augment("flip")

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from multimix.data import FileDataset, UnreadableImageError, loader
+from multimix.data import ArrayDataset, FileDataset, UnreadableImageError, loader
 from multimix.random import derive_seed
 
 
@@ -69,7 +69,28 @@ def test_augmentation_is_torchvisions_with_a_seed_for_each_example(photos: FileD
             assert torch.equal(image, transform(picture) / 255)
 
 
-@pytest.mark.parametrize("augment", ["none", "crop", "random-resized-crop"])
+def test_colours_change_as_in_the_imagenet_code_of_the_lineage(photos: FileDataset) -> None:
+    """torchvision's jitter, then one colour for all pixels: in each channel sum_k axis_k scale_k z_k, z ~ N(0, 0.1)."""
+    cut = v2.Compose([v2.RandomResizedCrop(112), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0.4, 0.4)])
+    axes = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+    options = {"augment": "random-resized-crop-color", "seed": 3, "workers": 0}
+    for batch in loader(photos, batch_size=7, train=True, **options).batches(5):
+        for image, index in zip(batch.images, batch.targets.tolist(), strict=True):
+            torch.manual_seed(derive_seed(3, 5, index, "augment"))
+            before = v2.functional.pil_to_tensor(cut(Image.open(photos.path(index)).convert("RGB"))).double() / 255
+            z = (0.1 * torch.randn(3)).tolist()
+            colour = [sum(a * s * k for a, s, k in zip(row, (0.2175, 0.0188, 0.0045), z, strict=True)) for row in axes]
+            expected = (before + torch.tensor(colour).double().view(3, 1, 1)).clamp(0, 1)
+            torch.testing.assert_close(image.double(), expected, atol=0.502 / 255, rtol=0)
+
+
+def test_colours_are_for_files() -> None:
+    small = ArrayDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4))
+    with pytest.raises(ValueError, match="is for images in files"):
+        loader(small, batch_size=2, train=True, augment="random-resized-crop-color")
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "random-resized-crop-color"])
 def test_workers_change_nothing(photos: FileDataset, augment, global_state) -> None:
     with global_state():
         alone = loader(photos, batch_size=4, train=True, augment=augment, workers=0)

@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-__all__ = ["Augment", "apply", "check_augment", "draw", "padding"]
+__all__ = ["FOR_FILES", "Augment", "apply", "check_augment", "draw", "padding"]
 
-Augment = Literal["none", "crop", "crop-flip", "random-resized-crop"]
+Augment = Literal["none", "crop", "crop-flip", "random-resized-crop", "random-resized-crop-color"]
+
+FOR_FILES: tuple[Augment, ...] = ("random-resized-crop-color",)
+"""Those of which there is no version for whole batches of decoded images."""
 
 # The scale and aspect ratio of ImageNet training crops (Szegedy et al., 2015), torchvision's defaults.
 AREA = (0.08, 1.0)

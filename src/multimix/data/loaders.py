@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..random import make_generator
-from .augmentation import Augment, check_augment
+from .augmentation import FOR_FILES, Augment, check_augment
 from .datasets import Dataset, FileDataset
 from .pictures import Resize
 from .readers import ArrayReader, FileReader
@@ -138,7 +138,9 @@ def loader(
         train: shuffle, and leave out the last batch of an epoch if it is not full (a set smaller than a batch
             is one batch). Otherwise all examples come once, in the order of the data set.
         augment: "crop" shifts the image by a few pixels (4 of 32 and of 64), with black borders; "crop-flip" also
-            mirrors every second one; "random-resized-crop" is ImageNet's, with flips. For training only.
+            mirrors every second one; "random-resized-crop" is ImageNet's, with flips, and
+            "random-resized-crop-color" also changes brightness, contrast, saturation (by up to 0.4) and lighting, of
+            images in files. For training only.
         image_size: side of the images in pixels; default: `dataset.image_size`. Arrays of another size are
             resized after the augmentation.
         seed: seed of order and augmentation.
@@ -162,6 +164,11 @@ def loader(
     check_augment(augment)
     if not train and augment != "none":
         raise ValueError(f"evaluation images are not augmented, got augment={augment!r} with train=False")
+    if augment in FOR_FILES and not isinstance(dataset, FileDataset):
+        raise ValueError(
+            f"augment={augment!r} is for images in files, and these are small enough to be kept in memory: use "
+            "'random-resized-crop' or 'crop-flip'"
+        )
     if batch_size < 1 or workers < 0:
         raise ValueError(
             f"batch_size must be at least 1 and workers at least 0, got batch_size={batch_size}, workers={workers}"

@@ -18,6 +18,7 @@ from ..random import derive_seed, lending, make_generator
 from . import augmentation, pictures
 from .augmentation import Augment
 from .datasets import ArrayDataset, FileDataset
+from .lighting import lighting
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -199,7 +200,7 @@ class _Decoder:
         self, dataset: FileDataset, *, augment: Augment, image_size: int, seed: int, resize: pictures.Resize
     ) -> None:
         self._dataset, self._size, self._seed, self._resize = dataset, image_size, seed, resize
-        self._cut_at_random = augment == "random-resized-crop"
+        self._cut_at_random = augment.startswith("random-resized-crop")
         self._transform = _transform(augment, image_size)
 
     def image(self, epoch: int, index: int) -> Tensor:
@@ -217,8 +218,10 @@ def _transform(augment: Augment, size: int) -> Callable[[Image], Image] | None:
     if augment == "none":
         return None
     v2 = require("torchvision.transforms.v2", "train")
-    if augment == "random-resized-crop":
+    if augment.startswith("random-resized-crop"):
         steps = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+        if augment == "random-resized-crop-color":
+            steps += [v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4), lighting]
     else:
         steps = [v2.RandomCrop(size, padding=augmentation.padding(size))]
         steps += [v2.RandomHorizontalFlip()] if augment == "crop-flip" else []

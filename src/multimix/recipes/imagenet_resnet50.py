@@ -1,9 +1,8 @@
 """ImageNet with ResNet-50: Table 3 of the paper.
 
 The schedule is AlignMixup's public code, from which the paper quotes its baselines: batches of 1024 over eight GPUs, so
-that each mixes the paper's b = 128; on fewer GPUs `--accumulate` keeps it (8 on one GPU). Two things differ: that code
-also jitters colours and adds PCA lighting noise, and bfloat16 with channels-last is our choice, for speed
-(`--precision 32-true` for the original).
+that each mixes the paper's b = 128; on fewer GPUs `--accumulate` keeps it (8 on one GPU). Our choice, for speed, are
+bfloat16 and channels-last (`--precision 32-true` for the original).
 
 Command:  torchrun --nproc-per-node 8 -m multimix train imagenet-resnet50 --data-root DIR --method dense-multimix
 Hardware: eight GPUs
@@ -20,7 +19,7 @@ config = Config(
     model="resnet50",
     method="dense-multimix",
     image_size=224,
-    augment="random-resized-crop",
+    augment="random-resized-crop-color",
     epochs=300,
     batch_size=1024,
     lr=0.1,

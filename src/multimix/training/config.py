@@ -64,8 +64,8 @@ class Config:
     """Seed of the choice of examples for per_class and val_per_class (kept apart from seed, so that runs compare)."""
     image_size: int | None = None
     """Side of the square images; default: the data set's own."""
-    augment: Literal["none", "crop", "crop-flip", "random-resized-crop"] = "crop-flip"
-    """Training augmentation: shifted crops (4 pixels of padding for sides of 32 and 64), with flips, or ImageNet's."""
+    augment: Literal["none", "crop", "crop-flip", "random-resized-crop", "random-resized-crop-color"] = "crop-flip"
+    """Training augmentation: crops shifted by up to 4 pixels (sides of 32 and 64), flips; or ImageNet's, and colors."""
     workers: int = 2
     """Loader processes for data sets that are streamed from files."""
     bad_images: Literal["error", "skip"] = "error"
