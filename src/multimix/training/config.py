@@ -103,7 +103,7 @@ class Config:
 
     # machine
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Device type; auto takes the fastest there is."""
+    """Device type; auto takes a usable GPU (none of Apple), else the CPU."""
     devices: int = 1
     """Processes per node (under torchrun: set by it)."""
     nodes: int = 1
