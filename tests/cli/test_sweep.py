@@ -10,6 +10,8 @@ import pytest
 from tests.forked_workers import fork_workers
 
 from multimix.cli import main
+from multimix.cli.workers import Job
+from multimix.training import train
 
 SMALL = ["--model", "smallnet-w4", "--epochs", "1", "--per-class", "5", "--val-per-class", "5", "--seeds", "2"]
 
@@ -65,3 +67,20 @@ def test_a_sweep_is_drawn_and_goes_on(
     assert [(p["value"], p["seeds"]) for p in last["points"]] == [
         ("as it is", 2), ("5", 2), ("0.1", 2), ("(0.5,2)", 2)
     ]  # fmt: skip
+
+
+def test_a_sweep_that_is_stopped_shows_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def first_only(jobs: list[Job], **_: object) -> None:
+        train(jobs[0].config, jobs[0].out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", first_only)
+    command = ["sweep", "digits", "--methods", "multimix-alone", *SMALL, "--vary", "n=5", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 130
+    assert "Continue with: multimix sweep digits" in capsys.readouterr().err
+    assert [p["seeds"] for p in json.loads((tmp_path / "sweep.json").read_text())["points"]] == [1, 0]
+    assert (tmp_path / "sweep.html").is_file()

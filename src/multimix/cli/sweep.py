@@ -11,7 +11,7 @@ from .. import methods
 from ..reports import sweep as report
 from ..reports.conditions import of_plan
 from ..reports.page import now
-from ..reports.plan import Plan
+from ..reports.plan import Plan, read_plan
 from ..reports.runs import find_runs
 from ..reports.style import standalone
 from ..reports.sweep import Axis, with_option
@@ -52,7 +52,14 @@ def main(argv: list[str]) -> None:
     axes = read_axes(options.vary)
     chosen = [with_option(base, axis.option, value) for axis in axes for base in bases for value in axis.values]
     plan = request.plan(methods=checked_methods(list(dict.fromkeys([*bases, *chosen]))))
-    run_plan(plan, options.config, jobs=options.jobs, report=lambda whole: write(whole, bases, axes, options.config))
+    try:
+        run_plan(
+            plan, options.config, jobs=options.jobs, report=lambda whole: write(whole, bases, axes, options.config)
+        )
+    except SystemExit as stop:
+        if stop.code == 130:  # no other command makes the page of what is finished
+            write(read_plan(plan.folder) or plan, bases, axes, options.config)
+        raise
 
 
 def read_axes(vary: Sequence[str]) -> list[Axis]:
