@@ -79,8 +79,20 @@ def _one_of_two(rank: int, store: str) -> None:
         with pytest.raises(ValueError, match="generator with the same seed"):
             mm.methods.parse("multimix(gather=True)")(None, tokens, labels)
         _exact_dense_loss(rank)
+        _a_process_without_examples(rank, tokens, labels)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _a_process_without_examples(rank: int, tokens: Tensor, labels: Tensor) -> None:
+    """It takes part all the same, or the others would wait for it."""
+    step = Step()
+    features = step.encoder(tokens)
+    own = slice(0, 0) if rank == 0 else slice(0, 8)
+    found = step.by_criteria(features[own], features.mean(1)[own], labels[own])
+    for criterion in (step.gathering, step.gathering_dense):
+        criterion.gather = False
+    torch.testing.assert_close(found, step.by_criteria(features, features.mean(1), labels))
 
 
 def _exact_dense_loss(rank: int) -> None:

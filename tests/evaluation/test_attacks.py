@@ -235,7 +235,7 @@ NET, IMAGES, LABELS = problem(n=2)
         (lambda: fgsm(NET, IMAGES[0], LABELS, 0.1), ValueError, r"got \(3, 8, 8\)"),
         (lambda: fgsm(NET, IMAGES, LABELS[:1], 0.1), ValueError, r"labels must have shape \(2,\)"),
         (lambda: fgsm(NET, IMAGES, LABELS + 9, 0.1), ValueError, r"labels must lie in \[0, 5\)"),
-        (lambda: fgsm(NET, IMAGES, LABELS, -0.1), ValueError, "eps must be finite and not negative, got -0.1"),
+        (lambda: fgsm(NET, IMAGES, LABELS, -0.1), ValueError, "eps must be a number of at least 0, got -0.1"),
         (lambda: fgsm(NET, IMAGES, LABELS, 8), ValueError, r"got 8: for 8 grey levels pass 8 / 255"),
         (lambda: pgd(NET, IMAGES, LABELS, 0.1, -1, 2), ValueError, "step_size must be"),
         (lambda: pgd(NET, IMAGES, LABELS, 0.1, 0.1, -2), ValueError, "steps must be"),

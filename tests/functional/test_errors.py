@@ -45,6 +45,12 @@ CASES = [
     (lambda: interpolate(Z, LOGITS, LAM[0]), ValueError, r"got lam \(4,\)"),
     (lambda: interpolate(TOKENS, LOGITS, LAM.expand(6, 3, 4)), ValueError, r"embeddings \(r, b, d\); got lam \(6, 3, 4\)"),
     (lambda: interpolate(Z, LOGITS[:2], LAM), ValueError, r"targets must be \(4, ...\), one for each example, got \(2, 5\)"),
+    (lambda: interpolate(Z.numpy(), LOGITS, LAM), TypeError, "embeddings must be a tensor, got ndarray"),
+    (lambda: attend(LAM.tolist(), Z), TypeError, "lam must be a tensor, got list"),
+    (lambda: attention_map(Z[None].numpy()), TypeError, "features must be a tensor, got ndarray"),
+    (lambda: mixed_cross_entropy(LOGITS.numpy(), LABELS, LAM), TypeError, "logits must be a tensor, got ndarray"),
+    (lambda: mixed_cross_entropy(LOGITS, LABELS, LAM, [1.0]), TypeError, "weight must be a tensor, got list"),
+    (lambda: expected_mixed_cross_entropy(LOGITS.numpy(), LABELS), TypeError, "logits must be a tensor, got ndarray"),
     (lambda: interpolate(Z.long(), LOGITS, LAM), TypeError, "must be floating point, got torch.int64"),
     # attention_map
     (lambda: attention_map(torch.ones(4, 2, 3, 3)), ValueError, r"\(b, r, d\), got \(4, 2, 3, 3\); .*flatten\(2\).mT"),

@@ -114,13 +114,13 @@ def is_first_process() -> bool:
 
 
 def _one_line_once() -> Callable[..., str]:
-    """A format of warnings. Methods are made several times in a command, and would repeat themselves."""
+    """A format of warnings. Methods are made several times in a command, and in several processes."""
     shown: set[str] = set()
 
     def formatted(message: Warning | str, *_: object, **__: object) -> str:
         line = f"multimix: warning: {' '.join(str(message).split())}\n"
         first = line not in shown
         shown.add(line)
-        return line if first else ""
+        return line if first and is_first_process() else ""
 
     return formatted

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import attend, attention_map
-from ..functional._checks import Alpha, as_probabilities, check_choice, check_targets, mixing_dtype
+from ..functional._checks import Alpha, as_probabilities, check_choice, check_floating, check_targets, mixing_dtype
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED, normalized_weights, or_one
 from .classifiers import Classifier, apply_linear, called, class_weights, is_linear, refuse_maps
 from .dense_targets import dense_targets_loss
-from .multimix import MultiMix, as_logits, check_classes, draw_weights, finite, loss_from_logits
+from .multimix import MultiMix, as_logits, check_classes, check_some, draw_weights, finite, loss_from_logits
 
 
 class DenseMultiMix(MultiMix):
@@ -84,9 +84,8 @@ class DenseMultiMix(MultiMix):
             mask: bool (b, r) or (b, *spatial), True where the position is real; padding is left out.
             generator: as in `MultiMix`.
         """
-        if not features.is_floating_point():
-            raise TypeError(f"features must be floating point, got {features.dtype}")
-        if features.ndim < 3 or features.shape[0] == 0:
+        check_floating(features=features)
+        if features.ndim < 3 or (features.shape[0] == 0 and not self.gather):
             raise ValueError(
                 f"features must be (b, d, *spatial) or (b, r, d) with at least one example, got {tuple(features.shape)}"
             )
@@ -104,7 +103,7 @@ class DenseMultiMix(MultiMix):
             mask = mask.flatten(1)
             tokens = tokens.masked_fill(~mask[..., None], 0)  # padding may hold anything, also NaN
         # First: weight and spectral normalisation compute the weight when the classifier is called.
-        logits = apply_linear(classifier, tokens) if is_linear(classifier) else None
+        logits = as_logits(apply_linear(classifier, tokens)) if is_linear(classifier) else None
         if is_dense(targets):
             if logits is None:
                 raise ValueError(f"dense targets need a linear classifier or 1x1 convolution, got {called(classifier)}")
@@ -177,6 +176,7 @@ class DenseMultiMix(MultiMix):
     ) -> Tensor:
         tokens, targets, a = self.of_all(tokens, targets, a)
         b, r = a.shape
+        check_some(b, tokens)
         check_targets(targets, b)
         if spatial is not None:
             refuse_maps(classifier)

@@ -17,7 +17,7 @@ from ..functional._checks import check_targets, mixing_dtype
 from ..functional._transforms import needs_formula
 from ..functional.loss import counted, or_one
 from ..kernels.ops import sampled_cross_entropy
-from .multimix import check_classes, draw_weights
+from .multimix import check_classes, check_some, draw_weights
 
 if TYPE_CHECKING:
     from .dense import DenseMultiMix
@@ -40,6 +40,7 @@ def dense_targets_loss(
     """
     r, b, c = logits_RBC.shape
     check_classes(c)
+    check_some(b, logits_RBC)
     wanted = (b, r, c) if targets.is_floating_point() else (b, r)
     if tuple(targets.shape) != wanted:
         raise ValueError(f"dense targets must be {wanted} for logits {(b, r, c)}, got {tuple(targets.shape)}")

@@ -19,6 +19,7 @@ from ..functional._checks import (
     check_alpha,
     check_choice,
     check_count,
+    check_floating,
     check_targets,
     mixing_dtype,
 )
@@ -115,9 +116,9 @@ class MultiMix(Criterion):
             generator: source of randomness, on any device; default: a private stream that follows
                 `torch.manual_seed` without touching the global RNG.
         """
-        if not embeddings.is_floating_point():
-            raise TypeError(f"embeddings must be floating point, got {embeddings.dtype}")
-        if embeddings.ndim < 2 or embeddings.shape[0] == 0:
+        check_floating(embeddings=embeddings)
+        # A process without examples of its own has to take part all the same.
+        if embeddings.ndim < 2 or (embeddings.shape[0] == 0 and not self.gather):
             raise ValueError(
                 f"embeddings must be (b, d) with at least one example, got shape {tuple(embeddings.shape)}"
             )
@@ -128,7 +129,7 @@ class MultiMix(Criterion):
                 f"embeddings must be (b, d) for a linear classifier, got {tuple(embeddings.shape)}: "
                 "pool over the positions first, or use DenseMultiMix"
             )
-        return self.from_logits(apply_linear(classifier, embeddings), targets, generator)
+        return self.from_logits(as_logits(apply_linear(classifier, embeddings)), targets, generator)
 
     def from_logits(self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The same loss from clean logits (b, c) of a linear classifier, where the caller has them already."""
@@ -142,6 +143,7 @@ class MultiMix(Criterion):
     ) -> Tensor:
         embeddings, targets = self.of_all(embeddings, targets)
         b = embeddings.shape[0]
+        check_some(b, embeddings)
         check_targets(targets, b)
         n = finite(self.n, classifier)
         lam = draw_weights(self, n, b, None, embeddings, generator)
@@ -247,6 +249,12 @@ def check_classes(c: int) -> None:
         )
 
 
+def check_some(b: int, mixed: Tensor) -> None:
+    """At least one example, of all processes together."""
+    if b == 0:
+        raise ValueError(f"no examples cannot be mixed, got shape {tuple(mixed.shape)}")
+
+
 def finite(n: int | float, classifier: Classifier) -> int:
     """`n`, which only a linear classifier allows to be infinite."""
     if isinstance(n, int):
@@ -268,8 +276,7 @@ def loss_from_logits(
     """The loss of either criterion from the clean logits at every position."""
     r, b, c = logits_RBC.shape
     check_classes(c)
-    if b == 0:
-        raise ValueError(f"logits of no examples cannot be mixed, got shape {tuple(logits_RBC.shape)}")
+    check_some(b, logits_RBC)
     check_targets(targets, b, c)
     scale = criterion.scale(b)
     if criterion.n == math.inf:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -91,17 +92,20 @@ class WorkerReader(Generic[T, Batch]):
     ) -> None:
         self._plan, self._reading = _Plan(), 0
         options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
-        self._loader = torch_data.DataLoader(
-            _Made(make, join),
-            batch_sampler=self._plan,
-            num_workers=workers,
-            collate_fn=_as_is,
-            worker_init_fn=_leave_signals_to_the_parent,
-            pin_memory=pin,
-            # Without a generator of its own, a DataLoader draws from the global one at the start of each epoch.
-            generator=make_generator(seed, "workers"),
-            **options,
-        )
+        with warnings.catch_warnings():
+            # Of more workers than cores: they wait for the disk, too.
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            self._loader = torch_data.DataLoader(
+                _Made(make, join),
+                batch_sampler=self._plan,
+                num_workers=workers,
+                collate_fn=_as_is,
+                worker_init_fn=_leave_signals_to_the_parent,
+                pin_memory=pin,
+                # Without a generator of its own, a DataLoader draws from the global one at the start of each epoch.
+                generator=make_generator(seed, "workers"),
+                **options,
+            )
 
     def read(self, epoch: int, shares: list[Tensor]) -> Iterator[Batch]:
         """For each share, example indices (b,), its batch.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import random
-from ..functional._checks import check_pixels
+from ..functional._checks import check_count, check_not_negative, check_pixels
 from ..models.modes import keeping_modes
 from .classification import check_predictions
 
@@ -134,9 +134,9 @@ def pgd_iterates(
     check_images(images)
     if norm not in ("linf", "l2"):
         raise ValueError(f"norm must be 'linf' or 'l2', got {norm!r}")
-    for name, value in (("eps", eps), ("step_size", step_size), ("steps", steps)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be finite and not negative, got {value}")
+    for name, value in (("eps", eps), ("step_size", step_size)):
+        check_not_negative(name, value)
+    check_count("steps", steps, least=0)
     if norm == "linf" and eps > 1:
         raise ValueError(
             f"eps is a distance between pixels in [0, 1], got {eps}: for {eps} grey levels pass {eps} / 255"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..functional._checks import check_count
 from .classification import check_predictions
 
 
@@ -104,8 +105,7 @@ def classwise_calibration_error(probabilities: Tensor, labels: Tensor, bins: int
 def _check(probabilities: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     """The probabilities in float64 and the labels in int64, or one clear error."""
     labels = check_predictions(probabilities, labels, name="probabilities")
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
+    check_count("bins", bins)
     p = probabilities.double()
     # Half precision rounds every entry, so that a row may miss 1 by about c * 2**-9.
     if not ((p >= 0).all() and ((p.sum(dim=1) - 1).abs() < 1e-2).all()):

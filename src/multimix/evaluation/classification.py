@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..functional._checks import check_tensor
+
 
 def accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
     """The fraction of examples whose label is among the `k` largest logits.
@@ -80,6 +82,8 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
 
 def check_predictions(scores: Tensor, labels: Tensor, name: str = "logits") -> Tensor:
     """The labels as int64, or one clear error when `scores` (N, c) and `labels` (N,) do not belong together."""
+    check_tensor(name, scores)
+    check_tensor("labels", labels)
     if scores.ndim != 2 or scores.shape[0] == 0 or scores.shape[1] == 0:
         raise ValueError(f"{name} must have shape (N, c) with N >= 1 and c >= 1, got {tuple(scores.shape)}")
     if labels.shape != scores.shape[:1]:

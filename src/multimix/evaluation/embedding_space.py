@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..functional._checks import check_tensor
+
 _ROWS = 1024
 
 
@@ -150,6 +152,7 @@ def effective_rank(embeddings: Tensor, normalize: bool = False) -> float:
 
 
 def _prepare(embeddings: Tensor, normalize: bool) -> Tensor:
+    check_tensor("embeddings", embeddings)
     if embeddings.ndim != 2 or len(embeddings) == 0:
         raise ValueError(f"embeddings must have shape (N, d) with N >= 1, got {tuple(embeddings.shape)}")
     z = embeddings.detach().double()
@@ -161,6 +164,7 @@ def _prepare(embeddings: Tensor, normalize: bool) -> Tensor:
 
 
 def _check_labels(embeddings: Tensor, labels: Tensor) -> None:
+    check_tensor("labels", labels)
     if labels.shape != embeddings.shape[:1]:
         raise ValueError(
             f"labels must have shape ({len(embeddings)},) to fit embeddings {tuple(embeddings.shape)}, "

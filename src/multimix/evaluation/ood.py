@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..functional._checks import check_tensor
+
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95", "detection_accuracy")
 """The keys of `ood_metrics`."""
 
@@ -122,6 +124,7 @@ class _Counts(NamedTuple):
 
 def _count(scores_in: Tensor, scores_out: Tensor) -> _Counts:
     for name, scores in (("scores_in", scores_in), ("scores_out", scores_out)):
+        check_tensor(name, scores)
         if scores.ndim != 1 or not len(scores):
             raise ValueError(f"{name} must have shape (N,) with N >= 1, got {tuple(scores.shape)}")
         if bool(scores.isnan().any()):

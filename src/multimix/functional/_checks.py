@@ -60,6 +60,21 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def check_tensor(name: str, value: object) -> Tensor:
+    """A tensor, and not an array or a list of numbers."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}: torch.as_tensor(...) makes one")
+    return value
+
+
+def check_floating(**tensors: object) -> None:
+    """Tensors of floating point, by their names."""
+    for name, value in tensors.items():
+        tensor = check_tensor(name, value)
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
+
+
 def check_targets(targets: Tensor, b: int, c: int | None = None) -> None:
     """Class indices (b,) or probabilities (b, c); told apart by dtype and number of dimensions."""
     if not isinstance(targets, Tensor):
@@ -94,12 +109,14 @@ def check_targets(targets: Tensor, b: int, c: int | None = None) -> None:
 
 def check_pixels(images: Tensor) -> None:
     """Pixels in floating point; their range is not looked at."""
+    check_tensor("images", images)
     if not images.is_floating_point():
         raise TypeError(f"images must be floating-point pixels in [0, 1], got {images.dtype}: divide them by 255")
 
 
 def check_images(images: Tensor) -> None:
     """Images (b, channels, height, width)."""
+    check_tensor("images", images)
     if images.ndim != 4:
         raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._checks import as_probabilities, check_choice, check_targets, mixing_dtype
+from ._checks import as_probabilities, check_choice, check_targets, check_tensor, mixing_dtype
 from .loss import counted, or_one
 
 
@@ -40,6 +40,7 @@ def attention_map(
     """
     check_choice("by", by, ("gap", "cam", "uniform"))
     check_choice("nonlinearity", nonlinearity, ("relu", "softmax"))
+    check_tensor("features", features)
     if features.ndim != 3:
         raise ValueError(
             f"features must be (b, r, d), got {tuple(features.shape)}; for (b, d, h, w) use features.flatten(2).mT"
@@ -93,6 +94,8 @@ def attend(lam: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     >>> lam_hat, s
     (tensor([[[0.2500, 0.7500]]]), tensor([[0.2000]]))
     """
+    check_tensor("lam", lam)
+    check_tensor("a", a)
     if lam.ndim != 3 or a.ndim != 2 or a.shape != (lam.shape[2], lam.shape[0]):
         raise ValueError(f"lam must be (r, n, b) and a (b, r), got {tuple(lam.shape)} and {tuple(a.shape)}")
     lam = lam.to(mixing_dtype(lam.dtype))  # sums of 1/r are next to nothing in float16

@@ -22,7 +22,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._checks import Alpha, as_probabilities, check_alpha, check_choice, check_count, check_targets, mixing_dtype
+from ._checks import (
+    Alpha,
+    as_probabilities,
+    check_alpha,
+    check_choice,
+    check_count,
+    check_floating,
+    check_targets,
+    mixing_dtype,
+)
 from ._quadrature import concentrations, exponential_over_concentration, unit_interval
 from ._transforms import needs_formula, refuse_transforms
 from .loss import counted, negligible, or_one
@@ -77,8 +86,7 @@ def expected_mixed_cross_entropy(
     check_spread_weight(spread_weight)
     check_choice("normalize", normalize, ("position", "global"))
     check_choice("implementation", implementation, ("auto", "fused", "triton", "reference"))
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating point, got {logits.dtype}")
+    check_floating(logits=logits)
     if logits.ndim not in (2, 3):
         raise ValueError(f"logits must be (b, c) or (r, b, c), got {tuple(logits.shape)}")
     if logits.numel() == 0:

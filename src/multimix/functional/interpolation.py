@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._checks import as_probabilities, check_targets, mixing_dtype
+from ._checks import as_probabilities, check_floating, check_targets, mixing_dtype
 
 
 def interpolate(
@@ -34,6 +34,7 @@ def interpolate(
     >>> z_mixed, y_mixed
     (tensor([[0.2500, 0.7500]]), tensor([[0.2500, 0.7500]]))
     """
+    check_floating(embeddings=embeddings, lam=lam)
     b = lam.shape[-1]
     examples = embeddings.ndim - 2 if lam.ndim == 3 else 0
     fits = embeddings.ndim == 3 and embeddings.shape[0] == lam.shape[0] if lam.ndim == 3 else embeddings.ndim >= 1
@@ -42,8 +43,6 @@ def interpolate(
             f"lam (n, b) goes with embeddings (b, ...), and lam (r, n, b) with embeddings (r, b, d); "
             f"got lam {tuple(lam.shape)} and embeddings {tuple(embeddings.shape)}"
         )
-    if not embeddings.is_floating_point() or not lam.is_floating_point():
-        raise TypeError(f"embeddings and lam must be floating point, got {embeddings.dtype} and {lam.dtype}")
     if isinstance(targets, Tensor) and targets.is_floating_point():
         if targets.ndim < 1 or len(targets) != b:
             raise ValueError(f"targets must be ({b}, ...), one for each example, got {tuple(targets.shape)}")

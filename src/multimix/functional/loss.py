@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._checks import as_probabilities, check_choice, check_targets, mixing_dtype
+from ._checks import as_probabilities, check_choice, check_floating, check_targets, check_tensor, mixing_dtype
 from ._transforms import needs_formula, refuse_transforms
 
 MASKED = -1e30
@@ -117,8 +117,7 @@ def counted(total: Tensor) -> Tensor:
 
 
 def _check(logits: Tensor, targets: Tensor, lam: Tensor, weight: Tensor | None) -> None:
-    if not logits.is_floating_point() or not lam.is_floating_point():
-        raise TypeError(f"logits and lam must be floating point, got {logits.dtype} and {lam.dtype}")
+    check_floating(logits=logits, lam=lam)
     if logits.ndim < 2 or lam.ndim != logits.ndim:
         raise ValueError(
             f"logits (b, c) go with lam (n, b), and logits (*, b, c) with lam (*, n, b); "
@@ -133,5 +132,8 @@ def _check(logits: Tensor, targets: Tensor, lam: Tensor, weight: Tensor | None) 
             f"logits of no examples, classes or positions cannot be mixed, got shape {tuple(logits.shape)}"
         )
     check_targets(targets, b, c)
-    if weight is not None and weight.shape != lam.shape[:-1]:
+    if weight is None:
+        return
+    check_tensor("weight", weight)
+    if weight.shape != lam.shape[:-1]:
         raise ValueError(f"weight must be {tuple(lam.shape[:-1])}, one per mixture, got {tuple(weight.shape)}")

@@ -37,6 +37,7 @@ class CutMix(InputMethod):
     def mix(
         self, images: Tensor, targets: Tensor, num_classes: int | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
+        check_images(images)
         soft = probabilities(images, targets, num_classes)
         mixed, partner, box = self.paste(images, host(generator))
         return mixed, Pairing(1 - box.share(images), partner).mix(soft)

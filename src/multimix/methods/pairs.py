@@ -10,7 +10,15 @@ from torch import Tensor
 
 from .. import random
 from ..functional import sample_weights
-from ..functional._checks import Alpha, as_probabilities, check_alpha, check_count, check_pixels, check_targets
+from ..functional._checks import (
+    Alpha,
+    as_probabilities,
+    check_alpha,
+    check_count,
+    check_pixels,
+    check_targets,
+    check_tensor,
+)
 from ..functional.interpolation import mix
 from .base import Mixed, Mixer
 
@@ -105,6 +113,8 @@ def host(generator: torch.Generator | None) -> torch.Generator:
 
 def probabilities(images: Tensor, targets: Tensor, num_classes: int | None) -> Tensor:
     """Checked targets of a mini-batch as probabilities (b, num_classes)."""
+    check_tensor("images", images)
+    check_tensor("targets", targets)
     if num_classes is None:
         if not targets.is_floating_point() or targets.ndim != 2:
             raise ValueError(

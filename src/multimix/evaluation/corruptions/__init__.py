@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ... import random
+from ...functional._checks import check_tensor
 from . import kinds
 from .constants import CONSTANTS, ConstantsOf, constants_for
 
@@ -89,6 +90,7 @@ def corrupt(
 
 
 def _as_float(images: Tensor) -> Tensor:
+    check_tensor("images", images)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or min(images.shape[2:]) < SMALLEST:
         raise ValueError(
             f"images must be (b, 1 or 3, height, width) with sides of at least {SMALLEST} pixels, got "
