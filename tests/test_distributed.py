@@ -77,7 +77,7 @@ def _one_of_two(rank: int, store: str) -> None:
         for ours, gradient in zip(wrapped.parameters(), expected, strict=True):
             torch.testing.assert_close(ours.grad, gradient)
         with pytest.raises(ValueError, match="generator with the same seed"):
-            mm.methods.parse("multimix(gather=True)")(None, tokens, labels)
+            mm.methods.parse("multimix(gather=True)")(mm.models.smallnet(num_classes=3, image_size=8), tokens, labels)
         _exact_dense_loss(rank)
         _a_process_without_examples(rank, tokens, labels)
     finally:

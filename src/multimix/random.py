@@ -98,13 +98,13 @@ def fork(generator: torch.Generator | None, device: torch.device | str) -> torch
     device = _with_index(torch.device(device))
     if generator is None:
         return default_generator(device)
-    _check_generator(generator)
+    check_generator(generator)
     if _with_index(generator.device) == device:
         return generator
     return torch.Generator(device).manual_seed(int(draw_seed(generator)))
 
 
-def _check_generator(generator: object) -> None:
+def check_generator(generator: object) -> None:
     if not isinstance(generator, torch.Generator):
         raise TypeError(
             f"generator must be a torch.Generator, got {generator!r}: torch.Generator().manual_seed(0) makes one"
@@ -116,7 +116,7 @@ def draw_seed(generator: torch.Generator | None) -> Tensor:
     """A seed for a generator elsewhere, as a CPU scalar tensor (int64), which a compiled region can take in."""
     if generator is None:
         generator = default_generator("cpu")
-    _check_generator(generator)
+    check_generator(generator)
     return torch.randint(2**63 - 1, (), generator=generator, device=generator.device).cpu()
 
 

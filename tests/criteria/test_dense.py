@@ -198,6 +198,14 @@ def test_other_classifiers_see_mixed_maps() -> None:
     )
 
 
+@pytest.mark.parametrize("first", [nn.Identity(), nn.LayerNorm(3)], ids=str)
+def test_a_chain_that_works_on_the_last_dimension_is_given_tokens(first: nn.Module) -> None:
+    maps, labels = normal(5, 3, 2, 3, seed=1), make_targets("index", 5, 4)
+    mlp = nn.Sequential(nn.Dropout(0.0), first, nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 4)).double()
+    loss = mm.DenseMultiMix(7)(maps, labels, mlp, generator=rng(7))
+    assert torch.equal(loss, mm.DenseMultiMix(7)(maps.flatten(2).mT, labels, mlp, generator=rng(7)))
+
+
 def test_targets_follow_a_classifier_with_strides() -> None:
     # Each output position stands for a block of 2 x 2: its target is the mean of theirs weighted by s, and so is its s.
     features, targets = normal(5, 3, 4, 6, seed=1), make_targets("soft", 5, 4)

@@ -25,6 +25,8 @@ CASES = [
     (lambda: sample_weights(-1, 4), ValueError, "n must be at least 0, got -1"),
     (lambda: sample_weights(2.0, 4), TypeError, "n must be an integer, got 2.0"),
     (lambda: sample_weights(True, 4), TypeError, "n must be an integer, got True"),
+    (lambda: sample_weights(3, 4, dtype="float32"), TypeError, "dtype must be floating point, such as torch.float32, got 'float32'"),
+    (lambda: sample_weights(3, 4, generator=5), TypeError, "generator must be a torch.Generator, got 5"),
     (lambda: sample_weights(3, 0), ValueError, "b must be at least 1, got 0"),
     (lambda: sample_weights(3, 4, m=5), ValueError, "m must be between 1 and 4, got 5"),
     (lambda: sample_weights(3, 4, m=0), ValueError, "m must be between 1 and 4, got 0"),
@@ -38,7 +40,7 @@ CASES = [
     (lambda: sample_weights(3, 4, alpha=(1, 2, 3)), TypeError, r"pair \(low, high\), got \(1, 2, 3\)"),
     (lambda: sample_weights(3, 4, alpha="1"), TypeError, "alpha must be a number or a pair .*got '1'"),
     (lambda: sample_weights(3, 4, alpha=None), TypeError, "alpha must be a number or a pair .*got None"),
-    (lambda: sample_weights(3, 4, dtype=torch.int64), TypeError, "dtype must be floating point, got torch.int64"),
+    (lambda: sample_weights(3, 4, dtype=torch.int64), TypeError, "dtype must be floating point, such as torch.float32, got torch.int64"),
     # interpolate
     (lambda: interpolate(Z, LABELS, LAM), ValueError, r"class indices \(4,\): give num_classes"),
     (lambda: interpolate(Z[:3], LOGITS, LAM), ValueError, r"got lam \(3, 4\) and embeddings \(3, 2\)"),

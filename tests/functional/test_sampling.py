@@ -458,3 +458,18 @@ def test_defaults_of_device_and_type_change_nothing(alpha, m, monkeypatch) -> No
         assert torch.equal(draw(), wanted)
     finally:
         torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(("b", "m"), [(5, 1), (1, None)])
+def test_one_example_has_all_the_weight(b: int, m: int | None) -> None:
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        lam = sample_weights(1000, b, m, dtype=dtype, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(lam.sum(1), torch.ones(1000, dtype=dtype))
+        assert torch.equal(lam.amax(1), torch.ones(1000, dtype=dtype))
+
+
+def test_half_precision_keeps_m_weights_above_zero() -> None:
+    lam = sample_weights(2000, 8, 5, alpha=0.1, dtype=torch.float16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal((lam > 0).sum(1), torch.full((2000,), 5))
+    single = sample_weights(2000, 8, 5, alpha=0.1, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(lam.float(), single, atol=2**-11, rtol=0)

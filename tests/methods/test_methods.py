@@ -319,3 +319,47 @@ def test_a_method_within_twice_is_set_up_and_followed_once(model) -> None:
 def test_bad_input(call, error, message, model) -> None:
     with pytest.raises(error, match=message):
         call(model)
+
+
+class Cosine(nn.Module):
+    """A head that takes embeddings (b, d) only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 4, generator=seeded(0)))
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(embeddings, dim=1).mm(nn.functional.normalize(self.weight, dim=1).T)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [nn.Sequential(nn.Dropout(0.0), nn.Linear(4, 5)), nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 5)), Cosine()],
+    ids=lambda head: type(next(head.modules() if isinstance(head, Cosine) else head.children())).__name__,
+)
+def test_dense_multimix_takes_any_head_of_embeddings(head: nn.Module) -> None:
+    """At every position, from a linear one's mixtures: (12) to (14) written out."""
+    model = SplitModel([nn.Conv2d(3, 4, 3)], mm.models.GlobalAveragePool(), head)
+    images, labels = torch.rand(6, 3, 5, 5, generator=seeded(1)), torch.tensor([0, 1, 2, 3, 4, 0])
+    tokens = model.features(images).flatten(2).mT
+    lam = mm.functional.sample_weights(
+        8, 6, positions=9, generator=torch.Generator().manual_seed(int(mm.random.draw_seed(seeded(2))))
+    )
+    lam, s = mm.functional.attend(lam, mm.functional.attention_map(tokens).detach())
+    mixed = torch.einsum("rnb,brd->nrd", lam, tokens)
+    log_p = head(mixed.flatten(0, 1)).unflatten(0, (8, 9)).log_softmax(-1)
+    terms = -(torch.einsum("rnb,bc->nrc", lam, torch.eye(5)[labels]) * log_p).sum(-1)
+    expected = ((terms.T * s).sum(1) / s.sum(1)).mean()
+    for layer in (None, 1):
+        loss = DenseMultiMix(8, layer=layer)(model, images, labels, seeded(2)).loss
+        torch.testing.assert_close(loss, expected)
+
+
+def test_a_plain_network_is_told_how_to_be_split() -> None:
+    with pytest.raises(TypeError, match=r"must be a multimix.models.SplitModel, got Sequential: multimix.models.split"):
+        Erm()(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.rand(2, 3, 2, 2), torch.tensor([0, 1]))
+
+
+def test_erm_of_no_images_is_refused(model, images, labels) -> None:
+    with pytest.raises(ValueError, match="at least one example, got shape"):
+        Erm()(model, images[:0], labels[:0])

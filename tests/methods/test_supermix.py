@@ -9,7 +9,7 @@ from scipy import ndimage, stats
 from tests.methods.conftest import numbered, seeded
 from torch import Tensor, nn
 
-from multimix import data
+from multimix import data, models
 from multimix.data import ArrayDataset, DataSplits, FileDataset
 from multimix.methods import Erm, SoftTargets, SuperMix, parse
 from multimix.methods.supermix import build_set, optimise_masks
@@ -314,7 +314,7 @@ def test_a_teacher_that_confirms_nothing_ends_the_search(tmp_path, splits) -> No
         (lambda: SuperMix(Quadrants()).mix(numbered(2), torch.arange(2), 3), ValueError, r"logits \(2, 3\), got"),
         (lambda: SoftTargets(3), TypeError, "method must be a method"),
         (
-            lambda: SoftTargets(Erm())(None, numbered(2), torch.arange(2)),
+            lambda: SoftTargets(Erm())(models.smallnet(num_classes=2, image_size=8), numbered(2), torch.arange(2)),
             ValueError,
             "needs soft_targets of every image",
         ),

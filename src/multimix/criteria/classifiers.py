@@ -97,19 +97,15 @@ def called(classifier: Classifier) -> str:
     return name if getattr(nn, name, kind) is kind else f"{kind.__module__}.{name}"
 
 
-def refuse_maps(classifier: Classifier) -> None:
-    """Features (n, d, *spatial) have their channels first; a chain that begins with a linear layer wants them last.
+def wants_tokens(classifier: Classifier) -> bool:
+    """Whether a chain begins with a layer for the last dimension, where maps (n, d, *spatial) have no channels.
 
-    Raises:
-        ValueError: it does.
+    >>> wants_tokens(nn.Sequential(nn.Dropout(), nn.Linear(3, 5))), wants_tokens(nn.Sequential(nn.Conv2d(3, 5, 3)))
+    (True, False)
     """
     passing = (nn.Identity, nn.modules.dropout._DropoutNd)
     first = next((layer for layer in _layers(classifier) if not isinstance(layer, passing)), None)
-    if isinstance(first, (nn.Linear, nn.LayerNorm)):
-        raise ValueError(
-            f"a classifier that begins with {type(first).__name__} works on the last dimension, and features "
-            "(b, d, *spatial) have their channels in the second: give tokens, features.flatten(2).mT"
-        )
+    return isinstance(first, (nn.Linear, nn.LayerNorm))
 
 
 def class_weights(classifier: Classifier, *, gradient: bool = False) -> Tensor:

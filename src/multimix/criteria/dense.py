@@ -15,7 +15,7 @@ from ..functional import attend, attention_map
 from ..functional._checks import Alpha, as_probabilities, check_choice, check_floating, check_targets, mixing_dtype
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED, normalized_weights, or_one
-from .classifiers import Classifier, apply_linear, called, class_weights, is_linear, refuse_maps
+from .classifiers import Classifier, apply_linear, called, class_weights, is_linear, wants_tokens
 from .dense_targets import dense_targets_loss
 from .multimix import MultiMix, as_logits, check_classes, check_some, draw_weights, finite, loss_from_logits
 
@@ -80,7 +80,7 @@ class DenseMultiMix(MultiMix):
                 "uniform"), and cost a loop over positions; with normalize="global" the memory of r n b weights too.
             classifier: a linear layer or 1x1 convolution takes the exact path through the clean logits; anything
                 else is called on mixed features (n, d, *spatial) or (n, r, d) and must return logits (n, c, *spatial')
-                or (n, r, c). Where spatial' is smaller, targets and weights are averaged down to it.
+                or (n, r, c); a chain that begins with a linear layer or LayerNorm always gets (n, r, d). Where spatial' is smaller, targets and weights are averaged down to it.
             mask: bool (b, r) or (b, *spatial), True where the position is real; padding is left out.
             generator: as in `MultiMix`.
         """
@@ -178,8 +178,8 @@ class DenseMultiMix(MultiMix):
         b, r = a.shape
         check_some(b, tokens)
         check_targets(targets, b)
-        if spatial is not None:
-            refuse_maps(classifier)
+        if wants_tokens(classifier):
+            spatial = None
         n = finite(self.n, classifier)
         lam, s = attend(draw_weights(self, n, b, r, tokens, generator), a)
         mixed = mix(tokens.transpose(0, 1), lam)

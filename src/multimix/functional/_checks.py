@@ -121,6 +121,12 @@ def check_images(images: Tensor) -> None:
         raise ValueError(f"images must be (b, channels, height, width), got shape {tuple(images.shape)}")
 
 
+def check_some_images(images: Tensor) -> None:
+    """Images or features (b, ...), at least one."""
+    if images.ndim < 2 or images.shape[0] == 0:
+        raise ValueError(f"images must be (b, ...) with at least one example, got shape {tuple(images.shape)}")
+
+
 def as_target(targets: Tensor) -> Tensor:
     """Targets (b,) or (b, c) as PyTorch's cross entropy takes them: class indices of two integer types only."""
     return targets if targets.is_floating_point() else targets.long()

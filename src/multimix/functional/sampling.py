@@ -70,8 +70,10 @@ def sample_weights(
     """
     check_count("n", n, least=0)
     check_count("b", b)
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype must be floating point, got {dtype}")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be floating point, such as torch.float32, got {dtype!r}")
+    if generator is not None:
+        random.check_generator(generator)
     if device is None:
         device = generator.device if generator is not None else torch.get_default_device()
     leading = 1 if positions is None else check_count("positions", positions, least=0)
@@ -108,6 +110,8 @@ def iter_weights(
             p, k = where.stop - where.start, rows.stop - rows.start
             block = memory[: p * k]
             draw(block, m, low, high)
+            if dtype == torch.float16:  # the least that it can hold, so that m weights are not 0
+                block = torch.where(block > 0, block.clamp(min=2**-24), block)
             yield where, rows, block.view(p, k, b).to(dtype)
 
 
@@ -126,7 +130,10 @@ def _draw(out: Tensor, m: int, low: float, high: float, scratch: _gamma.Scratch,
             lam.sub_(lam.amax(1, keepdim=True)).clamp_(min=math.log2(torch.finfo(lam.dtype).tiny) + 10).exp2_()
         else:
             _gamma.gamma_(lam, alpha, high, scratch, generator)
-    lam.mul_(lam.sum(1, keepdim=True).reciprocal_())
+    if m == 1:
+        lam.fill_(1)  # x times 1/x may be less
+    else:
+        lam.mul_(lam.sum(1, keepdim=True).reciprocal_())
     if m < b:
         _scatter_(out, lam, generator)
 

@@ -108,9 +108,14 @@ class Method(nn.Module):
         """The methods within, each once."""
         return [part for part in self.children() if isinstance(part, Method)]
 
-    if TYPE_CHECKING:
-
-        def __call__(self, *args: Any, **kwargs: Any) -> MethodOutput: ...
+    def __call__(self, model: SplitModel, *args: Any, **kwargs: Any) -> MethodOutput:
+        if not (hasattr(model, "pool") and hasattr(model, "classifier")):  # a wrapper of one will do
+            raise TypeError(
+                f"model must be a multimix.models.SplitModel, got {type(model).__name__}: multimix.models.split(model) "
+                "makes one of a network"
+            )
+        out: MethodOutput = super().__call__(model, *args, **kwargs)
+        return out
 
 
 class Mixer(Method):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..functional._checks import as_target, check_targets
+from ..functional._checks import as_target, check_some_images, check_targets
 from .base import Method, MethodOutput
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class Erm(Method):
         generator: torch.Generator | None = None,
         **extras: Tensor,
     ) -> MethodOutput:
+        check_some_images(images)
         check_targets(targets, len(images), model.num_classes)
         logits = model(images)
         return MethodOutput(torch.nn.functional.cross_entropy(logits, as_target(targets)), logits)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import criteria
 from ..criteria.classifiers import apply_linear, is_linear
@@ -135,9 +135,12 @@ class DenseMultiMix(Method):
         features = model.features(images)
         warn_of_class_token(self, model)
         dense = model.dense(features)
-        if not is_linear(model.classifier):
+        if _convolves(model.classifier):
             return MethodOutput(self.criterion(dense, targets, model.classifier, generator=generator), None)
         tokens = as_tokens(dense)
+        if not is_linear(model.classifier):
+            at_positions = lambda z: _classify_tokens(model, z)  # noqa: E731
+            return MethodOutput(self.criterion(tokens, targets, at_positions, generator=generator), None)
         a = self.criterion.attend_to(tokens, targets, self.criterion.class_weights(model.classifier))
         loss = self.criterion.from_logits(apply_linear(model.classifier, tokens), targets, a, generator)
         with torch.no_grad():
@@ -153,6 +156,20 @@ def check_layer(layer: int | None, n: int | float) -> int | None:
     return layer
 
 
+def _convolves(classifier: nn.Module) -> bool:
+    """Whether a classifier that is not linear takes maps; any other takes embeddings, here one for each position."""
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return not is_linear(classifier) and any(isinstance(part, convolutions) for part in classifier.modules())
+
+
+def _classify_tokens(model: SplitModel, tokens: Tensor) -> Tensor:
+    """Logits (n, r, c) of tokens (n, r, d)."""
+    if is_linear(model.classifier):
+        return apply_linear(model.classifier, tokens)
+    logits: Tensor = model.classifier(tokens.flatten(0, 1))
+    return logits.unflatten(0, tokens.shape[:2])
+
+
 def _classify_positions(model: SplitModel, mixed: Tensor, start: int) -> Tensor:
     """Logits at every position of the last stage's output, in its own layout, from the output of stage `start`."""
     dense = model.dense(model.features(mixed, start=start), patches_only=False)
@@ -162,5 +179,5 @@ def _classify_positions(model: SplitModel, mixed: Tensor, start: int) -> Tensor:
             f"{tuple(dense.shape[1:])}, which are no smaller grid of them: mix at a later layer, whose output is "
             "tokens, or use MultiMix"
         )
-    logits = apply_linear(model.classifier, as_tokens(dense))
+    logits = _classify_tokens(model, as_tokens(dense))
     return logits if dense.ndim == 3 else logits.mT.unflatten(2, dense.shape[2:])

@@ -16,6 +16,7 @@ from ..functional._checks import (
     check_alpha,
     check_count,
     check_pixels,
+    check_some_images,
     check_targets,
     check_tensor,
 )
@@ -122,8 +123,7 @@ def probabilities(images: Tensor, targets: Tensor, num_classes: int | None) -> T
                 "num_classes, or probabilities (b, classes)"
             )
         num_classes = targets.shape[1]
-    if images.ndim < 2 or images.shape[0] == 0:
-        raise ValueError(f"images must be (b, ...) with at least one example, got shape {tuple(images.shape)}")
+    check_some_images(images)
     check_targets(targets, images.shape[0], num_classes)
     dtype = targets.dtype if targets.is_floating_point() else torch.float32
     return as_probabilities(targets, num_classes, dtype)

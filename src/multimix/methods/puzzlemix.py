@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..extras import require
 from ..functional._checks import check_count, check_not_negative, check_positive, check_share
 from .base import Mixed
 from .graph_cut import labelling
@@ -113,6 +114,7 @@ class PuzzleMix(SaliencyMixer):
 
     def _mask(self, saliency: Tensor, cells: Tensor, partner: Tensor, lam: float, blocks: int) -> Tensor:
         """The optimal mask (b, blocks, blocks), from each image's saliency per block and its cells' mean pixels."""
+        require("numpy", "methods")
         unary, down, right = self._energy(saliency, cells, partner, lam, blocks)
         labels = labelling(unary.numpy(), down.numpy(), right.numpy())
         return 1 - torch.from_numpy(labels).float() / (self.n_labels - 1)
