@@ -206,6 +206,15 @@ def test_a_chain_that_works_on_the_last_dimension_is_given_tokens(first: nn.Modu
     assert torch.equal(loss, mm.DenseMultiMix(7)(maps.flatten(2).mT, labels, mlp, generator=rng(7)))
 
 
+def test_the_loss_behind_another_classifier_is_in_full_precision_under_autocast() -> None:
+    tokens, targets = normal(5, 3, 4, seed=1).float(), make_targets("soft", 5, 4).float()
+    losses = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(mm.DenseMultiMix(7)(tokens, targets, lambda z: z, generator=rng(7)).item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
 def test_targets_follow_a_classifier_with_strides() -> None:
     # Each output position stands for a block of 2 x 2: its target is the mean of theirs weighted by s, and so is its s.
     features, targets = normal(5, 3, 4, 6, seed=1), make_targets("soft", 5, 4)

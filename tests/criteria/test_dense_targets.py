@@ -22,12 +22,20 @@ def head() -> nn.Linear:
 
 
 def loop(
-    z: Tensor, y: Tensor, a: Tensor, classifier: nn.Module, n: int, alpha: float, seed: int, pooled: bool
+    z: Tensor,
+    y: Tensor,
+    a: Tensor,
+    classifier: nn.Module,
+    n: int,
+    alpha: float,
+    seed: int,
+    pooled: bool,
+    m: int | None = None,
 ) -> Tensor:
     """z (b, r, d), y (b, r, c), a (b, r): one mixture, one position at a time."""
     generator, position, numerators, denominators = rng(seed), [], [], []
     for j in range(z.shape[1]):
-        weights = sample_weights(n, len(z), None, alpha, 1, rng(int(draw_seed(generator))), dtype=torch.float64)[0]
+        weights = sample_weights(n, len(z), m, alpha, 1, rng(int(draw_seed(generator))), dtype=torch.float64)[0]
         numerator = denominator = torch.zeros((), dtype=torch.float64)
         for lam in weights:
             scaled = lam * a[:, j]
@@ -69,6 +77,33 @@ def test_loss_and_gradient_are_the_loop_s(normalize: str, attention: str, soft: 
     (by_loop,) = torch.autograd.grad(expected, features)
     assert torch.allclose(loss, expected.to(loss.dtype), rtol=1e-9)
     assert torch.allclose(gradient, by_loop, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("normalize", ["position", "global"])
+@pytest.mark.parametrize("of", ["attention", "targets"])
+def test_attention_and_targets_have_the_gradient_of_the_loop(of: str, normalize: str) -> None:
+    tokens = normal(B, H * W, D, seed=1).requires_grad_()
+    y = make_targets("soft", B * H * W, C, seed=5).view(B, H * W, C).requires_grad_(of == "targets")
+    criterion = mm.DenseMultiMix(7, alpha=0.8, detach_attention=of == "targets", normalize=normalize)
+    classifier, a = head(), attention_map(tokens)
+    loss = criterion(tokens, y, classifier, generator=rng(9))
+    expected = loop(tokens, y, a.detach() if of == "targets" else a, classifier, 7, 0.8, 9, normalize == "global")
+    inputs = [tokens, y] if of == "targets" else [tokens]
+    for found, wanted in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+@pytest.mark.parametrize("normalize", ["position", "global"])
+def test_mixtures_of_m_examples_and_their_rescaling(normalize: str, implementation: str) -> None:
+    tokens, y = normal(B, 3, D, seed=1), make_targets("soft", B * 3, C, seed=5).view(B, 3, C)
+    criterion = mm.DenseMultiMix(
+        7, 2, 0.8, attention="uniform", normalize=normalize, implementation=implementation, rescale=True
+    )
+    expected = loop(tokens, y, torch.ones(B, 3) / 3, head(), 7, 0.8, 9, normalize == "global", m=2)
+    # By second moments, one-hot weights over E lambda_i^2 - E lambda_i lambda_j for Dir(0.8) at 2 of 5 examples.
+    factor = (2 * 0.8 + 1) / (1 + 0.8 * 3 / 4)
+    assert criterion(tokens, y, head(), generator=rng(9)).item() == pytest.approx(factor * expected.item(), rel=1e-9)
 
 
 def test_the_same_target_everywhere_is_the_image_s() -> None:

@@ -68,6 +68,15 @@ def test_pascal_voc_counts_from_one_and_both_ends_belong_to_the_box(tmp_path: Pa
     assert found.skipped == ()
 
 
+def test_an_image_may_be_called_as_its_annotation_says(tmp_path: Path) -> None:
+    """In place of the name of the annotation, which comes first where there are both."""
+    voc(tmp_path, "a", thing("cat", 1, 1, 9, 9), image=False)
+    picture(tmp_path / "JPEGImages" / "before.jpg")
+    assert [image.path.name for image in read_boxes(tmp_path).images] == ["before.jpg"]
+    picture(tmp_path / "JPEGImages" / "a.jpg")
+    assert [image.path.name for image in read_boxes(tmp_path).images] == ["a.jpg"]
+
+
 def test_coco_boxes_are_a_corner_and_lengths(tmp_path: Path) -> None:
     coco(tmp_path, "val2017", {"a.jpg": [[1.5, 2, 10, 20.25], [30, 20, 20, 20]], "b.jpg": []})
     found = read_boxes(tmp_path)

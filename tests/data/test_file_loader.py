@@ -69,6 +69,18 @@ def test_augmentation_is_torchvisions_with_a_seed_for_each_example(photos: FileD
             assert torch.equal(image, transform(picture) / 255)
 
 
+def test_crops_without_flips_are_parts_of_the_image_as_it_is(tmp_path: Path) -> None:
+    """Brightness rises from left to right, and so it does in every crop, but for the black border."""
+    rising = torch.linspace(1, 255, 32).byte().expand(3, 32, 32)
+    v2.functional.to_pil_image(rising).save(tmp_path / "a.png")
+    dataset = FileDataset(tmp_path, ["a.png"] * 20, torch.zeros(20).long(), image_size=32)
+    for image in images(dataset, augment="crop", image_size=32, batch_size=20):
+        row = image[0, 16]
+        assert (row[row > 0].diff() > 0).all()
+    turned = images(dataset, augment="crop-flip", image_size=32, batch_size=20)[:, 0, 16]
+    assert {bool((row[row > 0].diff() < 0).all()) for row in turned} == {False, True}
+
+
 def test_colours_change_as_in_the_imagenet_code_of_the_lineage(photos: FileDataset) -> None:
     """torchvision's jitter, then one colour for all pixels: in each channel sum_k axis_k scale_k z_k, z ~ N(0, 0.1)."""
     cut = v2.Compose([v2.RandomResizedCrop(112), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0.4, 0.4)])

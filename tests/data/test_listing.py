@@ -76,6 +76,20 @@ def test_folders_that_are_links_are_read(root: Path, tmp_path: Path, monkeypatch
     assert image_files(Path("../../set/train")) == expected
 
 
+def test_the_order_does_not_depend_on_the_file_system(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("z", "a/c", "a/b"):
+        (root / "train" / "cat" / name).mkdir(parents=True)
+        shutil.copy(root / "train" / "cat" / "0.png", root / "train" / "cat" / name / "0.png")
+    found, walk = image_files(root / "train" / "cat"), os.walk
+    assert found == ["0.png", "1.png", "a/b/0.png", "a/c/0.png", "z/0.png"]
+
+    def backwards(folder, **options):
+        return reversed([(where, folders, files[::-1]) for where, folders, files in walk(folder, **options)])
+
+    monkeypatch.setattr(os, "walk", backwards)
+    assert image_files(root / "train" / "cat") == found
+
+
 def test_files_are_not_looked_at_when_folders_are_listed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
 

@@ -23,3 +23,16 @@ def test_further_arrays_are_extras(tmp_path) -> None:
         chosen = splits.train.extras["domain"]
         assert len(chosen) == 6
         assert torch.equal(splits.train.extras["soft_targets"], torch.from_numpy(soft)[chosen])
+
+
+def test_the_only_further_split_is_the_test_set_and_no_validation_set(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8), np.arange(6) % 3
+    for name in ("val", "test"):
+        np.savez(
+            tmp_path / f"{name}.npz",
+            train_images=pixels, train_labels=labels, **{f"{name}_images": pixels, f"{name}_labels": labels},
+        )  # fmt: skip
+        splits = data.load("imagefolder", root=tmp_path / f"{name}.npz")
+        assert len(splits.test) == 6
+        assert splits.val is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,45 @@ def test_a_stopped_fine_tuning_goes_on_as_if_it_had_not_been(
     # What has ended is not trained again.
     assert detection.fine_tune(detector(), images, settings(), checkpoint=file, progress=seen.append) == losses
     assert len(seen) == 9
+
+
+class Pull(nn.Module):
+    """A detector of one weight, which is its loss too; notes the images that it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([2.0]))
+        self.shown: list[list[int]] = []
+
+    def forward(self, images: list[torch.Tensor], targets: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        self.shown.append([int(image) for image in images])
+        return {"loss": self.weight.sum()}
+
+
+class Numbers:
+    """Seven images that are their own number."""
+
+    def __len__(self) -> int:
+        return 7
+
+    def batches(self, epoch: int, shares: Sequence[torch.Tensor]) -> Iterator[tuple[list[torch.Tensor], list[Any]]]:
+        for share in shares:
+            yield list(share), [{} for _ in share]
+
+
+def test_steps_are_those_of_sgd_with_decay_over_epochs_of_their_own_order() -> None:
+    pull, chosen = Pull(), settings(epochs=4, lr=0.1, weight_decay=0.05)
+    found = detection.fine_tune(pull, Numbers(), chosen)  # type: ignore[arg-type]
+    weight, momentum, losses = 2.0, 0.0, []
+    for step in range(12):
+        losses.append(weight)
+        momentum = 0.9 * momentum + 1 + 0.05 * weight
+        weight -= chosen.learning_rate(step, 12) * momentum
+    assert found == pytest.approx([sum(losses[k : k + 3]) / 3 for k in range(0, 12, 3)])
+    assert pull.weight.item() == pytest.approx(weight)
+    epochs = [[image for batch in pull.shown[k : k + 3] for image in batch] for k in range(0, 12, 3)]
+    assert all(len(set(epoch)) == 6 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
 def test_a_faster_rcnn_samples_from_its_own_seed(images: detection.DetectionImages) -> None:

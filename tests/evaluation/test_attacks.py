@@ -138,6 +138,64 @@ def test_restarts_keep_the_worst_and_leave_what_is_broken() -> None:
     assert (net(many).argmax(1) != labels).sum() >= broken.sum() > 0
 
 
+class Steps(nn.Module):
+    """Of the one pixel of an image: wrong at a low loss, right at a high one, and right at a low one."""
+
+    TABLE = torch.tensor([[0.45, 0.55, 0.0], [0.4, 0.3, 0.3], [0.9, 0.05, 0.05], [0.5, 0.3, 0.2]])
+    EDGES = torch.tensor([0.1, 0.5, 0.8])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.TABLE[torch.bucketize(images.detach().flatten(), self.EDGES)].log() + 0 * images.flatten(1)
+
+
+def test_restarts_take_the_first_that_is_misclassified_or_else_the_highest_loss() -> None:
+    """Without steps they are a random search, which a loop over images and attempts has as well."""
+    net, images = Steps(), torch.full((60, 1, 1, 1), 0.5)
+    labels, draws = torch.zeros(60, dtype=torch.int64), torch.Generator().manual_seed(3)
+    attempts: list[list[float]] = [[] for _ in images]
+    for _ in range(5):
+        left = [k for k, tried in enumerate(attempts) if not any(x <= 0.1 for x in tried)]
+        new = pgd(net, images[left], labels[left], 0.5, 0.1, 0, generator=draws)
+        for k, pixel in zip(left, new.flatten().tolist(), strict=True):
+            attempts[k].append(pixel)
+
+    def worst(tried: list[float]) -> float:
+        wrong = [x for x in tried if x <= 0.1]
+        # The first among equals.
+        return wrong[0] if wrong else min(tried, key=lambda x: 0.4 if x <= 0.5 else 0.9 if x <= 0.8 else 0.5)
+
+    found = pgd(net, images, labels, 0.5, 0.1, 0, generator=torch.Generator().manual_seed(3), restarts=5)
+    assert found.flatten().tolist() == [worst(tried) for tried in attempts]
+    broken = [len(tried) for tried in attempts if tried[-1] <= 0.1]
+    assert len(set(broken)) > 2
+    assert len(broken) < 60
+
+
+def test_restarts_leave_the_ball_no_more_than_one_attempt_does() -> None:
+    net, images, labels = problem(n=60)
+    labels = net(images).argmax(1)
+    found = pgd(net, images, labels, 0.02, 0.02, 3, generator=torch.Generator().manual_seed(1), restarts=6)
+    assert (found - images).abs().max() <= 0.02 + 1e-9
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_a_step_in_l2_has_its_length_however_small_or_large_the_gradient(size: float) -> None:
+    images, labels = torch.full((3, 3, 4, 4), 0.5), torch.tensor([0, 1, 1])
+    weight = torch.randn(48, 2, generator=torch.Generator().manual_seed(0))
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+            return x.flatten(1) @ weight
+
+        @staticmethod
+        def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+            return size * (gradient @ weight.T).view(-1, 3, 4, 4)
+
+    offset = fgsm(Scaled.apply, images, labels, 0.3, norm="l2") - images
+    torch.testing.assert_close(lengths(offset), torch.full((3,), 0.3))
+
+
 def test_iterates_end_where_pgd_does() -> None:
     net, images, labels = problem()
     runs = [

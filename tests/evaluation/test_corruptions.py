@@ -98,6 +98,68 @@ def test_constants_are_the_ones_asked_for_whatever_the_size(of: constants.Consta
         torch.testing.assert_close(corrupt(grey, "brightness", severity, constants=of), grey + amount)
 
 
+# Each severity's numbers as the authors' programs have them (make_cifar_c.py, make_tinyimagenet_c.py and
+# make_imagenet_c.py of github.com/hendrycks/robustness), from the first severity to the fifth. Those of the elastic
+# transform are in units of the side, which make_imagenet_c.py takes for 244 pixels.
+PUBLISHED = {
+    "cifar": {
+        "gaussian_noise": "0.04 / 0.06 / 0.08 / 0.09 / 0.1", "shot_noise": "500 / 250 / 100 / 75 / 50",
+        "impulse_noise": "0.01 / 0.02 / 0.03 / 0.05 / 0.07",
+        "defocus_blur": "0.3 0.4 / 0.4 0.5 / 0.5 0.6 / 1 0.2 / 1.5 0.1",
+        "glass_blur": "0.05 1 1 / 0.25 1 1 / 0.4 1 1 / 0.25 1 2 / 0.4 1 2",
+        "motion_blur": "6 1 / 6 1.5 / 6 2 / 8 2 / 9 2.5",
+        "snow": "0.1 0.2 1 0.6 8 3 0.95 / 0.1 0.2 1 0.5 10 4 0.9 / 0.15 0.3 1.75 0.55 10 4 0.9 / "
+                "0.25 0.3 2.25 0.6 12 6 0.85 / 0.3 0.3 1.25 0.65 14 12 0.8",
+        "frost": "1 0.2 / 1 0.3 / 0.9 0.4 / 0.85 0.4 / 0.75 0.45",
+        "fog": "0.2 3 / 0.5 3 / 0.75 2.5 / 1 2 / 1.5 1.75",
+        "brightness": "0.05 / 0.1 / 0.15 / 0.2 / 0.3", "contrast": "0.75 / 0.5 / 0.4 / 0.3 / 0.15",
+        "elastic_transform": "0 0 0.08 / 0.05 0.2 0.07 / 0.08 0.06 0.06 / 0.1 0.04 0.05 / 0.1 0.03 0.03",
+        "pixelate": "0.95 / 0.9 / 0.85 / 0.75 / 0.65", "jpeg_compression": "80 / 65 / 58 / 50 / 40",
+    },
+    "tinyimagenet": {
+        "gaussian_noise": "0.04 / 0.08 / 0.12 / 0.15 / 0.18", "shot_noise": "250 / 100 / 50 / 30 / 15",
+        "impulse_noise": "0.01 / 0.02 / 0.05 / 0.08 / 0.14",
+        "defocus_blur": "0.5 0.6 / 1 0.1 / 1.5 0.1 / 2.5 0.01 / 3 0.1",
+        "glass_blur": "0.1 1 1 / 0.5 1 1 / 0.6 1 2 / 0.7 2 1 / 0.9 2 2",
+        "motion_blur": "10 1 / 10 1.5 / 10 2 / 10 2.5 / 12 3",
+        "snow": "0.1 0.2 1 0.6 8 3 0.8 / 0.1 0.2 1 0.5 10 4 0.8 / 0.15 0.3 1.75 0.55 10 4 0.7 / "
+                "0.25 0.3 2.25 0.6 12 6 0.65 / 0.3 0.3 1.25 0.65 14 12 0.6",
+        "frost": "1 0.3 / 0.9 0.4 / 0.8 0.45 / 0.75 0.5 / 0.7 0.55",
+        "fog": "0.4 3 / 0.7 3 / 1 2.5 / 1.5 2 / 2 1.75",
+        "brightness": "0.1 / 0.2 / 0.3 / 0.4 / 0.5", "contrast": "0.4 / 0.3 / 0.2 / 0.1 / 0.05",
+        "elastic_transform": "0 0 0.08 / 0.05 0.3 0.06 / 0.1 0.08 0.06 / 0.1 0.03 0.03 / 0.16 0.03 0.02",
+        "pixelate": "0.9 / 0.8 / 0.7 / 0.6 / 0.5", "jpeg_compression": "65 / 58 / 50 / 40 / 25",
+    },
+    "imagenet": {
+        "gaussian_noise": "0.08 / 0.12 / 0.18 / 0.26 / 0.38", "shot_noise": "60 / 25 / 12 / 5 / 3",
+        "impulse_noise": "0.03 / 0.06 / 0.09 / 0.17 / 0.27",
+        "defocus_blur": "3 0.1 / 4 0.5 / 6 0.5 / 8 0.5 / 10 0.5",
+        "glass_blur": "0.7 1 2 / 0.9 2 1 / 1 2 3 / 1.1 3 2 / 1.5 4 2",
+        "motion_blur": "10 3 / 15 5 / 15 8 / 15 12 / 20 15",
+        "snow": "0.1 0.3 3 0.5 10 4 0.8 / 0.2 0.3 2 0.5 12 4 0.7 / 0.55 0.3 4 0.9 12 8 0.7 / "
+                "0.55 0.3 4.5 0.85 12 8 0.65 / 0.55 0.3 2.5 0.85 12 12 0.55",
+        "frost": "1 0.4 / 0.8 0.6 / 0.7 0.7 / 0.65 0.7 / 0.6 0.75",
+        "fog": "1.5 2 / 2 2 / 2.5 1.7 / 2.5 1.5 / 3 1.4",
+        "brightness": "0.1 / 0.2 / 0.3 / 0.4 / 0.5", "contrast": "0.4 / 0.3 / 0.2 / 0.1 / 0.05",
+        "elastic_transform": "2 0.7 0.1 / 2 0.08 0.2 / 0.05 0.01 0.02 / 0.07 0.01 0.02 / 0.12 0.01 0.02",
+        "pixelate": "0.6 / 0.5 / 0.4 / 0.3 / 0.25", "jpeg_compression": "25 / 18 / 15 / 10 / 7",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("of", list(PUBLISHED))
+def test_constants_are_the_published_ones(of: constants.ConstantsOf) -> None:
+    for name, told in PUBLISHED[of].items():
+        unit = 244 / 224 if (of, name) == ("imagenet", "elastic_transform") else 1.0
+        for row, found in zip(told.split(" / "), constants.CONSTANTS[of][name], strict=True):
+            assert found == pytest.approx([unit * float(number) for number in row.split()]), name
+    ends = {1.11: 0.01, 1.16: 0.01, 1.21: 0.02, 1.26: 0.02, 1.31: 0.03}
+    if of != "imagenet":
+        ends = dict.fromkeys((1.06, 1.11, 1.16, 1.21, 1.26), 0.01)
+    counts = [(step, len(np.arange(1, end, step))) for end, step in ends.items()]  # some have one more than one thinks
+    assert list(constants.CONSTANTS[of]["zoom_blur"]) == counts
+
+
 def test_contrast_shrinks_the_standard_deviation_and_keeps_the_mean() -> None:
     images = 0.3 + 0.4 * pictures()
     faded = corrupt(images, "contrast", 2)
@@ -268,6 +330,42 @@ def test_glass_shows_nothing_but_pixels_of_the_image_from_nearby() -> None:
     torch.testing.assert_close(moved, moved.round(), rtol=0, atol=1e-4)
     assert moved[..., 0].max() < 1e-4, "the outermost pixels are copied from only"
     assert 0.3 < moved.mean() < 1.5
+
+
+def test_glass_blurs_before_and_after() -> None:
+    """Where the reach leaves no pixel to be moved, that is all it does."""
+    image = pictures(b=1, c=1, h=9, w=12).double()
+    ours = kinds.glass_blur(image, generator(), 0.7, 9, 2)[0, 0]
+    once = ndimage.gaussian_filter(image[0, 0].numpy(), 0.7, mode="nearest")
+    np.testing.assert_allclose(ours.numpy(), ndimage.gaussian_filter(once, 0.7, mode="nearest"), atol=1e-12)
+
+
+def test_flakes_are_what_reaches_the_threshold() -> None:
+    black, draws = torch.zeros(2, 3, 16, 16), generator(4)
+    # Neither enlarged nor smeared.
+    snowy = kinds.snow(black, generator(4), 0.5, 0.3, 1.0, 0.6, 8, 1e-3, 1.0)
+    noise = 0.5 + 0.3 * torch.empty(2, 1, 16, 16).normal_(generator=draws)
+    flakes = (noise * (noise >= 0.6)).clamp(0, 1)
+    torch.testing.assert_close(snowy, (flakes + flakes.rot90(2, (2, 3))).expand(2, 3, 16, 16))
+
+
+def test_fog_is_as_bright_as_each_image() -> None:
+    grey = torch.tensor([0.2, 0.9]).view(2, 1, 1, 1).expand(2, 3, 16, 16)
+    haze = filters.plasma(2, 16, 2.0, grey, generator(3))[:, None]
+    c = grey[:, :1, :1, :1]
+    torch.testing.assert_close(kinds.fog(grey, generator(3), 1.5, 2.0), (grey + 1.5 * haze) * c / (c + 1.5))
+
+
+def test_every_image_is_smeared_in_a_direction_of_its_own() -> None:
+    same = pictures(b=1).expand(6, 3, 32, 32)
+    for name in ("motion_blur", "snow"):
+        found = corrupt(same, name, 3, generator=generator(1))
+        assert not any(torch.equal(a, b) for a, b in pairwise(found))
+
+
+def test_ice_is_slightly_blue() -> None:
+    ice = kinds.frost(torch.zeros(1, 3, 16, 16), generator(), 1.0, 1.0)[0]
+    torch.testing.assert_close(ice, ice[2:] * torch.tensor([0.85, 0.95, 1.0]).view(3, 1, 1))
 
 
 def test_snow_falls_on_black_and_leaves_white() -> None:

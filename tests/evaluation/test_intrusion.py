@@ -79,6 +79,12 @@ def test_a_mixture_of_all_classes_is_refused_at_threshold_0() -> None:
         ev.intrusion_distance(torch.zeros(2, 2), shares, torch.ones(3, 2), torch.arange(3), threshold=0)
 
 
+def test_a_class_that_the_bank_lacks_is_nothing_to_intrude_on() -> None:
+    shares = torch.tensor([[0.5, 0.5, 0.0]])
+    with pytest.raises(ValueError, match=r"1 of 1 mixed embeddings .*\(2 classes\) .* so that no class is left"):
+        ev.intrusion_distance(torch.zeros(1, 2), shares, torch.ones(2, 2), torch.arange(2))
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
 def test_labels_of_any_integer_type(dtype: torch.dtype) -> None:
     mixed, targets, embeddings, labels = example(0)
@@ -162,6 +168,18 @@ def test_dense_multimix_averages_its_mixed_features() -> None:
     uniform = methods.DenseMultiMix(n=20000, alpha=1.0, attention="uniform")
     mean = ev.mixed_embeddings(uniform, model, images, targets).embeddings.mean(0)
     torch.testing.assert_close(mean, model.embed(images).mean(0).detach(), rtol=0.02, atol=0.005)
+
+
+@pytest.mark.parametrize(
+    "name", ["multimix-alone(n=40)", "multimix-alone(n=40, layer=1)", "dense-multimix-alone(n=40)"]
+)
+def test_the_mixtures_follow_the_generator(name: str) -> None:
+    method, model = methods.parse(name), net()
+    first, again, other = (
+        ev.mixed_embeddings(method, model, *batch(), torch.Generator().manual_seed(seed)).targets for seed in (4, 4, 5)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_positions_that_nobody_attends_to_count_for_nothing() -> None:

@@ -129,6 +129,18 @@ def test_labels_of_any_integer_type_count_as_those_of_64_bits(dtype: torch.dtype
         assert error(p, narrow) == error(p, labels)
 
 
+def test_classwise_error_equals_the_loop_at_the_edges_too() -> None:
+    p = torch.tensor([[0.5, 0.25, 0.25], [0.75, 0.25, 0.0], [0.25, 0.5, 0.25], [0.5, 0.5, 0.0]]).double()
+    labels, bins, error = torch.tensor([0, 1, 1, 2]), 4, 0.0
+    for k in range(3):
+        for low in range(bins):
+            # A bin ends with its upper edge; the first has 0 as well.
+            members = [i for i in range(4) if low < 4 * p[i, k] <= low + 1 or (low == 0 and p[i, k] == 0)]
+            gap = sum(float(labels[i] == k) - float(p[i, k]) for i in members)
+            error += abs(gap) / 4 / 3
+    assert classwise_calibration_error(p, labels, bins=bins) == pytest.approx(error, abs=1e-12)
+
+
 def test_adaptive_error_does_not_depend_on_the_order_of_equal_confidences() -> None:
     g = torch.Generator().manual_seed(6)
     confidence = torch.tensor([0.6, 0.7, 0.7, 0.7, 0.9])[torch.randint(5, (100,), generator=g)].double()
@@ -173,6 +185,7 @@ def test_adaptive_error_does_not_depend_on_the_order_of_equal_confidences() -> N
             ValueError,
             r"softmax\(dim=1\)",
         ),
+        (lambda: reliability(torch.tensor([[1.5, -0.5]]), torch.tensor([0])), ValueError, "rows that are non-negative"),
         (
             lambda: expected_calibration_error(torch.full((1, 2), math.nan), torch.tensor([0])),
             ValueError,

@@ -218,6 +218,37 @@ def test_odin_takes_one_signed_step_towards_the_prediction() -> None:
     torch.testing.assert_close(found.double(), expected, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize(("d", "kept"), [(6, 3), (767, 383), (768, 512), (1499, 512), (1500, 1000)])
+def test_vim_keeps_as_many_dimensions_as_its_authors(d: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ViM/benchmark.py: 1000 from 1500 on, 512 from 768 on (that of ViT-B), else half."""
+    asked = []
+
+    class Spy:
+        def __init__(self, model: object, dimensions: int, weight: torch.Tensor, bias: torch.Tensor) -> None:
+            asked.append(dimensions)
+
+        def fit_features(self, z: torch.Tensor, labels: torch.Tensor) -> None: ...
+
+    monkeypatch.setattr("pytorch_ood.detector.ViM", Spy)
+    ev.fit_detector("vim", net(d), torch.zeros(kept + 1, d), torch.zeros(kept + 1).long())
+    assert asked == [kept]
+
+
+def test_odin_asks_the_model_in_evaluation_mode_at_the_given_temperature() -> None:
+    model = net()
+    model.stages.append(nn.Dropout(0.5))
+    model.train()
+    images = torch.rand(8, 3, 2, 2, generator=torch.Generator().manual_seed(8))
+    found = ev.odin(model, [(images, torch.zeros(8))], eps=0.0, temperature=10.0)
+    expected = (model.eval()(images).double() / 10).softmax(1).amax(1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-9, atol=0)
+
+
+def test_scores_that_differ_in_the_last_digits_of_float64_are_told_apart() -> None:
+    high, low = torch.tensor([[1 - 1e-12], [1 - 3e-12]], dtype=torch.float64).expand(2, 5)
+    assert ev.ood_metrics(high, low)["auroc"] == 1.0
+
+
 def test_detectors_leave_the_global_random_state_alone() -> None:
     z, labels = training()
     model = net()

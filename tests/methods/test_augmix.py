@@ -109,6 +109,17 @@ def test_views_are_the_mixture_of_the_chains() -> None:
     assert not torch.allclose(views[0], views[1], atol=1e-3)
 
 
+def test_the_views_take_the_depth_and_all_operations_where_asked() -> None:
+    images = torch.randint(256, (3, 3, 10, 11), generator=seeded(0)).float() / 255
+    views = AugMix(severity=2, mixture_width=1, chain_depth=4, all_ops=True).views(images, seeded(8))
+    replay = seeded(8)
+    shares = sample_weights(6, 2, alpha=1.0, generator=replay).view(2, 3, 2, 1, 1, 1)
+    sample_weights(6, 1, alpha=1.0, generator=replay)
+    bytes_ = (images * 255).round().byte().repeat(2, 1, 1, 1)
+    chains = augment_in_chains(bytes_, replay, severity=2, depth=4, all_ops=True).view(2, *images.shape) / 255
+    assert torch.allclose(views, shares[:, :, 0] * images + shares[:, :, 1] * chains, atol=1e-6)
+
+
 def test_views_are_the_same_under_autocast() -> None:
     """Which would sample images at rounded positions, grey levels off."""
     images, method = torch.rand(4, 3, 64, 64, generator=seeded(0)), AugMix(severity=8, all_ops=True)

@@ -99,6 +99,79 @@ def test_each_step_lowers_the_energy_of_the_part(seed: int, monkeypatch) -> None
     assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(energies))
 
 
+def test_the_penalty_is_the_slope_of_the_energy_of_repeated_inputs(monkeypatch) -> None:
+    """In `part_energy` every pair of outputs counts twice. Up to the threshold there is none."""
+    n, costs, masks = 4, [], []
+
+    def recorded(self: CoMixup, cost: Tensor, mask: Tensor, *, soft: bool) -> Tensor:
+        costs.append(cost[0])
+        masks.append(mask[0])
+        return mask
+
+    monkeypatch.setattr(CoMixup, "_best", recorded)
+    cost = -torch.rand(1, n, 4, 4, generator=seeded(0)).double()
+    compatible = torch.rand(1, n, n, generator=seeded(1)).double()
+    CoMixup(gamma=3.0, thres=1.5, iterations=1).masks(cost, compatible, torch.tensor([n]), seeded(0))
+    counts = [mask.sum((1, 2)) for mask in masks]
+    over = []
+    for o, i in itertools.product(range(n), range(n)):
+        others = [counts[p] for p in range(n) if p != o]
+        elsewhere = sum(float(compatible[0, i, j] * count[j]) for count in others for j in range(n))
+        over.append(elsewhere > 1.5 * 16)
+        expected = 2 * 3.0 * elsewhere / 16 if over[-1] else 0.0
+        assert (costs[o][i] - cost[0, i]).mean().item() == pytest.approx(expected, abs=1e-9)
+    assert set(over) == {True, False}
+
+
+def test_a_part_that_is_not_full_is_mixed_as_if_it_were_alone() -> None:
+    n, size = 3, 6
+    cost = -torch.rand(1, n, 4, 4, generator=seeded(0)).double()
+    padded, compatible = torch.full((1, size, 4, 4), 1e3).double(), torch.zeros(1, size, size).double()
+    padded[:, :n], compatible[0, :n, :n] = cost, torch.eye(n)
+    alone = CoMixup().masks(cost, torch.eye(n).double()[None], torch.tensor([n]), seeded(1))
+    among = CoMixup().masks(padded, compatible, torch.tensor([n]), seeded(1))
+    assert torch.equal(among[:, :n, :n], alone)
+    assert among[:, n:].sum() == 0
+
+
+def test_a_last_part_shows_nothing_but_its_own_images() -> None:
+    """Also where nothing is salient, so that an image costs what its prior costs."""
+    saliency = torch.zeros(13, 16, 16)
+    saliency[:, :4, :4] = 1
+    mixed, _, targets = CoMixup(part_size=10, m_beta=0.0).mix_salient(numbered(13), torch.eye(13), saliency, seeded(0))
+    assert torch.allclose(targets.sum(1), torch.ones(13))
+    assert mixed[10:].min() >= 11
+
+
+def test_images_go_together_whose_peaks_are_apart(monkeypatch) -> None:
+    found = []
+
+    def masks(self: CoMixup, cost: Tensor, compatible: Tensor, sizes: Tensor, generator: torch.Generator) -> Tensor:
+        found.append(compatible)
+        return torch.eye(4)[None, :, :, None, None].expand(1, 4, 4, 4, 4)
+
+    monkeypatch.setattr(CoMixup, "masks", masks)
+    corners = torch.tensor([[0, 0], [8, 16], [3, 5], [8, 0]])
+    saliency = torch.zeros(4, 16, 24)
+    for image, (row, column) in zip(saliency, corners.tolist(), strict=True):
+        image[row : row + 8, column : column + 8] = 1
+    CoMixup(omega=0.25).mix_salient(numbered(4, 24)[..., :16, :], torch.eye(4), saliency, seeded(0))
+    distance = torch.tensor([[sum(abs(a - b)) for b in corners.numpy()] for a in corners.numpy()]).double()
+    expected = 0.75 * torch.eye(4) + 0.25 * 4 * distance / distance.sum()
+    assert torch.allclose(found[0][0], expected)
+
+
+def test_halves_come_in_after_the_first_round() -> None:
+    # Between an input on the left and one on the right a half makes two steps of a quarter of the price of one.
+    cost = torch.tensor([[-1.0, -0.5, 0.0], [0.0, -0.5, -1.0]]).double()[:, None].expand(2, 3, 3)[None]
+    middle = {}
+    for rounds in (1, 2):
+        method = CoMixup(gamma=0.0, iterations=rounds)
+        masks = method.masks(cost, torch.eye(2).double()[None], torch.tensor([2]), seeded(0))
+        middle[rounds] = masks[..., 1].unique().tolist()
+    assert middle == {1: [0.0, 1.0], 2: [0.5]}
+
+
 def test_diversity_spreads_outputs_over_inputs() -> None:
     # One input is much the most salient everywhere: alone it would fill every output.
     cost = torch.full((1, 8, 4, 4), -0.02).double()

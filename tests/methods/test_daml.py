@@ -50,6 +50,19 @@ def test_weights_are_dirichlet_and_examples_of_a_domain_equally_likely():
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
 
 
+def test_a_domain_that_is_absent_lends_its_weight_to_nobody():
+    """One example at most of each domain that is there, whose weights are Dirichlet among themselves."""
+    domain, weights = torch.tensor([1, 1, 2, 2] * 8), []
+    for seed in range(20):
+        lam, head = Daml(own=0.6, other=0.2).draw(domain, seeded(seed))
+        assert torch.allclose(lam.sum(1), torch.ones(32))
+        for row in lam:
+            chosen = domain[row > 0]
+            assert chosen.unique().numel() == chosen.numel()
+        weights.append(lam[:, domain == 1].sum(1)[head == 0])
+    assert stats.kstest(torch.cat(weights).double().numpy(), stats.beta(0.2, 0.2).cdf).pvalue > 1e-3
+
+
 def test_tiny_concentrations_pick_one_domain():
     lam, head = Daml(own=1e-8, other=1e-30).draw(DOMAIN, seeded(0))
     assert torch.isfinite(lam).all()

@@ -10,6 +10,7 @@ from tests.methods.conftest import numbered, seeded
 
 from multimix.methods import FMix
 from multimix.methods.fmix import low_frequency_image, top_pixels
+from multimix.methods.pairs import Pairing
 
 
 @given(b=st.integers(1, 6), height=st.integers(1, 17), width=st.integers(1, 17), seed=st.integers(0, 10_000))
@@ -72,6 +73,20 @@ def test_a_large_decay_leaves_the_lowest_frequencies(decay: float) -> None:
     assert image.isfinite().all()
     spectrum = torch.fft.rfft2(image).abs()
     assert spectrum[:2, :2].max() > 1e6 * spectrum[3:-3, 3:].max()
+
+
+def test_a_mask_is_the_brightest_share_of_an_image_of_the_given_decay() -> None:
+    shown = 0
+    for seed in range(20):
+        generator = seeded(seed)
+        lam, partner = Pairing.draw(2, 0.7, generator, torch.device("cpu"))
+        image = low_frequency_image(5, 6, 0.5, generator)
+        place = (-image).flatten().argsort().argsort().view(5, 6)
+        mixed, _ = FMix(0.7, decay=0.5).mix(numbered(2, 6)[..., :5, :], torch.arange(2), 2, seeded(seed))
+        if partner[0] == 1:
+            assert torch.equal(mixed[0, 0] == 1, place < round(30 * lam))
+            shown += 1
+    assert shown > 3
 
 
 def test_lambda_is_beta() -> None:

@@ -72,6 +72,13 @@ def test_beyond_pairs_and_beyond_the_mini_batch(n: int | None, m: int) -> None:
     assert len(soft.unique(dim=0)) == (n or b)
 
 
+def test_a_range_of_alpha_may_be_a_list() -> None:
+    """With weights of its own for every image, as a tuple has."""
+    for method in (InputMixup(alpha=(0.5, 2.0)), InputMixup(alpha=[0.5, 2.0])):
+        _, soft = method.mix(numbered(6), torch.arange(6), 6, seeded(1))
+        assert len(soft.amax(1).unique()) == 6
+
+
 def test_a_combination_of_pairs_has_beta_weights() -> None:
     _, soft = InputMixup(alpha=0.7, n=4000, m=2).mix(numbered(5, size=1), torch.arange(5), 5, seeded(0))
     larger = soft.max(1).values.double()
@@ -98,6 +105,18 @@ def test_cutmix_box_is_the_published_one() -> None:
         pasted = mixed[0, 0] != 1
         assert torch.equal(pasted, rows[:, None] & columns & (partner[0] == 1))
         assert math.isclose(float(soft[0, 1]), float(pasted.float().mean()), abs_tol=1e-6)
+
+
+def test_cutmix_box_of_an_image_that_is_not_square() -> None:
+    for seed in range(100):
+        generator, inside = seeded(seed), []
+        lam, partner = Pairing.draw(2, 1.0, generator, torch.device("cpu"))
+        for size in (6, 29):
+            half = int(size * math.sqrt(1 - lam)) // 2
+            offset = torch.arange(size) - torch.randint(size, (), generator=generator)
+            inside.append((-half <= offset) & (offset < half))
+        mixed, _ = CutMix().mix(numbered(2, 29)[..., :6, :], torch.arange(2), 2, seeded(seed))
+        assert torch.equal(mixed[0, 0] != 1, inside[0][:, None] & inside[1] & (partner[0] == 1))
 
 
 def test_cutmix_area_distribution_matches_an_independent_simulation() -> None:

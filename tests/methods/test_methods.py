@@ -157,6 +157,19 @@ def test_every_option_is_the_criterion_s(kind, options) -> None:
     assert {name: getattr(found, name) for name in options} == options
 
 
+@pytest.mark.parametrize("method", [MultiMix(20), DenseMultiMix(20), MultiMix(20, layer=1), DenseMultiMix(20, layer=1)])
+def test_draws_come_from_the_generator_whatever_the_classifier(method, model, images, labels) -> None:
+    """So that a step that is taken again after a resume, or on another rank, is the same."""
+    model.classifier = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5))
+    if isinstance(method, DenseMultiMix) and method.layer is None:
+        model.classifier = nn.Sequential(nn.Conv2d(6, 8, 1), nn.Tanh(), nn.Conv2d(8, 5, 1))
+    elif isinstance(method, DenseMultiMix):
+        model.classifier = nn.Linear(6, 5)  # at a layer, a dense loss takes no other
+    losses = [method(model, images, labels, seeded(seed)).loss for seed in (1, 1, 2)]
+    assert torch.equal(losses[0], losses[1])
+    assert not torch.equal(losses[0], losses[2])
+
+
 def test_multimix_at_the_input_mixes_images(model, images, labels) -> None:
     generator = torch.Generator().manual_seed(int(mm.random.draw_seed(seeded(4))))
     lam = mm.functional.sample_weights(6, 7, m=3, alpha=1.0, generator=generator)
@@ -207,6 +220,11 @@ def test_dense_refuses_pixels_that_become_tokens() -> None:
     message = r"layer=0 mixes maps \(3, 64, 64\), and this network ends with tokens \(17, 384\)"
     with pytest.raises(ValueError, match=message):
         DenseMultiMix(5, layer=0)(net, torch.rand(2, 3, 64, 64), torch.tensor([0, 3]), seeded(1))
+
+
+def test_what_is_never_chosen_is_no_choice() -> None:
+    for p, chosen in ((1.0, CutMix), (0.0, Erm)):
+        assert [(share, type(part)) for share, part in Either(CutMix(), Erm(), p).choices()] == [(1.0, chosen)]
 
 
 def test_either_follows_its_probability(model, images, labels) -> None:

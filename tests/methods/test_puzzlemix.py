@@ -124,6 +124,42 @@ def test_each_image_is_moved_by_its_own_saliency(monkeypatch) -> None:
         assert torch.allclose(found, wanted)
 
 
+@pytest.mark.parametrize("k", [3, 5])
+def test_between_the_images_themselves_k_labels_cost_what_two_do(k: int) -> None:
+    """The first label and the last show one image alone, k - 1 steps apart."""
+    cells = torch.rand(2, 3, 6, 6, generator=seeded(0)).double()
+    saliency, partner = torch.rand(2, 2, 2, generator=seeded(1)).double(), torch.tensor([1, 0])
+    unary, down, right = PuzzleMix(eta=0.0, n_labels=2)._energy(saliency, cells, partner, 0.3, 2)
+    finer = PuzzleMix(eta=0.0, n_labels=k)._energy(saliency, cells, partner, 0.3, 2)
+    assert torch.allclose(finer[0][..., [0, -1]], unary)
+    assert torch.allclose(finer[1] * (k - 1) ** 2, down)
+    assert torch.allclose(finer[2] * (k - 1) ** 2, right)
+
+
+def test_what_is_compared_and_what_moves_has_the_side_asked_for(monkeypatch) -> None:
+    compared: list[torch.Tensor] = []
+    moved: list[torch.Tensor] = []
+
+    def mask(self, saliency, cells, partner, lam, blocks) -> torch.Tensor:
+        compared.append(cells)
+        return torch.rand(len(saliency), blocks, blocks, generator=seeded(2)).round()
+
+    def transport(saliency: torch.Tensor, kept: torch.Tensor, eps: float) -> torch.Tensor:
+        moved.append(saliency)
+        return block_transport(saliency, kept, eps)
+
+    monkeypatch.setattr(PuzzleMix, "_mask", mask)
+    monkeypatch.setattr("multimix.methods.puzzlemix.block_transport", transport)
+    images = torch.rand(3, 3, 16, 24, generator=seeded(0))
+    saliency = torch.rand(3, 16, 24, generator=seeded(1))
+    saliency[0] = 0  # equally salient everywhere
+    PuzzleMix(blocks=(2,), neigh_size=4, t_size=2).mix_salient(images, torch.eye(3), saliency, seeded(3))
+    assert torch.allclose(compared[0].float(), nn.functional.avg_pool2d(images, 4))
+    assert torch.allclose(moved[0][0], torch.full((8, 12), 1 / 96))
+    of_blocks = nn.functional.avg_pool2d(saliency, 2)[1:]
+    assert torch.allclose(moved[0][1:], of_blocks / of_blocks.sum((1, 2), keepdim=True))
+
+
 def test_moved_blocks_are_those_named() -> None:
     image = torch.rand(2, 3, 6, 8, generator=seeded(0))
     source = torch.stack([torch.randperm(12, generator=seeded(i)) for i in range(2)])

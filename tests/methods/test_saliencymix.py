@@ -71,6 +71,16 @@ def test_boxes_are_those_of_opencv(channels: int, per_image: bool, seed: int) ->
     assert torch.equal(images, kept)
 
 
+def test_pixels_a_little_out_of_range_are_cut_off() -> None:
+    """Resampling overshoots. As bytes, what is whiter than white would wrap around to black."""
+    images = 1.3 * (scenes(20, 3, 24, 37, 0) - 0.5) + 0.5
+    assert images.max() > 1.05
+    assert images.min() < -0.05
+    assert torch.equal(saliency_peaks(images), saliency_peaks(images.clamp(0, 1)))
+    with pytest.raises(ValueError, match=r"needs pixels in \[0, 1\], got \[0, 255\]"):
+        saliency_peaks(torch.tensor([0.0, 255.0]).view(1, 1, 1, 2))
+
+
 def test_red_is_not_blue() -> None:
     images = scenes(20, 3, 32, 32, 0)
     peaks = [tuple(peak) for peak in saliency_peaks(images).tolist()]

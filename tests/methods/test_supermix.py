@@ -13,6 +13,7 @@ from multimix import data, models
 from multimix.data import ArrayDataset, DataSplits, FileDataset
 from multimix.methods import Erm, SoftTargets, SuperMix, parse
 from multimix.methods.supermix import build_set, optimise_masks
+from multimix.methods.supermix.method import Supermixed
 
 
 class Quadrants(nn.Module):
@@ -102,6 +103,16 @@ def test_masks_keep_what_the_teacher_recognises() -> None:
     assert torch.equal(q, pairs.sort(1).values)
 
 
+def test_at_least_one_step_is_taken() -> None:
+    """As in the authors' code, also where the teacher recognises the even mixture at once."""
+    images = lit(torch.tensor([0, 1])).unflatten(0, (1, 2))
+    goal = torch.tensor([[0.5, 0.5, 0.0, 0.0]])
+    assert Quadrants()(images.mean(1)).topk(2).indices.sort().values.tolist() == [[0, 1]]
+    masks, reached = optimise_masks(Quadrants(), images, goal, width=4)
+    assert reached.all()
+    assert (masks - 0.5).abs().max() > 0.05
+
+
 def test_a_mixture_does_not_depend_on_its_batch() -> None:
     pairs = torch.tensor([[0, 1], [2, 3], [1, 0], [3, 0]])
     images, of_class = lit(pairs.flatten()).unflatten(0, (4, 2)), torch.eye(5)[pairs]
@@ -162,6 +173,12 @@ def test_confirmed_mixtures_have_dirichlet_weights() -> None:
     # The first image of a mixture is its own.
     weights = result.targets[torch.arange(b), labels][two]
     assert stats.kstest(weights.double().numpy(), stats.beta(3, 3).cdf).pvalue > 1e-3
+
+
+def test_of_fewer_images_than_k_each_is_in_a_mixture_once() -> None:
+    images, labels = lit(torch.tensor([0, 3])), torch.tensor([0, 3])
+    two, three = (SuperMix(Quadrants(), k, width=4).supermix(images, labels, 4, seeded(2)) for k in (2, 3))
+    assert all(torch.equal(a, b) for a, b in zip(two, three, strict=True))
 
 
 def test_protocol(model, images, labels) -> None:
@@ -264,6 +281,84 @@ def test_a_set_from_files_is_known_by_their_names_and_labels(tmp_path, splits) -
     for other in ((["other.png", *names[1:]], labels), (names, labels.flip(0))):
         with pytest.raises(ValueError, match="was begun with other values of data: use the same"):
             begin("here", *other)
+
+
+class EverySecond(SuperMix):
+    """Confirms only every second batch, whose images are all of one grey."""
+
+    def supermix(self, images, targets, num_classes=None, generator=None):
+        self.asked = getattr(self, "asked", 0) + 1
+        confirmed = torch.full((len(images),), self.asked % 2 == 0)
+        soft = nn.functional.one_hot(targets, num_classes).float()
+        return Supermixed(torch.full_like(images, 100.7 / 255), soft, confirmed)
+
+
+def test_a_set_has_as_many_images_as_asked_for_in_whole_grey_levels(tmp_path, splits) -> None:
+    """Batches in which nothing is confirmed end the search only if a whole epoch has no other."""
+    path = build_set(splits, EverySecond(Quadrants()), tmp_path / "a.npz", count=50, batch_size=8, originals=False)
+    with np.load(path) as found:
+        assert found["train_images"].shape == (50, 3, 8, 8)
+        assert (found["train_images"] == 101).all()
+        assert len(found["train_soft_targets"]) == 50
+
+
+def test_a_set_goes_on_in_the_middle_of_an_epoch_and_over_its_end(tmp_path, splits) -> None:
+    method, sets = SuperMix(Quadrants(), width=4, max_iter=3), {}
+    for name, stop_after in (("whole", 99), ("cut", 1)):
+        seen = []
+
+        def stop(made: int, wanted: int, seen=seen, stop_after=stop_after) -> None:
+            seen.append(made)
+            if len(seen) == stop_after:
+                raise Interrupt
+
+        def build(name=name, stop=stop):
+            return build_set(splits, method, tmp_path / f"{name}.npz", count=70, batch_size=8, progress=stop)
+
+        if name == "cut":
+            with pytest.raises(Interrupt):
+                build()
+        with np.load(build()) as found:
+            sets[name] = found["train_images"]
+    assert len(sets["whole"]) == 94
+    assert np.array_equal(sets["whole"], sets["cut"])
+
+
+@pytest.mark.parametrize("option", ["width", "max_iter", "lambda_s", "sigma", "alpha"])
+def test_a_set_goes_on_with_the_same_options_only(tmp_path, splits, option: str) -> None:
+    def stop(made: int, wanted: int) -> None:
+        raise Interrupt
+
+    def begin(method: SuperMix) -> None:
+        build_set(splits, method, tmp_path / "set.npz", count=50, batch_size=8, progress=stop)
+
+    options = {"width": 4, "max_iter": 3}
+    with pytest.raises(Interrupt):
+        begin(SuperMix(Quadrants(), **options))
+    with pytest.raises(ValueError, match=f"was begun with other values of {option}: use the same ones"):
+        begin(SuperMix(Quadrants(), **{**options, option: 2}))
+
+
+def test_a_set_goes_on_with_the_same_teacher_only(tmp_path, splits) -> None:
+    def stop(made: int, wanted: int) -> None:
+        raise Interrupt
+
+    class Gain(Quadrants):
+        def __init__(self, gain: float) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(gain))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.gain * super().forward(images)
+
+    def begin(gain: float) -> None:
+        method = SuperMix(Gain(gain), width=4, max_iter=3)
+        build_set(splits, method, tmp_path / "set.npz", count=50, batch_size=8, progress=stop)
+
+    with pytest.raises(Interrupt):
+        begin(1.0)
+    with pytest.raises(ValueError, match="was begun with other values of teacher: use the same ones"):
+        begin(0.5)
 
 
 def test_soft_targets_survive_and_are_trained_on(tmp_path, splits, model) -> None:

@@ -1,11 +1,15 @@
 """TokenMix: masks on any grid, and label weights against the teacher's maps written out token by token."""
 
+import itertools
+import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tests.methods.conftest import numbered, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,6 +38,26 @@ def test_masks_reach_the_published_count_and_every_token() -> None:
     assert covered.min() > 0.02
     assert torch.allclose(covered, covered.flip(0), atol=0.15)
     assert torch.allclose(covered, covered.T, atol=0.15)
+
+
+def test_masks_are_those_of_a_loop_over_rectangles() -> None:
+    """BEiT's, one cell at a time: none is as long as the grid, and ten failures in a row end the search."""
+    for seed, (rows, columns, count) in itertools.product(range(60), [(4, 40, 4), (3, 6, 9), (8, 8, 30), (1, 5, 4)]):
+        generator, covered, failures = seeded(seed), set(), 0
+        while len(covered) < count and failures < 10:
+            u = torch.rand(4, generator=generator).tolist()
+            area, aspect = 1 + u[0] * (count - len(covered) - 1), math.exp((2 * u[1] - 1) * -math.log(0.3))
+            h, w = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+            new = set()
+            if (h < rows or h == 1) and (w < columns or w == 1):
+                top, left = int(u[2] * (rows - h + 1)), int(u[3] * (columns - w + 1))
+                new = set(itertools.product(range(top, top + h), range(left, left + w))) - covered
+            if new and len(covered) + len(new) <= count:
+                covered, failures = covered | new, 0
+            else:
+                failures += 1
+        mask = block_mask(rows, columns, count, seeded(seed))
+        assert {tuple(cell) for cell in mask.nonzero().tolist()} == covered
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 9, 9), (3, 17, 30), (3, 3, 5)])
@@ -111,6 +135,53 @@ def test_maps_for_soft_targets_and_for_classes_that_were_not_seen() -> None:
     maps = activation_maps(model, images, soft, (4, 4))
     assert maps.isfinite().all()
     assert torch.allclose(maps.sum(1), torch.ones(2), atol=1e-5)
+
+
+class Wide(nn.Module):
+    """Features at two rows of eight positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(x, (2, 8))
+
+
+def test_the_grid_of_the_map_is_that_of_the_mask() -> None:
+    model, images, labels = teacher(Wide()), torch.rand(6, 3, 16, 16, generator=seeded(0)), torch.arange(6) % 5
+    cells = F.adaptive_avg_pool2d(images, (2, 8)).movedim(1, -1)
+    maps = model.classifier(cells).softmax(-1)[torch.arange(6), ..., labels].detach()
+    maps = maps / maps.sum((1, 2), keepdim=True)
+    for seed in range(5):
+        source = TokenMix(grid=(2, 8)).mix(numbered(6), torch.arange(6), 6, seeded(seed))[0][:, 0, ::8, ::2].long() - 1
+        _, soft = TokenMix(model, grid=(2, 8)).mix(images, labels, 5, seeded(seed))
+        for i in range(6):
+            expected = torch.zeros(5)
+            for k in source[i].unique().tolist():
+                expected[labels[k]] += maps[k][source[i] == k].sum()
+            assert torch.allclose(soft[i], expected / expected.sum(), atol=1e-5)
+
+
+def test_maps_on_a_coarser_grid_are_those_of_pillow() -> None:
+    model, images = teacher(Places()), torch.rand(2, 3, 16, 16, generator=seeded(1))
+    soft = torch.eye(5)[:2]
+    fine = activation_maps(model, images, soft, (4, 4)).view(2, 4, 4)
+    for found, one in zip(activation_maps(model, images, soft, (2, 3)), fine, strict=True):
+        resized = np.asarray(Image.fromarray(one.numpy()).resize((3, 2), Image.Resampling.BILINEAR)).flatten()
+        assert np.allclose(found.numpy(), resized / resized.sum(), atol=1e-5)
+
+
+def test_where_neither_object_has_survived_the_area_counts() -> None:
+    """Each image has its object in one cell, and a teacher that is sure of it sees none anywhere else."""
+    model = teacher(Places())
+    with torch.no_grad():
+        model.classifier.weight.zero_()[0], model.classifier.bias.zero_()[0] = 400.0, -600.0
+    images = torch.zeros(2, 3, 16, 16)
+    images[0, :, :4, :4], images[1, :, 12:, 12:] = 1, 1
+    seen = 0
+    for seed in range(200):
+        mixed, soft = TokenMix(model, share=0.4, grid=4).mix(images, torch.zeros(2).long(), 5, seeded(seed))
+        assert soft.isfinite().all()
+        assert torch.allclose(soft.sum(1), torch.ones(2))
+        seen += int((mixed.flatten(1).sum(1) == 0).any())
+    assert seen > 3
 
 
 def test_teacher_is_neither_trained_nor_saved(model, images, labels) -> None:

@@ -192,6 +192,78 @@ def test_what_is_made_of_parameters_once_reaches_every_block_that_reads_it():
     assert whole.gains.grad.abs().sum() > 0
 
 
+def test_a_token_less_begins_no_stage():
+    class Drops(nn.Module):
+        """Its class token goes before the last block."""
+
+        def __init__(self):
+            super().__init__()
+            self.patches, self.token = nn.Conv2d(3, 8, 8, 8), nn.Parameter(torch.randn(1, 1, 8))
+            self.one, self.two, self.three, self.head = (nn.Linear(8, size) for size in (8, 8, 8, 5))
+
+        def forward(self, x):
+            x = self.patches(x).flatten(2).mT
+            x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+            x = self.two(F.gelu(self.one(x)))[:, 1:]
+            return self.head(self.three(x).mean(1))
+
+    whole, images = Drops(), torch.rand(2, 3, 32, 32)
+    parts = split(whole, image_size=32)
+    assert parts.depth == 1
+    assert torch.equal(parts(images), whole(images))
+
+
+def test_dropout_before_the_classifier_is_applied_at_every_position_in_training():
+    whole = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(8, 5)
+    )
+    parts = split(whole, image_size=16).train()
+    features = parts.features(torch.rand(4, 3, 16, 16))
+    assert 0.3 < (parts.dense(features) == 0).float().mean() < 0.7
+    assert torch.equal(parts.eval().dense(features), features)
+
+
+def test_channels_last_models_may_take_views():
+    class Views(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.one, self.two, self.fc = (
+                nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 9), nn.Linear(9, 12), nn.Linear(12, 5),
+            )  # fmt: skip
+
+        def forward(self, x):
+            x = F.gelu(self.one(self.stem(x).permute(0, 2, 3, 1)))
+            rows = x.view(-1, 8, 2, 16 * 9)[:, :, 1]
+            x = F.gelu(self.two(rows.reshape(-1, 8, 16, 9)[:, :, ::2] + x[:, ::2, ::2]))
+            return self.fc(x.mean((1, 2)))
+
+    whole = Views()
+    parts, images = split(whole, image_size=64), torch.rand(2, 3, 64, 64)
+    assert [tuple(parts.features(images, stop=k).shape[1:]) for k in (1, 2)] == [(9, 16, 16), (12, 8, 8)]
+    # As mixed features are: channels second in memory too.
+    features = parts.features(images, stop=1).contiguous()
+    torch.testing.assert_close(parts.head(parts.features(features, start=1)), whole(images), rtol=1e-5, atol=1e-6)
+
+
+def test_modules_may_write_into_the_list_they_get():
+    class Concatenate(nn.Module):
+        def forward(self, maps):
+            maps.append(maps[0] * maps[1])
+            return torch.cat(maps, 1)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(3, 4, 3, stride=2)
+            self.join, self.head = Concatenate(), nn.Linear(12, 5)
+
+        def forward(self, x):
+            return self.head(self.join([self.first(x), self.second(x)]).mean((2, 3)))
+
+    whole, images = Net(), torch.rand(2, 3, 16, 16)
+    assert torch.equal(split(whole, image_size=16)(images), whole(images))
+
+
 def test_modes_of_the_model_are_kept():
     whole = original("timm:ghostnet_050").train()
     whole.bn1.eval()

@@ -61,3 +61,15 @@ def test_one_pair_has_no_interval_and_no_section() -> None:
         }
     ]  # fmt: skip
     assert differences_from_erm({"cutmix": {"NLL ↓": {0: 1.5}}}, {}) == {}
+
+
+def test_a_method_whose_erm_is_not_there_has_no_difference() -> None:
+    assert differences_from_erm({"cutmix": {"NLL ↓": {0: 1.5}}}, {"cutmix": "erm"}) == {}
+
+
+def test_pairs_that_differ_by_the_same_show_no_spread() -> None:
+    shown = {"a": Difference(0.5, 0.0, 2), "b": Difference(0.5, 0.1, 3)}
+    section = differences_section({label: {"NLL ↓": difference} for label, difference in shown.items()}, {})
+    assert section is not None
+    assert section.table is not None
+    assert [row[1].spread for row in section.table.rows] == ["", "± 0.100"]

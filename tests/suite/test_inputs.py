@@ -75,6 +75,16 @@ def test_a_fingerprint_changes_with_names_sizes_times_and_not_otherwise(tmp_path
     assert fingerprint(folder / "b") != before
 
 
+def test_a_file_that_moves_to_another_folder_changes_the_fingerprint(tmp_path: Path) -> None:
+    """Folders are classes."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "cat" / "a").write_bytes(b"12")
+    before = fingerprint(tmp_path)
+    (tmp_path / "cat" / "a").rename(tmp_path / "dog" / "a")
+    assert fingerprint(tmp_path) != before
+
+
 def test_bad_sets_and_folders_are_refused_before_anything_is_computed(
     digits_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 from multimix.reports.section import Panel, Section
 from multimix.suite import page
 from multimix.suite.page import write_evaluation
+from multimix.suite.paper_numbers import measured_cell
 from multimix.suite.part import Legend, Part, Results
-from multimix.suite.results import overview
+from multimix.suite.results import by_label, overview
 from multimix.suite.running import Outcome
 from multimix.suite.subjects import Candidate
 
@@ -87,6 +88,18 @@ def test_the_page_explains_brackets_only_where_it_has_some(tmp_path: Path) -> No
     erm, cutmix = ([outcome(label, seed, a=50.0 + seed * seed) for seed in range(3)] for label in ("erm", "cutmix"))
     assert "In brackets" in written(*erm, *cutmix[1:])
     assert "In brackets" not in written(*erm[:1], *cutmix[1:])
+
+
+def test_models_trained_elsewhere_stand_beside_the_weights_of_either_epoch() -> None:
+    run, elsewhere = outcome("erm", 0), outcome("resnet18", 0)
+    elsewhere.candidate = replace(elsewhere.candidate, which=None)
+    assert list(by_label([run, elsewhere], which="last")) == ["erm", "resnet18"]
+    assert list(by_label([run, elsewhere], which="best")) == ["resnet18"]
+
+
+def test_one_measured_value_has_no_spread() -> None:
+    assert (measured_cell([70.25]).text, measured_cell([70.25]).spread) == ("70.25", "")
+    assert measured_cell([70.0, 71.0]).spread == "± 0.71"
 
 
 def test_columns_are_in_the_order_of_the_parts() -> None:

@@ -41,6 +41,13 @@ def test_pieces_survive_an_interrupt_and_other_options_keep_theirs(tmp_path: Pat
     assert FileStore(path, identity="w", options={"limit": 1}).compute("piece 4", never) == 16
 
 
+def test_what_is_computed_here_stays_although_another_has_kept_it_meanwhile(tmp_path: Path) -> None:
+    first, second = (FileStore(tmp_path / "part.json", identity="w", options={}) for _ in range(2))
+    first.compute("a", lambda: 1)
+    assert second.compute("a", lambda: 2) == 2
+    assert second.compute("a", never) == 2
+
+
 def test_a_piece_that_depends_on_some_options_is_kept_for_all_others(tmp_path: Path) -> None:
     def store(limit: int, identity: str = "w") -> FileStore:
         return FileStore(tmp_path / "part.json", identity=identity, options={"limit": limit, "seed": 0})

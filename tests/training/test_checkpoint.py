@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from multimix.training import CheckpointError
+from multimix.methods import Erm
+from multimix.models import SplitModel
+from multimix.training import CheckpointError, Config
 from multimix.training import files as files_module
+from multimix.training.averaging import MovingAverage
 from multimix.training.checkpoint import load_checkpoint, load_latest, save_checkpoint, save_latest
+from multimix.training.meters import Meters, Totals
+from multimix.training.state import TrainingState
+from multimix.training.step import TrainingStep
 
 
 def accept(state):
@@ -96,6 +103,79 @@ def test_foreign_file_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="not a checkpoint of this version"):
         load_checkpoint(tmp_path / "a.pt")
+
+
+class Some:
+    """So many ranks, as rank `rank` of them sees it, each with the same sums."""
+
+    def __init__(self, size: int = 1, rank: int = 0) -> None:
+        self.size, self.rank = size, rank
+
+    def gather(self, value):
+        return [value] * self.size
+
+
+class Scaler:
+    """Of a precision with a state."""
+
+    scale = 1.0
+
+    def state_dict(self):
+        return {"scale": self.scale}
+
+    def load_state_dict(self, kept):
+        self.scale = kept["scale"]
+
+
+NUMBERS = ("epoch", "batch", "step", "seconds", "train_seconds", "other_seconds")
+
+
+def training_state(seed: int) -> TrainingState:
+    torch.manual_seed(seed)
+    model = SplitModel([nn.Flatten()], nn.BatchNorm1d(4), nn.Linear(4, 3))
+    module = TrainingStep(model, Erm())
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    found = TrainingState(module, optimizer, MovingAverage(model, 0.9), Scaler(), Meters(torch.device("cpu")))
+    for step in range(2):
+        module(torch.rand(6, 1, 2, 2), torch.arange(6) % 3)[0].backward()
+        optimizer.step()
+        found.average.update(model)
+        found.meters.add(torch.tensor(seed + 2.0), torch.tensor(3), 6, step)
+    return found
+
+
+def test_a_checkpoint_brings_back_all_that_changes():
+    config, first, second = Config(data="digits"), training_state(1), training_state(2)
+    for value, name in enumerate(NUMBERS, start=3):
+        setattr(first, name, value)
+    first.history, first.precision.scale = [{"epoch": 1}], 8.0
+    kept = first.capture(config, Some())
+    second.restore(kept, Some())
+    again = second.capture(config, Some())
+    for name in (*NUMBERS, "history", "meters", "precision"):
+        assert again[name] == kept[name], name
+    for name in ("module", "average"):
+        torch.testing.assert_close(again[name], kept[name], rtol=0, atol=0)
+    torch.testing.assert_close(again["optimizer"]["state"], kept["optimizer"]["state"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_on_another_number_of_ranks_the_sums_are_counted_once(size):
+    kept = training_state(1).capture(Config(data="digits"), Some(2))
+    found = Totals()
+    for rank in range(size):
+        one = training_state(2)
+        one.restore(kept, Some(size, rank))
+        found = found + one.meters.totals()
+    assert found == Totals(loss=12.0, batches=4.0, correct=12, clean=24)
+
+
+def test_an_epoch_begins_with_sums_of_its_own_and_the_time_of_those_before():
+    found = training_state(1)
+    found.seconds, found.train_seconds, found.other_seconds, found.batch = 10.0, 2.0, 3.0, 4
+    found.begin_epoch()
+    assert [getattr(found, name) for name in NUMBERS] == [1, 0, 0, 15.0, 0.0, 0.0]
+    assert found.meters.totals() == Totals()
 
 
 def test_latest_falls_back_to_the_one_before(tmp_path):

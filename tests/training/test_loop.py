@@ -10,6 +10,7 @@ import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -24,7 +25,7 @@ from multimix.errors import of_the_machine
 from multimix.methods import erm
 from multimix.methods.base import Method, MethodOutput
 from multimix.random import make_generator
-from multimix.training import Config, DivergenceError, Interrupted, evaluate_model, learning_rate, load_run, train
+from multimix.training import Config, DivergenceError, Interrupted, evaluate_model, learning_rate, load_run, loop, train
 from multimix.training.loop import Loop
 from multimix.training.meters import Totals
 from multimix.training.progress import Reporter
@@ -150,6 +151,20 @@ def test_stored_weights_give_the_reported_metrics(tmp_path):
         assert loss == pytest.approx(result[which]["test_loss"], abs=1e-5)
 
 
+def test_the_best_weights_are_those_of_the_first_epoch_with_the_highest_accuracy(tmp_path, monkeypatch):
+    accuracies, seen, evaluate = iter([0.5, 0.9, 0.9, 0.7]), [], Loop._evaluate
+
+    def told(self):
+        seen.append(weights_of(self.state.evaluated))
+        return {**evaluate(self), "test_accuracy": next(accuracies)}
+
+    monkeypatch.setattr(Loop, "_evaluate", told)
+    run = train(replace(CONFIG, epochs=4), tmp_path / "run")
+    assert json.loads((run / "result.json").read_text())["best"]["epoch"] == 2
+    for which, weights in (("best", seen[1]), ("last", seen[3])):
+        assert torch.equal(weights_of(load_run(run, which=which)[1]), weights)
+
+
 def test_averaged_weights_are_the_ones_evaluated_and_exported(tmp_path):
     run = train(replace(CONFIG, average="ema", average_decay=0.5), tmp_path / "run")
     checkpoint = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
@@ -215,6 +230,36 @@ class Probing(Method):
     def after_step(self, model):
         self.events.append("after_step")
         self.moved += 1
+
+
+def test_every_micro_batch_draws_anew(tmp_path, monkeypatch):
+    seeds, seed = [], loop.seed_global_state
+
+    def noted(value, device):
+        seeds.append(value)
+        seed(value, device)
+
+    monkeypatch.setattr(loop, "seed_global_state", noted)
+    train(replace(CONFIG, accumulate=2), tmp_path / "run")
+    assert len(set(seeds)) == len(seeds) == 2 * 4 * 2
+
+
+def test_checkpoints_come_every_so_many_minutes(tmp_path, monkeypatch):
+    now, saved, step, save = [0.0], [], Loop._step, Loop._save
+
+    def slow(self, *batch):
+        step(self, *batch)
+        now[0] += 40
+
+    def noted(self, **options):
+        saved.append(self.state.step)
+        save(self, **options)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Loop, "_step", slow)
+    monkeypatch.setattr(Loop, "_save", noted)
+    train(replace(CONFIG, epochs=1, batch_size=25, checkpoint_minutes=1.0), tmp_path / "run")
+    assert saved == [2, 4, 6, 8, 8]
 
 
 def test_a_method_with_parameters_is_set_up_trained_and_saved(tmp_path, monkeypatch):
@@ -428,6 +473,18 @@ def test_a_loader_process_that_is_killed_costs_little(tmp_path):
     expected = train(config, tmp_path / "whole")
     train(config, run, resume=True)
     assert (run / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+
+
+def test_curves_of_epochs_that_are_trained_again_are_hidden(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, rate in ((1, 1.0), (2, 0.5)):
+        with TensorBoard(tmp_path, first) as board:
+            for epoch in range(first, 4):
+                board.add({"epoch": epoch, "lr": rate, "timing": {}})
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("lr")] == [(1, 1.0), (2, 0.5), (3, 0.5)]
 
 
 def test_curves_that_cannot_be_written_stop_nothing(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given
@@ -95,6 +97,23 @@ def test_glances_at_a_cuda_device_come_late_and_lose_nothing(monkeypatch):
     Event.done = False
     assert meters.totals().bad_step == 3
     assert meters.totals().batches == 4
+
+
+def test_no_graph_is_kept_until_somebody_looks():
+    class Large:
+        pass
+
+    class Total(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.kept = Large()
+            watched.append(weakref.ref(ctx.kept))
+            return x.sum()
+
+    meters, watched = Meters(torch.device("cpu")), []
+    meters.add(Total.apply(torch.ones(3, requires_grad=True)), None, 4, 0)
+    assert watched[0]() is None
+    assert meters.totals().loss == 3
 
 
 def test_half_precision_losses_do_not_round_the_counts():

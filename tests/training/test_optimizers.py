@@ -168,6 +168,21 @@ def test_state_in_another_memory_layout_is_laid_out_anew(optimizer) -> None:
     assert torch.allclose(rows.weight, columns.weight, atol=1e-6)
 
 
+def test_state_is_laid_out_anew_whenever_it_is_loaded() -> None:
+    """Also after the first step."""
+    net = nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
+    made = make_optimizer(net, replace(BASE, weight_decay=0.0, momentum=0.9), device=torch.device("cpu"))
+    net.weight.grad = torch.ones_like(net.weight)
+    made.step()
+    kept = made.state_dict()
+    momentum = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    kept["state"][0]["momentum_buffer"] = momentum.clone()
+    made.load_state_dict(kept)
+    expected = net.weight.detach() - 0.4 * (0.9 * momentum + 1)
+    made.step()
+    torch.testing.assert_close(net.weight.detach(), expected, check_stride=False)
+
+
 def test_the_count_of_steps_of_a_scalar_stays_as_it_is() -> None:
     net = nn.ParameterList([nn.Parameter(torch.tensor(0.5, dtype=torch.float64)), nn.Parameter(torch.ones(2).double())])
     made = make_optimizer(net, replace(BASE, optimizer="adamw"), device=torch.device("cpu"))

@@ -80,7 +80,8 @@ class DenseMultiMix(MultiMix):
                 "uniform"), and cost a loop over positions; with normalize="global" the memory of r n b weights too.
             classifier: a linear layer or 1x1 convolution takes the exact path through the clean logits; anything
                 else is called on mixed features (n, d, *spatial) or (n, r, d) and must return logits (n, c, *spatial')
-                or (n, r, c); a chain that begins with a linear layer or LayerNorm always gets (n, r, d). Where spatial' is smaller, targets and weights are averaged down to it.
+                or (n, r, c); a chain that begins with a linear layer or LayerNorm always gets (n, r, d). Where spatial'
+                is smaller, targets and weights are averaged down to it.
             mask: bool (b, r) or (b, *spatial), True where the position is real; padding is left out.
             generator: as in `MultiMix`.
         """
