@@ -223,14 +223,16 @@ def test_dropout_before_the_classifier_is_applied_at_every_position_in_training(
     assert torch.equal(parts.eval().dense(features), features)
 
 
-def test_channels_last_models_may_take_views():
-    class Views(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.one, self.two, self.fc = (
-                nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 9), nn.Linear(9, 12), nn.Linear(12, 5),
-            )  # fmt: skip
+class ChannelsLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.one, self.two, self.fc = (
+            nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 9), nn.Linear(9, 12), nn.Linear(12, 5),
+        )  # fmt: skip
 
+
+def test_channels_last_models_may_take_views():
+    class Views(ChannelsLast):
         def forward(self, x):
             x = F.gelu(self.one(self.stem(x).permute(0, 2, 3, 1)))
             rows = x.view(-1, 8, 2, 16 * 9)[:, :, 1]
@@ -385,13 +387,7 @@ def test_blocks_of_a_network_of_one_resolution_are_shared_out_evenly():
 
 
 def test_channels_last_models_give_channels_second():
-    class Last(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.one, self.two, self.fc = (
-                nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 9), nn.Linear(9, 12), nn.Linear(12, 5),
-            )  # fmt: skip
-
+    class Last(ChannelsLast):
         def forward(self, x):
             x = F.gelu(self.one(self.stem(x).permute(0, 2, 3, 1)))
             x = F.gelu(self.two(x[:, ::2, ::2]))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 Classifier = Callable[[Tensor], Tensor]
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _CAST_FOR_TORCHSCRIPT = "timm.layers.linear.Linear"
 """A linear layer with a forward of its own, which is that of `nn.Linear` but in TorchScript under autocast."""
@@ -33,7 +33,7 @@ def apply_linear(classifier: Classifier, tokens: Tensor) -> Tensor:
     """
     classifier = _unwrapped(classifier)
     first = next((layer for layer in _layers(classifier) if not isinstance(layer, nn.Identity)), None)
-    takes = getattr(first, "in_channels" if isinstance(first, _CONVOLUTIONS) else "in_features", 0)
+    takes = getattr(first, "in_channels" if isinstance(first, CONVOLUTIONS) else "in_features", 0)
     if takes not in (0, tokens.shape[-1]):  # lazy layers and nn.Identity take any
         raise ValueError(
             f"the classifier takes embeddings of {takes} numbers, got {tokens.shape[-1]} from embeddings or features "
@@ -41,12 +41,22 @@ def apply_linear(classifier: Classifier, tokens: Tensor) -> Tensor:
             "model of multimix.models)"
             + ("; features (b, d, t) of a 1-D convolution as features.mT" if takes == tokens.shape[-2] else "")
         )
-    if isinstance(first, _CONVOLUTIONS):
+    if isinstance(first, CONVOLUTIONS):
         if tokens.ndim == 2:
             return apply_linear(classifier, tokens[:, None])[:, 0]
         spatial = (tokens.shape[1],) + (1,) * (len(first.kernel_size) - 1)
-        return classifier(tokens.mT.unflatten(2, spatial)).flatten(2).mT
-    return classifier(tokens)
+        return as_logits(classifier(tokens.mT.unflatten(2, spatial))).flatten(2).mT
+    return as_logits(classifier(tokens))
+
+
+def as_logits(found: object) -> Tensor:
+    """What a classifier returned, if it is a tensor."""
+    if isinstance(found, Tensor):
+        return found
+    raise TypeError(
+        f"the classifier must return logits, got {type(found).__name__}: pass a function that picks them out, such as "
+        "lambda z: classifier(z).logits"
+    )
 
 
 def _unwrapped(classifier: Any) -> Any:
@@ -66,10 +76,10 @@ def _layers(classifier: Classifier) -> Iterator[Any]:
 
 def _kind(layer: Any) -> type[nn.Module] | None:
     """Which layer this is, None if it is not known to be affine at each position."""
-    kind = next((kind for kind in (nn.Linear, nn.Identity, *_CONVOLUTIONS) if isinstance(layer, kind)), None)
+    kind = next((kind for kind in (nn.Linear, nn.Identity, *CONVOLUTIONS) if isinstance(layer, kind)), None)
     if kind is None or not _runs(layer, kind):
         return None
-    if isinstance(layer, _CONVOLUTIONS):
+    if isinstance(layer, CONVOLUTIONS):
         pointwise = all(k == 1 for k in layer.kernel_size) and all(s == 1 for s in layer.stride)
         unpadded = layer.padding in ("valid", "same") or not any(layer.padding)
         return kind if pointwise and unpadded else None
@@ -115,7 +125,7 @@ def class_weights(classifier: Classifier, *, gradient: bool = False) -> Tensor:
         gradient: attached to the classifier; a weight that is sharded over processes (FSDP) cannot be.
     """
     classifier = _unwrapped(classifier)
-    if not isinstance(classifier, (nn.Linear, *_CONVOLUTIONS)) or not is_linear(classifier):
+    if not isinstance(classifier, (nn.Linear, *CONVOLUTIONS)) or not is_linear(classifier):
         kind = type(classifier).__name__
     elif getattr(classifier, "groups", 1) > 1:
         kind = f"one of {classifier.groups} groups"

@@ -15,9 +15,9 @@ from ..functional import attend, attention_map
 from ..functional._checks import Alpha, as_probabilities, check_choice, check_floating, check_targets, mixing_dtype
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED, normalized_weights, or_one
-from .classifiers import Classifier, apply_linear, called, class_weights, is_linear, wants_tokens
+from .classifiers import Classifier, apply_linear, as_logits, called, class_weights, is_linear, wants_tokens
 from .dense_targets import dense_targets_loss
-from .multimix import MultiMix, as_logits, check_classes, check_some, draw_weights, finite, loss_from_logits
+from .multimix import MultiMix, check_classes, check_some, draw_weights, finite, loss_from_logits
 
 
 class DenseMultiMix(MultiMix):
@@ -104,7 +104,7 @@ class DenseMultiMix(MultiMix):
             mask = mask.flatten(1)
             tokens = tokens.masked_fill(~mask[..., None], 0)  # padding may hold anything, also NaN
         # First: weight and spectral normalisation compute the weight when the classifier is called.
-        logits = as_logits(apply_linear(classifier, tokens)) if is_linear(classifier) else None
+        logits = apply_linear(classifier, tokens) if is_linear(classifier) else None
         if is_dense(targets):
             if logits is None:
                 raise ValueError(f"dense targets need a linear classifier or 1x1 convolution, got {called(classifier)}")

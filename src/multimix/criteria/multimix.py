@@ -28,7 +28,7 @@ from ..functional.closed_form import check_spread_weight, relative_attention
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED
 from ..kernels.ops import sampled_cross_entropy
-from .classifiers import Classifier, apply_linear, called, is_linear
+from .classifiers import Classifier, apply_linear, as_logits, called, is_linear
 from .criterion import Criterion
 
 
@@ -129,7 +129,7 @@ class MultiMix(Criterion):
                 f"embeddings must be (b, d) for a linear classifier, got {tuple(embeddings.shape)}: "
                 "pool over the positions first, or use DenseMultiMix"
             )
-        return self.from_logits(as_logits(apply_linear(classifier, embeddings)), targets, generator)
+        return self.from_logits(apply_linear(classifier, embeddings), targets, generator)
 
     def from_logits(self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The same loss from clean logits (b, c) of a linear classifier, where the caller has them already."""
@@ -169,16 +169,6 @@ class MultiMix(Criterion):
         text += f", spread_weight={self.spread_weight}" if self.spread_weight != 1 else ""
         text += ", gather=True" if self.gather else ""
         return f"{text}, rescale=True" if self.rescale else text
-
-
-def as_logits(found: object) -> Tensor:
-    """What a classifier returned, if it is a tensor."""
-    if isinstance(found, Tensor):
-        return found
-    raise TypeError(
-        f"the classifier must return logits, got {type(found).__name__}: pass a function that picks them out, such as "
-        "lambda z: classifier(z).logits"
-    )
 
 
 _USUAL_BATCH, _FEWEST_EFFECTIVE = 128, 20

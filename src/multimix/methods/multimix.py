@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import criteria
-from ..criteria.classifiers import apply_linear, is_linear
+from ..criteria.classifiers import CONVOLUTIONS, apply_linear, is_linear
 from ..criteria.dense import as_tokens
 from ..functional._checks import Alpha, check_count
 from .base import Method, MethodOutput
@@ -135,12 +135,13 @@ class DenseMultiMix(Method):
         features = model.features(images)
         warn_of_class_token(self, model)
         dense = model.dense(features)
-        if _convolves(model.classifier):
-            return MethodOutput(self.criterion(dense, targets, model.classifier, generator=generator), None)
         tokens = as_tokens(dense)
         if not is_linear(model.classifier):
-            at_positions = lambda z: _classify_tokens(model, z)  # noqa: E731
-            return MethodOutput(self.criterion(tokens, targets, at_positions, generator=generator), None)
+            if any(isinstance(part, CONVOLUTIONS) for part in model.classifier.modules()):  # it takes maps
+                loss = self.criterion(dense, targets, model.classifier, generator=generator)
+            else:
+                loss = self.criterion(tokens, targets, lambda z: _classify_tokens(model, z), generator=generator)
+            return MethodOutput(loss, None)
         a = self.criterion.attend_to(tokens, targets, self.criterion.class_weights(model.classifier))
         loss = self.criterion.from_logits(apply_linear(model.classifier, tokens), targets, a, generator)
         with torch.no_grad():
@@ -154,12 +155,6 @@ def check_layer(layer: int | None, n: int | float) -> int | None:
         if n == math.inf:
             raise ValueError(f"n=math.inf is defined just before the classifier only, got layer={layer}")
     return layer
-
-
-def _convolves(classifier: nn.Module) -> bool:
-    """Whether a classifier that is not linear takes maps; any other takes embeddings, here one for each position."""
-    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return not is_linear(classifier) and any(isinstance(part, convolutions) for part in classifier.modules())
 
 
 def _classify_tokens(model: SplitModel, tokens: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from ..data.augmentation import Augment
 from ..errors import nearest
 
 __all__ = ["Config"]
@@ -64,7 +65,7 @@ class Config:
     """Seed of the choice of examples for per_class and val_per_class (kept apart from seed, so that runs compare)."""
     image_size: int | None = None
     """Side of the square images; default: the data set's own."""
-    augment: Literal["none", "crop", "crop-flip", "random-resized-crop", "random-resized-crop-color"] = "crop-flip"
+    augment: Augment = "crop-flip"
     """Training augmentation: crops shifted by up to 4 pixels (sides of 32 and 64), flips; or ImageNet's, and colors."""
     workers: int = 2
     """Loader processes for data sets that are streamed from files."""
