@@ -7,9 +7,9 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from variants import Annealed, AtEveryBatchSize, Both, Scaled, Terms, WithClean
+from variants import Annealed, AtEveryBatchSize, Both, OnTop, Scaled, Terms, WithClean
 
-from multimix.methods import DenseMultiMix, Either, Erm, InputMixup, Method, MultiMix, parse
+from multimix.methods import CutMix, DenseMultiMix, Either, Erm, InputMixup, Method, MultiMix, parse
 from multimix.training import Config
 
 BASES = {
@@ -28,7 +28,10 @@ BASES = {
 TIMES = {"long": 3, "x10": 10, "x30": 30}  # as many epochs
 
 ON_TEST = ("final", "confirm")
-"""What looks at the test set, on cifar20 with three times the epochs; everything else at the validation split."""
+"""What looks at the test set; everything else at the validation split."""
+
+LONG_ON_CIFAR20 = (*ON_TEST, "stacked")
+"""What has three times the epochs on cifar20, and the usual number on digits."""
 
 LEFT_OUT = {
     "final": ("rescale", "manifold"),
@@ -46,7 +49,7 @@ def settings(part: str, base: str) -> dict[str, Setting]:
     """The settings of a part by name; on the slower data set some are left out, and the last runs are long ones."""
     found = PARTS[part]()
     left_out = LEFT_OUT.get(part, ()) if base == "cifar20" else ()
-    if times := 3 if base == "cifar20" and part in ON_TEST else TIMES.get(part):
+    if times := 3 if base == "cifar20" and part in LONG_ON_CIFAR20 else TIMES.get(part):
         found = {name: (method, {"epochs": times * BASES[base].epochs}) for name, (method, _) in found.items()}
     return {name: setting for name, setting in found.items() if not any(text in name for text in left_out)}
 
@@ -180,6 +183,23 @@ def _confirm() -> dict[str, Setting]:
     return _named(["erm", "input-mixup", PAPER, SMALL]) | CONTROL
 
 
+def _stacked() -> dict[str, Setting]:
+    """MultiMix and the mixing of images, in turns or the one on top of the other; for seeds with which another part has
+    ERM, input mixup and the preset: those of `lead` on digits, of `long` on cifar20."""
+    small = partial(MultiMix, alpha=0.02)
+    found: dict[str, Callable[[], Method]] = {
+        "multimix(alpha=0.02), half and half with cutmix": lambda: Either(small(), CutMix(), p=0.5),
+        "erm, half and half with cutmix": lambda: Either(Erm(), CutMix(), p=0.5),
+        "cutmix, half and half with input mixup": lambda: Either(CutMix(), InputMixup(), p=0.5),
+        "multimix(alpha=0.02) of input mixup": lambda: OnTop(InputMixup(), alpha=0.02),
+        "multimix(alpha=0.02) of cutmix": lambda: OnTop(CutMix(), alpha=0.02),
+        "multimix(alpha=0.02) of cutmix, half and half with input mixup": lambda: Either(
+            OnTop(CutMix(), alpha=0.02), OnTop(InputMixup(), alpha=0.02), p=0.5
+        ),
+    }
+    return _named(["cutmix"]) | {name: (make, {}) for name, make in found.items()}
+
+
 def _dense() -> dict[str, Setting]:
     found: dict[str, Setting] = {}
     for alpha in (0.02, (0.5, 2.0)):
@@ -200,5 +220,5 @@ def _regime(**options: Any) -> Method:
 PARTS = {
     "map": _map, "n": _n, "m": _m, "grid": _grid, "lead": _lead, "optimiser": _optimiser, "variants": _variants,
     "half": _half, "terms": _terms, "dense": _dense, "long": _long, "x10": _longer, "x30": _longer, "final": _final,
-    "confirm": _confirm,
+    "confirm": _confirm, "stacked": _stacked,
 }  # fmt: skip

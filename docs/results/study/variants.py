@@ -6,9 +6,11 @@ import math
 
 from torch.nn import functional as F
 
+import multimix as mm
 from multimix import methods
 from multimix.functional.closed_form import expected_mixed_cross_entropy
 from multimix.methods import InputMixup, Method, MethodOutput
+from multimix.methods.base import Mixer
 
 
 class WithClean(Method):
@@ -59,6 +61,19 @@ class Both(Method):
         out = self.method(model, images, targets, generator)
         other = self.other(model, images, targets, generator)
         return MethodOutput((out.loss + other.loss) / 2, out.logits)
+
+
+class OnTop(Method):
+    """MultiMix of the embeddings of mixed images, with their mixed targets: two mixings in one pass."""
+
+    def __init__(self, mixer: Mixer, *, alpha: float | tuple[float, float]) -> None:
+        super().__init__()
+        self.mixer, self.criterion = mixer, mm.MultiMix(alpha=alpha)
+
+    def forward(self, model, images, targets, generator=None, **extras):
+        mixed, layer, soft = self.mixer.mixed(model, images, targets, generator, **extras)
+        logits = model.head(model.features(mixed, start=layer))
+        return MethodOutput(self.criterion.from_logits(logits, soft, generator), None)
 
 
 class Terms(Method):
