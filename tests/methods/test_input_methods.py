@@ -151,6 +151,7 @@ def test_loss_is_the_mixture_of_the_two_cross_entropies(model, images, labels) -
         (lambda: InputMixup().mix(numbered(2), torch.arange(3), 3), ValueError, r"class indices of shape \(2,\)"),
         (lambda: InputMixup().mix(numbered(2), torch.tensor([0, 9]), 3), ValueError, r"in \[0, 2\] for 3 classes"),
         (lambda: CutMix().mix(torch.rand(2, 3), torch.arange(2), 2), ValueError, r"images must be \(b, channels"),
+        (lambda: InputMixup().mix(numbered(2), torch.arange(2), 2.0), TypeError, "num_classes must be an integer"),
         (lambda: InputMixup().mix(numbered(2)[:0], torch.arange(0), 2), ValueError, r"at least one example"),
         (
             lambda: InputMixup().mix(numbered(2).byte(), torch.arange(2), 2),

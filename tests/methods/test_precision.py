@@ -1,4 +1,4 @@
-"""Methods in double precision throughout, and with networks that autocast rounds in part."""
+"""Methods in double precision throughout, with networks that autocast rounds in part, and with bytes."""
 
 from collections.abc import Iterator
 
@@ -46,3 +46,11 @@ def test_autocast_of_a_network_with_features_in_single_precision(name: str, mode
         loss = loss_of(method, model, images, labels)
     assert loss.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_are_refused_by_their_type(name: str, model, images, labels, style_files) -> None:
+    method = make(name, model, style_files)
+    method.setup(model)
+    with pytest.raises(TypeError, match=r"images must be floating-point pixels in \[0, 1\], got torch.uint8"):
+        loss_of(method, model, (255 * images).byte(), labels)

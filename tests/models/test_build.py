@@ -146,8 +146,9 @@ def test_channels_follow_the_mean():
         ("preactresnet20", {}, "depth of a PreAct-ResNet"),
         ("timm:inception_v3", {}, "timm:inception_v3 fails on images of 32x32"),
         ("torchvision:maxvit_t", {}, "cannot be made for images of 32x32: Input size"),
-        ("smallnet", {"num_classes": 0}, "num_classes must be a positive whole number, got 0"),
-        ("smallnet", {"image_size": 8.0}, "image_size must be a positive whole number, got 8.0"),
+        ("smallnet", {"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ("smallnet", {"image_size": 0}, "image_size must be at least 1, got 0"),
+        ("smallnet", {"channels": 0}, "channels must be at least 1, got 0"),
     ],
 )
 def test_mistakes(name, options, said):

@@ -52,6 +52,11 @@ def test_bad_normalisation(mean, std, said):
         small(mean=mean, std=std)
 
 
+def test_no_stages():
+    with pytest.raises(ValueError, match="stages must hold at least one module"):
+        SplitModel([], nn.Flatten(), nn.Linear(4, 2))
+
+
 def test_bad_images():
     net = small(mean=(0.5,) * 3, std=(0.2,) * 3)
     with pytest.raises(TypeError, match=r"got torch.uint8: divide them by 255"):

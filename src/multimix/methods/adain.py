@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..functional._checks import check_pixels
+
 # One character per step of a network: 3 a reflection-padded 3x3 convolution with ReLU, c a 1x1 convolution, o a padded
 # 3x3 convolution without ReLU, M a max pooling, U an upsampling. The positions in the resulting nn.Sequential are those
 # of the well-known files vgg_normalised.pth (up to relu4_1) and decoder.pth.
@@ -73,6 +75,7 @@ def prepare(images: Tensor, side: int) -> Tensor:
     """Images as the encoder takes them: three channels, the shorter side of `side` pixels, float32."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images must be (b, 3, height, width) or (b, 1, height, width), got {tuple(images.shape)}")
+    check_pixels(images)
     height, width = images.shape[-2:]
     scale = side / min(height, width)
     return _resize(images.expand(-1, 3, -1, -1).float(), (round(height * scale), round(width * scale)))

@@ -123,6 +123,7 @@ def probabilities(images: Tensor, targets: Tensor, num_classes: int | None) -> T
                 "num_classes, or probabilities (b, classes)"
             )
         num_classes = targets.shape[1]
+    check_count("num_classes", num_classes)
     check_some_images(images)
     check_targets(targets, images.shape[0], num_classes)
     dtype = targets.dtype if targets.is_floating_point() else torch.float32

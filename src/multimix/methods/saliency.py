@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import random
-from ..functional._checks import as_probabilities, as_target, check_images, check_not_negative
+from ..functional._checks import as_probabilities, as_target, check_images, check_not_negative, check_pixels
 from ..models.modes import keeping_modes
 from .base import MethodOutput, Mixed, Mixer
 from .pairs import probabilities
@@ -45,6 +45,7 @@ def input_saliency(model: SplitModel, images: Tensor, targets: Tensor) -> Tensor
     >>> input_saliency(net, torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])).shape
     torch.Size([4, 2, 2])
     """
+    check_pixels(images)
     with keeping_modes(model):
         model.eval()
         probe = images.detach().requires_grad_()
@@ -66,6 +67,7 @@ def _over_channels(gradient: Tensor) -> Tensor:
 def clean_pass(model: SplitModel, images: Tensor, targets: Tensor) -> CleanPass:
     """The saliency of the clean mini-batch, in the model's present mode, with the loss it was computed from, which can
     still be differentiated in the parameters, so that one forward pass serves both."""
+    check_pixels(images)
     probe = images.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(probe)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..extras import require
-from ..functional._checks import check_images, check_positive
+from ..functional._checks import check_images, check_pixels, check_positive
 from .pairs import InputMethod, Pairing, host, probabilities
 
 
@@ -76,6 +76,7 @@ def saliency_peaks(images: Tensor) -> Tensor:
         raise ImportError(
             "SaliencyMix needs OpenCV's saliency module, which this cv2 lacks: keep only opencv-contrib-python-headless"
         )
+    check_pixels(images)
     low, high = torch.stack(images.aminmax()).tolist()
     # Resampling may overshoot a little; images that a data loader has normalised go much further.
     if not (low > -0.5 and high < 1.5):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..criteria.classifiers import apply_linear, is_linear
 from ..criteria.dense import as_tokens
-from ..functional._checks import check_count, check_images, check_share
+from ..functional._checks import check_count, check_images, check_pixels, check_share
 from .pairs import InputMethod, host, probabilities
 from .teacher import Teacher
 from .token_grid import token_grid
@@ -100,6 +100,7 @@ class TokenMix(InputMethod):
         mixed = torch.where(mask, images[partner], images)
         if self.teacher is None:
             return mixed, torch.lerp(soft, soft[partner], area)
+        check_pixels(images)
         maps = activation_maps(_check(self.teacher.on(images.device, images.dtype)), images, soft, (rows, columns))
         replaced = blocks.flatten().to(maps.device, maps.dtype, non_blocking=True)
         own, other = (maps * (1 - replaced)).sum(1), (maps[partner] * replaced).sum(1)

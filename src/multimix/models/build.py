@@ -12,6 +12,7 @@ import torch
 from .. import random
 from ..errors import nearest
 from ..extras import require
+from ..functional._checks import check_count
 from .libraries import from_timm, from_torchvision
 from .preactresnet import preactresnet
 from .smallnet import smallnet
@@ -72,9 +73,9 @@ def build(
     >>> net(torch.rand(2, 3, 32, 32)).shape, net.depth
     (torch.Size([2, 10]), 4)
     """
-    for what, number in (("num_classes", num_classes), ("image_size", image_size)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{what} must be a positive whole number, got {number!r}")
+    for what, number in (("num_classes", num_classes), ("image_size", image_size), ("channels", channels)):
+        if number is not None:
+            check_count(what, number)
     if channels is None:
         channels = 3 if mean is None else len(mean)
     elif mean is not None and len(mean) != channels:

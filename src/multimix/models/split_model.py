@@ -43,7 +43,7 @@ class SplitModel(nn.Module):
             registers); `dense` leaves them out.
 
     Raises:
-        ValueError: only one of `mean` and `std`, different lengths, or a `std` that is not positive.
+        ValueError: no stages, only one of `mean` and `std`, different lengths, or a `std` that is not positive.
 
     >>> net = SplitModel([nn.Conv2d(3, 8, 3)], nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(8, 5))
     >>> images = torch.rand(2, 3, 16, 16)
@@ -70,6 +70,8 @@ class SplitModel(nn.Module):
         if mean is not None and std is not None and (len(mean) != len(std) or min(std, default=0) <= 0):
             raise ValueError(f"mean and std need one value per channel, std positive, got mean={mean} and std={std}")
         self.stages = nn.ModuleList(stages)
+        if not self.stages:
+            raise ValueError("stages must hold at least one module, got none: give [nn.Identity()] for no stage")
         self.pool = pool
         self.classifier = classifier
         self.prefix_tokens = prefix_tokens

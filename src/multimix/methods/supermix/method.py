@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...functional import sample_weights
-from ...functional._checks import check_count, check_images, check_not_negative, check_positive
+from ...functional._checks import check_count, check_images, check_not_negative, check_pixels, check_positive
 from ..pairs import InputMethod, host, probabilities
 from ..teacher import Teacher
 from .masks import optimise_masks
@@ -94,6 +94,7 @@ class SuperMix(InputMethod):
     ) -> Supermixed:
         """What `mix` returns, and for which mixtures the optimisation has succeeded."""
         check_images(images)
+        check_pixels(images)
         soft = probabilities(images, targets, num_classes)
         (b, c), generator, device = soft.shape, host(generator), images.device
         K = min(self.k, b)
