@@ -10,7 +10,7 @@ import pytest
 
 from multimix.cli import main
 from multimix.cli.console import fitting_columns, show_table
-from multimix.reports.tables import Cell, Table
+from multimix.reports.cells import Cell, Table
 
 TABLE = Table(
     ["method", "accuracy, %\nlast epoch", "calibration\nerror, %", "images/s"],

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..extras import require
 from ..reports import Summary
+from ..reports.cells import Cell, Table
 from ..reports.headline import headline
-from ..reports.tables import Cell, Table, results_table
+from ..reports.tables import results_table
 
 __all__ = ["fitting_columns", "list_or_show", "make_console", "show_results", "show_table", "split_paths"]
 
@@ -61,7 +62,7 @@ def _broken_pipe() -> None:
 def fitting_columns(table: Table, width: int) -> list[list[int]]:
     """The columns in blocks that each fit into `width` characters and begin with the first column.
 
-    >>> from multimix.reports.tables import Cell
+    >>> from multimix.reports.cells import Cell
     >>> fitting_columns(Table(["method", "a", "b", "c"], [[Cell("1234567", 0)] * 4]), width=28)
     [[0, 1, 2], [0, 3]]
     """

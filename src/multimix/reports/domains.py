@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .cells import Cell, Table, difference_cell, percent_cell
 from .charts import dots_and_bars
 from .headline import sentence
 from .page import fill
@@ -14,7 +15,7 @@ from .runs import BASELINE, Run
 from .section import Panel, Section
 from .statistics import Difference, Estimate, estimate, paired_difference
 from .style import INK, figure, method_colors, to_svg
-from .tables import Cell, Table, csv_text, difference_cell, percent_cell
+from .tables import csv_text
 
 
 @dataclass(frozen=True)

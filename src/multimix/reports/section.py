@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .cells import Table
 from .pictures import AttentionPicture
-from .tables import Table
 
 
 @dataclass(frozen=True)

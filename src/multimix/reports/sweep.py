@@ -12,6 +12,7 @@ from typing import Any, Literal
 from .. import published
 from ..methods import canonical, spelled, split_list
 from ..training import Config
+from .cells import NOTHING, Cell, Table, difference_cell, number_cell, percent_cell
 from .charts import dots_and_bars
 from .headline import points as differing
 from .page import fill
@@ -19,7 +20,7 @@ from .runs import Run
 from .section import Panel, Section
 from .statistics import Difference, Estimate, estimate, paired_difference
 from .style import INK, figure, method_colors, to_svg
-from .tables import Cell, Table, csv_text, difference_cell, percent_cell
+from .tables import csv_text
 
 DEFAULT = "as it is"
 
@@ -152,7 +153,7 @@ def table(found: Sequence[Point], *, split: Split) -> Table:
             Cell(str(seeds), seeds),
         ]
         if with_paper:
-            cells.append(Cell("–", "") if p.paper is None else Cell(f"{p.paper:.2f}", p.paper))
+            cells.append(NOTHING if p.paper is None else number_cell(p.paper, digits=2))
         rows.append(cells)
     columns = ["method", "option", "value", f"{split} accuracy, %", "over the method\nas it is, points", "seeds"]
     return Table([*columns, "the paper's, %"] if with_paper else columns, rows)

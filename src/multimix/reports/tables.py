@@ -6,32 +6,10 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-from .headline import points
-from .statistics import Difference, Estimate, estimate
+from .cells import NOTHING, Cell, Table, difference_cell, number_cell, percent_cell
+from .statistics import Estimate, estimate
 from .summary import Row, Summary
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell: what is shown, and what it is sorted by."""
-
-    text: str
-    value: float | str
-    spread: str = ""
-    """Shown smaller after the text."""
-    top: bool = False
-    """Whether it is the best of its column."""
-    color: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns (a title may have two lines) and rows of cells; the first column names the row."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
 
 
 def results_table(summary: Summary, colors: Mapping[str, str] | None = None) -> Table:
@@ -63,7 +41,8 @@ def results_table(summary: Summary, colors: Mapping[str, str] | None = None) -> 
         ]
         if summary.baselines:
             cells.append(difference_cell(row.accuracy_difference))
-        cells += [percent_cell(row.ece, best["ece"]), _number(row.nll, best["nll"])]
+        likelihood = number_cell(row.nll.mean, row.nll.std, digits=3, top=round(row.nll.mean, 3) == best["nll"])
+        cells += [percent_cell(row.ece, best["ece"]), likelihood]
         if uneven:
             cells.append(Cell(str(len(row.seeds)), len(row.seeds)))
         if measured:
@@ -110,13 +89,8 @@ def _digits(values: Sequence[float]) -> int:
 
 def _estimated(value: Estimate | None, digits: int, best: float | None) -> Cell:
     if value is None or math.isnan(value.mean):
-        return Cell("–", "")
-    return Cell(
-        f"{value.mean:.{digits}f}".replace("-", "−"),
-        value.mean,
-        spread="" if math.isnan(value.std) else f"± {value.std:.{digits}f}",
-        top=best is not None and round(value.mean, digits) == best,
-    )
+        return NOTHING
+    return number_cell(value.mean, value.std, digits=digits, top=best is not None and round(value.mean, digits) == best)
 
 
 def per_class_table(
@@ -182,38 +156,13 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return buffer.getvalue()
 
 
-def percent_cell(estimate: Estimate | None, best: float | None) -> Cell:
-    """A fraction in per cent, marked where it rounds to the `best` of its column."""
-    if estimate is None:
-        return Cell("–", "")
-    return Cell(
-        f"{100 * estimate.mean:.2f}",
-        100 * estimate.mean,
-        spread="" if math.isnan(estimate.std) else f"± {100 * estimate.std:.2f}",
-        top=round(estimate.mean, 4) == best,
-    )
-
-
-def _number(estimate: Estimate, best: float) -> Cell:
-    spread = "" if math.isnan(estimate.std) else f"± {estimate.std:.3f}"
-    return Cell(f"{estimate.mean:.3f}", estimate.mean, spread=spread, top=round(estimate.mean, 3) == best)
-
-
-def difference_cell(difference: Difference | None) -> Cell:
-    """A difference of fractions in percentage points."""
-    if difference is None:
-        return Cell("–", "")
-    text, _, half_width = points(difference).partition(" ")
-    return Cell(text, 100 * difference.mean, spread=half_width)
-
-
 def _speed(row: Row) -> list[Cell]:
     if row.speed is None:
-        return [Cell("–", ""), Cell("–", "")]
+        return [NOTHING, NOTHING]
     relative = row.speed.relative
     return [
         Cell(f"{row.speed.images_per_second:,.0f}", row.speed.images_per_second),
-        Cell("–", "") if relative is None else Cell(f"{relative:.2f}×", relative),
+        NOTHING if relative is None else Cell(f"{relative:.2f}×", relative),
     ]
 
 

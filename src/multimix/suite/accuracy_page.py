@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..extras import require
+from ..reports.cells import Cell, Table, number_cell
 from ..reports.charts import FEWEST, reliability_panel
 from ..reports.section import Panel, Section
 from ..reports.style import INK, figure, to_svg
-from ..reports.tables import Cell, Table, estimates_table, per_class_table
+from ..reports.tables import estimates_table, per_class_table
 from .part import Results, first_result
 
 __all__ = ["per_class", "reliability", "sections"]
@@ -113,7 +114,7 @@ def _confusion(results: Results) -> Section:
     for i, j in worst:
         values = [100 * of_label.get((i, j), 0.0) for of_label in shares.values()]
         pair = f"{names[i]} → {names[j]}"
-        rows.append([Cell(pair, pair), *(Cell(f"{value:.1f}", value) for value in values)])
+        rows.append([Cell(pair, pair), *(number_cell(value, digits=1) for value in values)])
     return Section(
         "Which classes are confused?",
         f"The {len(rows)} most frequent confusions, true class → predicted class: the share of the class's test "

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..extras import require
+from ..reports.cells import NOTHING, Cell, Table
 from ..reports.section import Panel, Section
 from ..reports.style import figure, to_svg
-from ..reports.tables import Cell, Table, estimates_table
+from ..reports.tables import estimates_table
 from .batches import described
 from .part import Results, first_result
 
@@ -79,7 +80,7 @@ def _trust(results: Results) -> Section:
         for label in results:
             failed, count = len(failures.get((name, label), ())), len(made.get((name, label), ()))
             verdict = "passed" if not failed else f"{failed} of {count} fail"
-            cells.append(Cell(verdict, failed) if count else Cell("–", ""))
+            cells.append(Cell(verdict, failed) if count else NOTHING)
         rows.append([Cell(name, name), *cells])
     if failures:
         verdict = "Warnings, one for each method and check: " + " ".join(

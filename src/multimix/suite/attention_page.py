@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from ..reports.cells import NOTHING, Cell, Table, number_cell
 from ..reports.overlays import data_uri, from_data_uri, overlay
 from ..reports.section import Panel, Section
-from ..reports.tables import Cell, Table
 from .part import Results, first_result
 
 CELL, GAP, HEAD, NAME = 100, 6, 48, 26
@@ -109,16 +109,16 @@ def _pointing(played: Results, colors: Mapping[str, str]) -> Section:
         best = max((float(row[column].text) for row in rows), default=None)
         for row in rows:
             row[column] = replace(row[column], top=float(row[column].text) == best)
-    random_hit, none = 100 * fmean(chance), Cell("–", "")
+    random_hit = 100 * fmean(chance)
     baselines = [
         [
             Cell("random pixel", ""),
             Cell(f"{random_hit:.1f}", random_hit),
-            none,
+            NOTHING,
             _above(chance, center),
             _mean_share(area),
         ],
-        [Cell("centre of the image", ""), _share(center), _above(center, chance), none, none],
+        [Cell("centre of the image", ""), _share(center), _above(center, chance), NOTHING, NOTHING],
     ]
     asked = (
         f"Each of the {len(first['classes'])} classes that set and model share by name "
@@ -172,16 +172,13 @@ def _share(values: Sequence[float]) -> Cell:
 
 
 def _mean_share(values: Sequence[float]) -> Cell:
-    share, half = fmean(values), _half(values)
-    return Cell(f"{100 * share:.1f}", 100 * share, spread="" if math.isnan(half) else f"± {100 * half:.1f}")
+    return number_cell(100 * fmean(values), 100 * _half(values), digits=1)
 
 
 def _above(values: Sequence[float], others: Sequence[float]) -> Cell:
     """The mean difference, in points, paired by image."""
     differences = [a - b for a, b in zip(values, others, strict=True)]
-    mean, half = round(100 * fmean(differences), 1) + 0.0, 100 * _half(differences)
-    spread = "" if math.isnan(half) else f"± {half:.1f}"
-    return Cell(f"{mean:+.1f}".replace("-", "−"), mean, spread=spread)
+    return number_cell(100 * fmean(differences), 100 * _half(differences), digits=1, signed=True)
 
 
 def _half(values: Sequence[float]) -> float:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ..reports.cells import Cell, Table, number_cell
 from ..reports.section import Panel, Section
 from ..reports.style import figure, to_svg
-from ..reports.tables import Cell, Table, estimates_table
+from ..reports.tables import estimates_table
 from .batches import described
 from .part import Legend, Results, first_result
 
@@ -91,7 +92,7 @@ def _by_type(results: Results) -> Table:
     rows = []
     for name in next(iter(means.values())):
         values = [round(100 * fmean(by[name]), 1) for by in means.values()]
-        cells = [Cell(f"{value:.1f}", value, top=value == min(values)) for value in values]
+        cells = [number_cell(value, digits=1, top=value == min(values)) for value in values]
         rows.append([Cell(_words(name), _words(name)), *cells])
     return Table(["corruption", *results], rows)
 

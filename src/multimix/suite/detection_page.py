@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from .. import published
+from ..reports.cells import Cell, Table, number_cell
 from ..reports.section import Panel, Section
 from ..reports.style import CLASS_COLORS
-from ..reports.tables import Cell, Table, estimates_table
+from ..reports.tables import estimates_table
 from .detection_pictures import MOST, SURE, grid
 from .paper_numbers import published_cell
 from .part import Results, first_result
@@ -85,8 +86,7 @@ def _by_class(results: Results) -> Section:
 
 
 def _mean(values: Sequence[float]) -> Cell:
-    mean = 100 * fmean(values)
-    return Cell(f"{mean:.1f}", mean)
+    return number_cell(100 * fmean(values), digits=1)
 
 
 def _pictures(results: Results) -> Section:

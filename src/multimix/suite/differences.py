@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..reports.cells import NOTHING, Cell, Table, difference_cell
 from ..reports.section import Section
 from ..reports.statistics import Difference, paired_difference
-from ..reports.tables import Cell, Table
 from .results import Numbers, wrapped
 
 __all__ = ["as_rows", "differences_from_erm", "differences_section"]
@@ -69,12 +69,7 @@ def differences_section(differences: Differences, colors: Mapping[str, str]) -> 
 
 def _cell(difference: Difference | None) -> Cell:
     if difference is None:
-        return Cell("–", "")
+        return NOTHING
     size = max(abs(difference.mean), 0 if math.isnan(difference.half_width) else difference.half_width)
     digits = 3 if size < 1 else 2 if size < 1000 else 0
-    return Cell(
-        f"{round(difference.mean, digits) + 0.0:+.{digits}f}".replace("-", "−"),
-        difference.mean,
-        spread="" if difference.verdict == "unknown" else f"± {difference.half_width:.{digits}f}",
-        top=difference.verdict in ("higher", "lower"),
-    )
+    return difference_cell(difference, digits=digits, scale=1, top=difference.verdict in ("higher", "lower"))

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ..reports.cells import Table
 from ..reports.charts import histogram_panel
 from ..reports.section import Panel, Section
 from ..reports.style import INK, figure, to_svg
-from ..reports.tables import Table, estimates_table
+from ..reports.tables import estimates_table
 from .part import Results, first_result
 
 TITLES = {

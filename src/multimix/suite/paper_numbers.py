@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .. import published
 from ..methods import canonical
+from ..reports.cells import NOTHING, Cell, Table, number_cell
 from ..reports.section import Section
 from ..reports.statistics import estimate
-from ..reports.tables import Cell, Table
 from .results import Numbers
 
 __all__ = ["beside_paper", "measured_cell", "published_cell", "row_order"]
@@ -118,12 +118,12 @@ def measured_cell(values: Sequence[float] | None) -> Cell:
     """What was measured here: mean ± standard deviation."""
     if not values:
         return Cell("not measured", "")
-    mean, std, n = estimate(values)
-    return Cell(f"{mean:.2f}".replace("-", "−"), mean, spread=f"± {std:.2f}" if n > 1 else "")
+    mean, std, _ = estimate(values)
+    return number_cell(mean, std, digits=2)
 
 
 def published_cell(number: published.Number | None) -> Cell:
     """What the paper states, as it is printed there."""
     if number is None:
-        return Cell("–", "")
+        return NOTHING
     return Cell(number.text, number.value, spread="" if number.std is None else f"± {number.std:g}")

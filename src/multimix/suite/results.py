@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..reports.tables import Table, csv_text, estimates_table
+from ..reports.cells import Table
+from ..reports.tables import csv_text, estimates_table
 from .part import Part
 from .running import Outcome, options_of
 from .subjects import Which

@@ -8,10 +8,11 @@ from typing import Any
 
 from .. import published
 from ..methods import canonical
+from ..reports.cells import NOTHING, Cell, Table, number_cell
 from ..reports.notes import threads
 from ..reports.section import Panel, Section
 from ..reports.style import BASELINE_COLOR, figure, line, to_svg
-from ..reports.tables import Cell, Table, estimates_table
+from ..reports.tables import estimates_table
 from .paper_numbers import measured_cell, published_cell, row_order
 from .part import Results, first_result
 
@@ -163,7 +164,7 @@ def _beside_paper(results: Results) -> Section:
         for network in networks:
             number, erm = paper.get((method, network)), paper["erm", network]
             ratio = None if number is None else number.value / erm.value
-            cells += [published_cell(number), Cell("–", "") if ratio is None else Cell(f"{ratio:.2f}", ratio)]
+            cells += [published_cell(number), NOTHING if ratio is None else number_cell(ratio, digits=2)]
         rows.append(cells)
     units = ("1000 images/s", "÷ ERM's")
     titles = [f"paper, {network}\n{unit}" for network in networks for unit in units]
