@@ -110,9 +110,8 @@ def _unknown(tokens: Sequence[str], flags: Sequence[str], prog: str) -> str:
         return f"unexpected argument {tokens[0]!r} ({prog} --help lists the options)"
     wanted = options[0].replace("_", "-")
     initials = "--" + "".join(word[:1] for word in wanted.strip("-").split("-"))  # --learning-rate is --lr
-    near = [flag for flag in flags if flag == initials] or difflib.get_close_matches(wanted, flags, n=1)
-    hint = f": did you mean {near[0]}?" if near else ""
-    return f"unknown option {options[0]}{hint} ({prog} --help lists all)"
+    nearest = initials if initials in flags else difflib.get_close_matches(wanted, flags, n=1, cutoff=0.0)[0]
+    return f"unknown option {options[0]}: did you mean {nearest}? ({prog} --help lists all)"
 
 
 def _complaint(box: str, argv: Sequence[str]) -> str:
