@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ RUNS = [
     ("metric_learning.py", ["--epochs", "1"], "Metrix  Recall@1"),
     ("contrastive.py", ["--epochs", "1"], "MMix                    accuracy"),
     ("lightning_module.py", ["--epochs", "1"], "test accuracy"),
+    ("accelerate_loop.py", ["--epochs", "1"], "test accuracy"),
 ]
 TEXT = "text_classification.py"
 
@@ -22,6 +24,13 @@ TEXT = "text_classification.py"
 @pytest.mark.parametrize(("name", "options", "expected"), RUNS)
 def test_example_runs(name: str, options: list[str], expected: str) -> None:
     assert expected in output(name, options)
+
+
+def test_the_example_of_accelerate_runs_in_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    said = output("accelerate_loop.py", ["--epochs", "1"], launcher)
+    assert said.count("epoch   1") == 1  # by the first process alone
 
 
 def test_text_example_runs(tmp_path: Path) -> None:
@@ -40,11 +49,10 @@ def test_text_example_runs(tmp_path: Path) -> None:
     assert [line[:15] for line in found.splitlines() if "test accuracy" in line] == list(names)
 
 
-def output(name: str, options: list[str]) -> str:
+def output(name: str, options: list[str], launcher: Sequence[str] = ()) -> str:
     """What an example prints."""
-    run = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *options], capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [sys.executable, *launcher, str(EXAMPLES / name), *options]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
