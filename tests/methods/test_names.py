@@ -93,6 +93,7 @@ def test_lists() -> None:
         ("cutmix(alpha={[]: 1})", "cannot read"),
         ("cutmix(alpha=1, alpha=2)", "gives alpha more than once"),
         ("multimix(rescale='no')", "multimix: rescale must be True or False, got 'no'"),
+        (f"multimix(alpha={'-' * 300}1)", "cannot read the method"),
         (f"multimix(alpha={'-' * 5000}1)", "cannot read the method"),
         ("cutmix(alpha=inf)", "alpha must be a positive number, got inf"),
     ],

@@ -121,6 +121,9 @@ NAMES: dict[str, Callable[..., Method]] = {
     "dense-loss": DenseLoss,
 }
 
+_DEEPEST = 50
+"""Levels of a method's text. What is far deeper some versions of Python read, and then fail to write."""
+
 # Quoted strings, such as the names of files, are left as they are.
 _QUOTED = r"""('[^']*'|"[^"]*")"""
 
@@ -232,7 +235,13 @@ def _tree(text: str) -> ast.expr:
     try:
         # A hyphen between letters joins a name.
         joined = re.sub(rf"{_QUOTED}|(?<=[A-Za-z])-(?=[A-Za-z])", lambda m: m[1] or "_", text.strip())
-        return ast.parse(joined, mode="eval").body
+        tree = ast.parse(joined, mode="eval").body
+        level: list[ast.AST] = [tree]
+        for _ in range(_DEEPEST):
+            level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if level:
+            raise RecursionError
+        return tree
     except (SyntaxError, RecursionError, MemoryError):
         raise ValueError(f"cannot read the method {text!r}: write name, or name(option=value, ...)") from None
 
