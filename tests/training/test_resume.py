@@ -351,6 +351,16 @@ def test_a_run_that_failed_at_its_first_step_is_begun_with_other_options(resume,
     assert contents(train(CONFIG, tmp_path / "run", resume=resume)) == contents(uninterrupted)
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_refused_run_leaves_no_folder_that_was_not_there(there, tmp_path):
+    out = tmp_path / "run"
+    if there:
+        out.mkdir()
+    with pytest.raises(ValueError, match="did you mean smallnet"):
+        train(replace(CONFIG, model="smalnet"), out)
+    assert out.exists() == there
+
+
 def test_two_processes_do_not_share_a_directory(run_training, tmp_path):
     from multimix.training.files import locked
 

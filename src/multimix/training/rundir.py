@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,7 @@ class RunDirectory:
             ValueError: `resume` with a configuration that differs, or with no usable checkpoint.
         """
         refuse_file(self.path)
+        found = self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -145,7 +146,19 @@ class RunDirectory:
         with locked(self.path):
             if not resume:
                 self._refuse_contents()
-            yield self._resume(config) if resume else None
+            try:
+                yield self._resume(config) if resume else None
+            except BaseException:
+                if not found:
+                    self._give_up_unused()
+                raise
+
+    def _give_up_unused(self) -> None:
+        """Remove the folder that was made for a run of which nothing has come, a mistyped one, say."""
+        with suppress(OSError):
+            if [entry.name for entry in self.path.iterdir()] == [".lock"]:
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
 
     def _refuse_contents(self) -> None:
         found = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
