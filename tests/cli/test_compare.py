@@ -17,6 +17,7 @@ import torch
 from tests.forked_workers import fork_workers
 
 from multimix import cli, recipes
+from multimix.benchmarking.methods import Speed
 from multimix.cli import planned
 from multimix.cli.compare import METHODS, Options
 from multimix.cli.request import read_request
@@ -236,6 +237,41 @@ def test_a_speed_that_cannot_be_measured_takes_no_table_with_it(
     assert "erm" in capsys.readouterr().out
     assert (tmp_path / "out" / "report.html").is_file()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())
+
+
+def test_the_speed_is_measured_again_when_there_are_finished_runs_of_other_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, trained = torch.get_num_threads(), {("erm", 0)}
+    asked: list[tuple[dict[str, str], str, int]] = []
+
+    def train_some(jobs: list[Job], **_: object) -> dict[Job, str]:
+        wanted = [job for job in jobs if (job.config.method, job.config.seed) in trained]
+        for job in wanted:
+            train(job.config, job.out)
+        return {job: "no memory" for job in jobs if job not in wanted}
+
+    def noted(configs: dict[str, Config], *, device: str) -> tuple[dict[str, Speed], str]:
+        asked.append(({name: config.method for name, config in configs.items()}, device, torch.get_num_threads()))
+        return {name: Speed(100.0, 1.0) for name in configs}, "by a clock"
+
+    def compare() -> None:
+        small = ["--epochs", "1", "--warmup-epochs", "0", "--per-class", "5", "--model", "smallnet-w4"]
+        plan = ["--methods", "erm,cutmix", "--seeds", "2", "--out", str(tmp_path / "out")]
+        cli.main(["compare", *plan, *small, "--no-tensorboard"])
+
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", train_some)
+    monkeypatch.setattr("multimix.cli.compare.measure_speed", noted)
+    monkeypatch.setattr("multimix.cli.compare.default_device", lambda config: "cuda")
+    monkeypatch.setattr("multimix.cli.compare.workers_and_threads", lambda *_: (1, before + 1))
+    with pytest.raises(SystemExit):
+        compare()
+    trained |= {("erm", 1), ("cutmix", 0), ("cutmix", 1)}
+    compare()
+    compare()
+    both = {"erm": "erm", "cutmix": "cutmix"}
+    assert asked == [({"erm": "erm"}, "cuda", before + 1), (both, "cuda", before + 1)]
+    assert torch.get_num_threads() == before
 
 
 def test_a_signal_while_the_speed_is_measured_is_told(tmp_path: Path, monkeypatch, capsys) -> None:

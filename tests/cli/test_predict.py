@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from multimix import recipes
 from multimix.cli import main
@@ -81,12 +83,35 @@ def test_lines_and_files(grey, tmp_path, capsys) -> None:
         rows = list(csv.reader(file))
     assert rows[0][:4] == ["image", "class_1", "probability_1", "class_2"]
     for row in rows[1:]:
+        assert len(row) == len(rows[0])
         assert sorted(row[1::2]) == class_names(run)
         shares = [float(p) for p in row[2::2]]
         assert shares == sorted(shares, reverse=True)
         assert sum(shares) == pytest.approx(1, abs=1e-4)
         text = next(line for line in lines if line.startswith(f"{row[0]}:"))
         assert text == f"{row[0]}: {row[1]} {shares[0]:.1%}, {row[3]} {shares[1]:.1%}"
+
+
+def test_weights_of_the_best_epoch_where_asked(grey, tmp_path, capsys) -> None:
+    run, folder = shutil.copytree(grey[0], tmp_path / "run"), grey[1]
+    weights = load_file(run / "best.safetensors")
+    # Of a classifier that is all zeros every class is as probable.
+    zeros = {name: w * (not name.startswith("classifier")) for name, w in weights.items()}
+    save_file(zeros, run / "best.safetensors")
+    shown = []
+    for which in ("last", "best"):
+        main(["predict", str(run), str(folder / "0" / "000.png"), "--top", "2", "--which", which])
+        shown.append(re.findall(r"[\d.]+%", capsys.readouterr().out))
+    assert shown[0] != shown[1] == ["10.0%"] * 2
+
+
+def test_device_and_batch_size_are_those_asked_for(grey, monkeypatch) -> None:
+    run, folder = grey
+    asked = []
+    monkeypatch.setattr("multimix.cli.predict.use_device", lambda name: asked.append(name))
+    monkeypatch.setattr("multimix.cli.predict.classify", lambda *_, **options: asked.append(options) or iter(()))
+    main(["predict", str(run), str(folder), "--device", "cuda:1", "--batch-size", "3"])
+    assert asked == ["cuda:1", {"which": "last", "device": "cuda:1", "batch_size": 3}]
 
 
 def test_unreadable_images_are_named_and_the_others_classified(grey, tmp_path, capsys) -> None:

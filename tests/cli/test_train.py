@@ -47,6 +47,8 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "digits", "--epochs", "9" * 400], "epochs must be at least 1 and finite, got 9"),
         (["predict", "run", ""], "a path is empty: give it, or leave it out"),
         (["train", "digits", "--out", ""], "--out is empty: give a value, or leave it out"),
+        (["train", "digits", "--epochs", "3", "--out", ""], "--out is empty: give a value, or leave it out"),
+        (["train", "digits", "--per_class", "some"], "--per-class: expected INT, got 'some'"),
         (["train", "digits", "--out="], "--out is empty: give a value, or leave it out"),
         (["train", "digits", "--out", "caf\udce9"], r"the name caf\\xe9 is not valid UTF-8: choose another --out"),
         (["compare", "--seeds", "1" + "0" * 20], "--seeds must be at most 10000"),
@@ -87,6 +89,23 @@ def test_a_run_from_the_command_line(capsys, tmp_path, monkeypatch):
     assert "it holds a run): add --resume" in fails(capsys, *QUICK, "--method", "multimix(n=20)", "--seed", "3")
     main([*QUICK, "--method", "multimix(n=20)", "--seed", "3", "--resume"])
     assert capsys.readouterr().out.startswith("Already finished.")
+
+
+def test_a_finished_run_says_which_epochs_its_accuracies_are_of_once_for_all_processes(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main([*QUICK, "--out", "run"])
+    result = tmp_path / "run" / "result.json"
+    changed = json.loads(result.read_text())
+    changed |= {"best_by": "test_accuracy", "seconds": 3.2}
+    changed |= {"last": {"epoch": 2, "test_accuracy": 0.5}, "best": {"epoch": 1, "test_accuracy": 0.75}}
+    result.write_text(json.dumps(changed))
+    capsys.readouterr()
+    main([*QUICK, "--out", "run", "--resume"])
+    told = "Already finished. test accuracy 50.00% after epoch 2, best 75.00% after epoch 1; 3 s\n"
+    assert capsys.readouterr().out.startswith(told)
+    monkeypatch.setenv("RANK", "1")
+    main([*QUICK, "--out", "run", "--resume"])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_damaged_result_is_named(capsys, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tests.forked_workers import IMPORTS, fork_workers
 
@@ -149,6 +150,28 @@ def test_every_worker_has_a_gpu_of_its_own(
     run_jobs(jobs, workers=2, threads=1, log=tmp_path / "log.txt", on_progress=lambda *_: None, on_end=lambda *_: None)
     assert {job.out.read_text() for job in jobs} == expected
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+
+
+def _note_conditions(config: Config, out: Path, *, resume: bool, **_: object) -> None:
+    leads = os.getsid(0) == os.getpid()
+    out.write_text(f"{torch.get_num_threads()} threads, resume={resume}, leads its session={leads}")
+
+
+def _work_and_note_conditions(connection: Connection, *arguments: Any) -> None:
+    workers.train = _note_conditions  # type: ignore[assignment]
+    workers._work(connection, *arguments)
+
+
+def test_a_worker_resumes_runs_with_its_threads_out_of_reach_of_the_terminal_and_adds_to_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork_workers(monkeypatch)
+    monkeypatch.setattr(workers, "_work", _work_and_note_conditions)
+    job, log = Job(recipes.get("digits"), tmp_path / "run"), tmp_path / "log.txt"
+    log.write_text("before\n")
+    run_jobs([job], workers=1, threads=3, log=log, on_progress=lambda *_: None, on_end=lambda *_: None)
+    assert job.out.read_text() == "3 threads, resume=True, leads its session=True"
+    assert log.read_text().startswith("before\n")
 
 
 def _work_with(connection: Connection, log: Path, start_method: str) -> None:

@@ -84,6 +84,28 @@ def test_grey_classifiers_and_those_without_normalisation(make) -> None:  # type
         assert all(loss.isfinite() for loss in losses(classifier, channels).values())
 
 
+@pytest.mark.parametrize(("frozen", "dtype"), [(0, torch.float32), (2, torch.bfloat16)])
+@pytest.mark.parametrize("make", [detection.ssd, detection.faster_rcnn])
+def test_frozen_stages_and_mixed_precision_are_those_asked_for(make, frozen: int, dtype: torch.dtype) -> None:  # type: ignore[no-untyped-def]
+    classifier = models.build("preactresnet18-w8", num_classes=5, image_size=32)
+    mixed = dtype == torch.bfloat16
+    detector = make(classifier, num_classes=2, image_size=32, frozen_stages=frozen, mixed_precision=mixed).eval()
+    stages = detector.backbone.encoder.stages
+    trained = [any(weight.requires_grad for weight in stage.parameters()) for stage in stages]
+    assert trained == [False] * frozen + [True] * (4 - frozen)
+    seen = []
+    stages[3].register_forward_hook(lambda module, given, x: seen.append(x.dtype))
+    detector([torch.rand(3, 32, 32)])
+    assert seen == [dtype]
+
+
+@pytest.mark.parametrize("make", [detection.ssd, detection.faster_rcnn])
+def test_a_detector_is_on_the_device_of_its_classifier(make) -> None:  # type: ignore[no-untyped-def]
+    classifier = models.build("smallnet", num_classes=5, image_size=32).to("meta")
+    detector = make(classifier, num_classes=2, image_size=32)
+    assert {tensor.device.type for tensor in [*detector.parameters(), *detector.buffers()]} == {"meta"}
+
+
 @pytest.mark.parametrize("make", [detection.ssd, detection.faster_rcnn])
 def test_numbers_that_make_no_detector_are_refused(make) -> None:  # type: ignore[no-untyped-def]
     classifier = models.build("smallnet", num_classes=5, image_size=32)

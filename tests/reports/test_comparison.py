@@ -79,6 +79,12 @@ class TestReportCommand:
         assert "Where Dense MultiMix attends" not in page
         assert "One seed cannot tell" in capsys.readouterr().out
 
+    def test_the_page_on_several_folders_is_in_the_first(self, make_run) -> None:  # type: ignore[no-untyped-def]
+        first, second = (make_run(f"run{seed}", seed=seed) for seed in range(2))
+        cli.main(["report", str(first), str(second)])
+        assert (first / "report.html").is_file()
+        assert not (second / "report.html").exists()
+
     def test_what_cannot_be_made_is_named(self, make_run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
         runs = [make_run(f"x/{k}", seed=k, accuracies=[0.5, 0.6 + 0.01 * k], classes=["<b>", "$a$"]) for k in range(2)]
         make_run("x/late", seed=5, finished=False)

@@ -93,16 +93,42 @@ def test_the_game_asks_for_every_known_class_against_its_own_boxes(subject: Subj
 def test_without_shared_classes_the_prediction_points_at_all_boxes(subject: Subject, detection: Path) -> None:
     stranger = replace(subject, class_names=("a", "b", "c"))
     found = Attention(boxes=detection).evaluate(stranger, Memory(), quiet)["pointing"]
-    assert (found["images"], found["classes"]) == (4, [])
+    assert (found["images"], found["without_boxes"], found["unknown_classes"], found["classes"]) == (4, 1, 0, [])
     maps = maps_of(subject, detection / "val" / "2.png", None)
     game = pointing_game([maps], [[(0, 0, 9, 9)]], [(20, 50)])
     assert [found["energy"][kind][2] for kind in ATTENTIONS] == pytest.approx(game.energy[0].tolist(), abs=1e-5)
+
+
+def test_classes_are_the_same_however_either_side_spells_them(subject: Subject, detection: Path) -> None:
+    expected = Attention(boxes=detection).evaluate(subject, Memory(), quiet)["pointing"]
+    file = detection / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    content["categories"] = [{"id": k, "name": name} for k, name in enumerate(("CAT", "Hot_Dog", "zebra"), start=1)]
+    file.write_text(json.dumps(content))
+    found = Attention(boxes=detection).evaluate(subject, Memory(), quiet)["pointing"]
+    assert found == expected
+
+
+def test_the_game_is_played_on_the_split_that_is_asked_for(subject: Subject, detection: Path) -> None:
+    val = json.loads((detection / "annotations" / "instances_val.json").read_text())
+    (detection / "train").mkdir()
+    (detection / "val" / "1.png").rename(detection / "train" / "1.png")
+    for split, numbers in (("train", {1}), ("val", {0, 2, 3, 4})):
+        content = val | {"images": [image for image in val["images"] if image["id"] in numbers]}
+        content |= {"annotations": [box for box in val["annotations"] if box["image_id"] in numbers]}
+        (detection / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    played = {
+        split: Attention(boxes=detection, split=split).evaluate(subject, Memory(), quiet)["pointing"]["images"]
+        for split in ("train", "val", "all")
+    }
+    assert played == {"train": 1, "val": 2, "all": 3}
 
 
 def test_an_interrupted_game_continues(subject: Subject, detection: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pointing, "CHUNK", 1)
     part, store = Attention(boxes=detection), Memory()
     whole = part.evaluate(subject, Memory(), quiet)
+    assert len(whole["pointing"]["chance"]) == whole["pointing"]["images"] == 3
     store.left = 2
     with pytest.raises(KeyboardInterrupt):
         part.evaluate(subject, store, quiet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.suite.memory import LEGEND, Memory, quiet
 import multimix.evaluation as ev
 from multimix.data import ArrayDataset
 from multimix.evaluation.projection import umap
-from multimix.models import build
+from multimix.models import SplitModel, build
 from multimix.random import make_generator
 from multimix.reports.sampling import sample_classes
 from multimix.suite import intrusion
@@ -52,10 +53,39 @@ def test_ood_equals_its_definition_for_every_detector(subject: Subject, tmp_path
     mean = np.mean([one["metrics"]["knn"]["auroc"] for one in result["sets"].values()])
     assert result["mean"]["knn"]["auroc"] == pytest.approx(mean)
     assert part.headline(result)["OOD AuROC, % ↑"] == pytest.approx(100 * result["mean"]["energy"]["auroc"])
+    assert part.headline(result)["OOD FPR95, % ↓"] == pytest.approx(100 * result["mean"]["energy"]["fpr95"])
     # Sections: mean, detectors, one for each set with ROC curves and a histogram for each label.
     made = part.sections({"multimix": [result]}, LEGEND)
     assert [section.title for section in made][2:] == ["Test images against uniform-noise", "Test images against plain"]
     assert [len(section.panels) for section in made] == [0, 0, 2, 2]
+
+
+def test_detectors_are_fitted_to_as_many_training_images_as_asked_for_drawn_by_the_seed(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted, fit = [], ev.fit_detector
+
+    def noted(name: str, model: SplitModel, z: torch.Tensor, labels: torch.Tensor) -> Callable[..., torch.Tensor]:
+        fitted.append({tuple(row) for row in z.tolist()})
+        return fit(name, model, z, labels)
+
+    monkeypatch.setattr(ev, "fit_detector", noted)
+    for seed in range(2):
+        part = Ood(sets=("uniform-noise",), detectors=("mahalanobis",), limit=5, fit_limit=60, seed=seed)
+        part.evaluate(subject, Memory(), quiet)
+    whole = {tuple(row) for row in ev.embeddings(subject.model, subject.loader(subject.train))[0].tolist()}
+    assert [len(some) for some in fitted] == [60, 60]
+    assert len(whole) == 200
+    assert fitted[0] != fitted[1]
+
+
+def test_another_seed_is_other_noise(subject: Subject) -> None:
+    first, same, other = (
+        Ood(sets=("uniform-noise",), limit=20, seed=seed).evaluate(subject, Memory(), quiet)["sets"]
+        for seed in (0, 0, 1)
+    )
+    assert first == same
+    assert first["uniform-noise"]["histogram"]["outside"] != other["uniform-noise"]["histogram"]["outside"]
 
 
 def test_a_missing_set_does_not_cost_the_ones_before_it(subject: Subject, tmp_path: Path) -> None:
@@ -71,6 +101,8 @@ def test_options_of_ood_that_make_no_sense(subject: Subject) -> None:
         Ood(detectors=("svm",))
     with pytest.raises(ValueError, match="different names, got x, x"):
         Ood(sets=("x=a", "x=b"))
+    with pytest.raises(ValueError, match="limits must be at least 1, got limit=0"):
+        Ood(limit=0)
     with pytest.raises(ValueError, match="fitted to training images, and those of multimix are not at hand"):
         Ood(detectors=("knn",)).evaluate(replace(subject, train=None), Memory(), quiet)
 

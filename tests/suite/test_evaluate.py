@@ -9,8 +9,9 @@ import json
 import shutil
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from multimix import cli, data
 from multimix.cli import evaluate as command
@@ -29,8 +30,8 @@ from multimix.suite.libraries import library_candidate
 from multimix.suite.page import label_colors
 from multimix.suite.paper_numbers import beside_paper
 from multimix.suite.part import Legend, Part, Results, Store, Subject
-from multimix.suite.running import run_parts
-from multimix.suite.subjects import run_candidates
+from multimix.suite.running import check_inputs, measure, run_parts
+from multimix.suite.subjects import Candidate, run_candidates
 from multimix.training import load_run
 from multimix.training.devices import check_device
 
@@ -185,6 +186,147 @@ def test_one_failure_is_named_and_the_others_go_on(
     assert "erm, seed 1, fragile: no memory left" in page
     kept = json.loads((runs[1] / "evaluation" / "last" / "fragile.json").read_text())["by_options"]
     assert kept == {'{"broken": 1}': {"piece 0": 0, "piece 1": 1}}
+
+
+class Noting(Silent):
+    def __init__(self) -> None:
+        self.ends: list[tuple[str, bool, str | None]] = []
+
+    def end(self, candidate: Candidate, part: Part, *, seconds: float | None, failure: str | None) -> None:
+        self.ends.append((part.name, seconds is not None, failure))
+
+
+def test_the_watch_hears_what_was_kept_and_what_failed_and_the_log_keeps_every_traceback(
+    digits_run,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+) -> None:
+    candidates, parts = run_candidates([digits_run("run")], which=["last"]), [Accuracy(), Fragile(broken=0)]
+    log = tmp_path / "logs" / "log.txt"
+    for timed in (True, False):
+        watch = Noting()
+        run_parts(candidates, parts, watch, log=log)
+        assert watch.ends == [("accuracy", timed, None), ("fragile", True, "no memory left")]
+    assert log.read_text().count("--- erm, seed 0: fragile\nTraceback") == 2
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_model_is_loaded_once_for_all_parts_even_if_that_fails(broken: bool, digits_run) -> None:  # type: ignore[no-untyped-def]
+    (candidate,) = run_candidates([digits_run("run")], which=["last"])
+    loads = []
+
+    def load() -> Subject:
+        loads.append(candidate)
+        if broken:
+            raise ValueError("damaged")
+        return candidate.load()
+
+    (outcome,) = run_parts([replace(candidate, load=load)], [Accuracy(), Fragile()], Silent())
+    assert len(loads) == 1
+    assert outcome.failures == ({"accuracy": "damaged", "fragile": "damaged"} if broken else {})
+
+
+def test_files_are_checked_for_the_largest_model_that_still_lacks_results(
+    digits_run,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (candidate,) = run_candidates([digits_run("run")], which=["last"])
+    one, two, three = (
+        replace(candidate, image_size=size, folder=candidate.folder / str(size)) for size in (16, 24, 32)
+    )
+    sizes: list[int | None] = []
+    monkeypatch.setattr(Fragile, "check_files", lambda part, image_size: sizes.append(image_size))
+    parts = [Fragile(), Accuracy()]
+    assert check_inputs([one, three, two], parts) == {"fragile": 3, "accuracy": 3}
+    measure(three, parts[0])
+    assert check_inputs([one, three, two], parts) == {"fragile": 2, "accuracy": 3}
+    assert check_inputs([replace(one, image_size=None)], parts[:1]) == {"fragile": 1}
+    assert sizes == [32, 24, None]
+
+
+def test_weights_of_the_best_epoch_are_measured_under_their_own_name(digits_run) -> None:  # type: ignore[no-untyped-def]
+    run = digits_run("run")
+    shutil.copy(digits_run("other", seed=1) / "model.safetensors", run / "best.safetensors")
+    last, best = run_candidates([run], which=["last", "best"])
+    for candidate, file in ((last, "model.safetensors"), (best, "best.safetensors")):
+        stored = load_file(run / file)
+        found = candidate.load().model.state_dict()
+        assert all(torch.equal(found[name], stored[name]) for name in stored)
+    assert last.identity() != best.identity()
+
+
+def test_device_and_batch_size_are_those_asked_for_or_of_the_training(
+    digits_run,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, _ = load_run(digits_run("run"))
+    made: list[tuple[str, int, int]] = []
+
+    def noted(path: Path, *, which: str, device: str) -> Any:
+        made.append((device, 0, 0))
+        return load_run(path, which=which, device="cpu")  # type: ignore[arg-type]
+
+    def evaluated(part: Part, subject: Subject, *_: object) -> dict[str, Any]:
+        made[-1] = made[-1][0], subject.batch_size, subject.workers
+        return {"sum": 0}
+
+    monkeypatch.setattr("multimix.suite.subjects.load_run", noted)
+    monkeypatch.setattr(command, "use_device", lambda device: None)
+    monkeypatch.setattr(Fragile, "evaluate", evaluated)
+    monkeypatch.setattr(Fragile, "sections", lambda *_: [])
+    for broken, given in enumerate(([], ["--device", "cuda:1", "--batch-size", "3"])):
+        with_parts(monkeypatch, Fragile(broken=broken + 100))
+        cli.main(["evaluate", str(tmp_path / "run"), *given])
+    assert made == [("cpu", config.batch_size, config.workers), ("cuda:1", 3, config.workers)]
+
+
+def test_what_is_not_on_the_page_is_told_and_is_no_success(
+    digits_run,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with_parts(monkeypatch, Fragile())
+    error = error_of(capsys, [digits_run("run")], code=1)
+    assert error == "multimix: not on the page: fragile: cannot draw\n"
+
+
+def test_a_library_model_is_made_with_the_options_that_are_given(tmp_path: Path, monkeypatch: Any) -> None:
+    asked: dict[str, Any] = {}
+
+    def noted(name: str, **options: Any) -> Candidate:
+        asked.update(options, name=name)
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr(command, "library_candidate", noted)
+    monkeypatch.setattr(command, "use_device", lambda device: None)
+    given: dict[str, Any] = {"data": "imagefolder", "weights": tmp_path / "mine.pth", "image_size": 48}
+    given |= {"batch_size": 3, "device": "cuda:1"}
+    options = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "timm:resnet10t", *options, "--data-root", "images", "--out", str(tmp_path / "out")])
+    expected = given | {"name": "timm:resnet10t", "root": Path("images"), "folder": tmp_path / "out" / "evaluation"}
+    assert asked == expected
+
+
+def test_the_folder_of_library_models_is_not_that_of_runs_beside_them(tmp_path: Path, monkeypatch: Any) -> None:
+    asked: list[Path | None] = []
+    monkeypatch.setattr(command, "run_candidates", lambda paths, **options: asked.append(options["data_root"]) or [])
+    library = SimpleNamespace(data="imagefolder", class_names=("a", "b"))
+    monkeypatch.setattr(command, "library_candidate", lambda *_, **__: library)
+    both = command.Options(data="imagefolder", data_root=Path("images"))
+    assert command.find_candidates([tmp_path, Path("timm:resnet10t")], both, tmp_path) == [library]
+    assert command.find_candidates([tmp_path], command.Options(data_root=Path("moved")), tmp_path) == []
+    assert asked == [None, Path("moved")]
+
+
+def test_models_for_other_classes_are_not_compared(tmp_path: Path, monkeypatch: Any) -> None:
+    run, library = (
+        SimpleNamespace(data="imagefolder", class_names=names) for names in (("cat", "dog"), ("cat", "owl"))
+    )
+    monkeypatch.setattr(command, "run_candidates", lambda *_, **__: [run])
+    monkeypatch.setattr(command, "library_candidate", lambda *_, **__: library)
+    with pytest.raises(ValueError, match=r"with 2 classes, .*; class 1 is dog of the first, owl of the second\)"):
+        command.find_candidates([tmp_path, Path("timm:resnet10t")], command.Options(data="imagefolder"), tmp_path)
 
 
 def test_ctrl_c_keeps_everything_and_says_how_to_continue(

@@ -166,7 +166,7 @@ def test_images_that_changed_are_evaluated_again(tmp_path: Path, capsys: pytest.
         picture(tmp_path / "three" / label / "1.png", 90)
     library = ["timm:resnet10t", "--data", "imagefolder", "--data-root", tmp_path / "three", "--image-size", "32"]
     told = refusal(capsys, [run, *library, "--weights", run / "model.safetensors", "--parts", "accuracy"])
-    assert "on different data (imagefolder with 2 classes, ant first, imagefolder with 3 classes, ant first)" in told
+    assert "on different data (imagefolder with 2 classes, imagefolder with 3; class 2 is " in told
 
 
 def test_images_that_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +191,17 @@ def test_images_that_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     evaluate("run", "--parts", "accuracy", "--data-root", "pictures", "--out", "after")
     found = [json.loads(Path(name, "evaluation.json").read_text())["models"] for name in ("before", "after")]
     assert found[0][0]["parts"]["accuracy"]["result"] == found[1][0]["parts"]["accuracy"]["result"]
+
+
+def test_results_are_of_the_exported_weights_where_there_is_a_checkpoint_too(digits_run: MakeRun) -> None:
+    run = digits_run("run")
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.pt").write_bytes(b"any")
+    (before,) = run_candidates([run], which=["last"])
+    first = before.identity()
+    shutil.copy(digits_run("other", seed=1) / "model.safetensors", run)
+    (after,) = run_candidates([run], which=["last"])
+    assert after.identity() != first
 
 
 def test_weights_that_change_meanwhile_are_not_measured_under_the_old_name(digits_run: MakeRun) -> None:
@@ -261,7 +272,7 @@ def test_only_sets_that_are_new_or_changed_are_measured(
         ood._load.cache_clear()
         loaded.clear()
         (candidate,) = run_candidates([run], which=["last"])
-        result = measure(candidate, Ood(sets=sets, limit=20, **options))
+        result = measure(candidate, Ood(sets=sets, **{"limit": 20, **options}))
         return list(loaded), result
 
     assert measured(a, noise)[0] == [a, noise]
@@ -275,6 +286,10 @@ def test_only_sets_that_are_new_or_changed_are_measured(
     assert changed["sets"]["a"]["images"] == 5
     assert measured(a, b, noise, detectors=("energy", "max-softmax"))[0] == [a, b, noise]
     assert measured(a, b, noise, seed=1)[0] == [a, b, noise]
+    assert measured(a, b, noise, fit_limit=7)[0] == [a, b, noise]
+    again, fewer = measured(a, b, noise, limit=3)
+    assert again == [a, b, noise]
+    assert [one["images"] for one in fewer["sets"].values()] == [3, 3, 3]
     # What was put together from kept pieces is what one evaluation from nothing says.
     (run / "evaluation" / "last" / "ood.json").unlink()
     assert measured(a, b, noise) == ([a, b, noise], changed)
@@ -336,6 +351,14 @@ def test_results_hold_for_data_that_were_fetched_for_them(digits_run: MakeRun, t
     assert check_inputs([first], [Accuracy()]) == {"accuracy": 1}
     run_parts([first], [Accuracy()], Silent())
     assert check_inputs([candidate()], [Accuracy()]) == {"accuracy": 0}
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_missing_sets_are_fetched_where_that_is_asked_for(download: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(ood, "check_set", lambda spec, **options: asked.append((spec, options["download"])))
+    Ood(sets=("svhn=a", "dtd=b"), download=download).check_files(8)
+    assert asked == [("svhn=a", download), ("dtd=b", download)]
 
 
 def test_crops_that_are_too_small_are_refused_before_anything_is_computed(

@@ -24,6 +24,7 @@ from multimix.data import ArrayDataset
 from multimix.evaluation import corrupt
 from multimix.models import SplitModel, build
 from multimix.random import make_generator
+from multimix.suite import attacks
 from multimix.suite.attacks import Attacks
 from multimix.suite.batches import Batches, balanced_order, choose
 from multimix.suite.corruptions import Corruptions
@@ -165,6 +166,81 @@ def test_every_attack_has_its_options_and_random_starts_of_its_own(
     assert len(streams) == 6
 
 
+@pytest.mark.parametrize("start", [True, False])
+def test_curves_start_at_random_points_only_where_the_table_does(
+    start: bool, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = []
+
+    def noted(attack: Callable[..., Any], *given: Any, **options: Any) -> Any:
+        starts.append(given[6])
+        return attack(*given, **options)
+
+    for name in ("pgd", "pgd_iterates"):
+        monkeypatch.setattr(evaluation, name, functools.partial(noted, getattr(evaluation, name)))
+    part = Attacks(limit=8, curve_limit=8, pgd_steps=1, random_start=start, curve_eps=(1,), curve_steps=(1,))
+    part.evaluate(subject, Memory(), quiet)
+    # Either norm, and either curve.
+    assert starts == [start] * 4
+
+
+def test_the_seed_decides_on_the_images_and_on_the_random_starts(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pgd, streams = evaluation.pgd, set()
+    attacked: list[Tensor] = []
+
+    def noted(model: Any, x: Tensor, *given: Any, **options: Any) -> Tensor:
+        attacked.append(x)
+        streams.add(given[-1].initial_seed())
+        return pgd(model, x, *given, **options)
+
+    monkeypatch.setattr(evaluation, "pgd", noted)
+    assert isinstance(subject.test, ArrayDataset)
+    for seed in range(2):
+        attacked.clear()
+        part = Attacks(limit=15, curve_limit=9, pgd_steps=1, curve_eps=(1,), curve_steps=(1,), seed=seed)
+        part.evaluate(subject, Memory(), quiet)
+        for images, count in zip(attacked, (15, 15, 9), strict=True):  # either norm, and the curve over eps
+            chosen = choose(subject.test.labels, count, seed=seed)
+            assert torch.equal(images, subject.test.images[chosen].float() / 255)
+    assert len(streams) == 2 * 3
+
+
+def test_checks_are_of_the_attack_that_is_measured(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def noted(model: Any, images: Tensor, labels: Tensor, **options: Any) -> list[Any]:
+        asked.update(options, model=model)
+        return []
+
+    monkeypatch.setattr(evaluation, "check_attack", noted)
+    part = Attacks(limit=4, curve_limit=4, pgd_eps=6, pgd_step=3, pgd_steps=2, curve_eps=(1,), curve_steps=(1,))
+    replace(part, mixed_precision=True).evaluate(subject, Memory(), quiet)
+    assert [round(255 * asked[name], 3) for name in ("eps", "step_size")] == [6, 3]
+    assert (asked["steps"], asked["batch_size"]) == (2, 16)
+    x = torch.rand(2, 1, 8, 8)
+    assert not torch.equal(asked["model"](x), subject.model(x))
+
+
+def test_a_surrogate_learns_from_training_images_where_there_are_some(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Tensor] = []
+    distil = evaluation.distil
+
+    def noted(model: Any, images: Tensor, **options: Any) -> Any:
+        shown.append(images)
+        return distil(model, images, **options)
+
+    monkeypatch.setattr(evaluation, "distil", noted)
+    quick = Attacks(limit=4, curve_limit=4, pgd_steps=1, curve_eps=(1,), curve_steps=(1,))
+    quick.evaluate(subject, Memory(), quiet)
+    assert isinstance(subject.train, ArrayDataset)
+    key = lambda images: sorted(image.tobytes() for image in images.mul(255).round().byte().numpy())  # noqa: E731
+    assert key(shown[0]) == key(subject.train.images / 255)
+
+
 def test_mixed_precision_attacks_are_counted_in_full_precision(subject: Subject, attacked: dict[str, Any]) -> None:
     seen = []
     hook = subject.model.classifier.register_forward_hook(lambda module, given, logits: seen.append(logits.dtype))
@@ -217,6 +293,20 @@ def test_autoattack_is_one_more_column(subject: Subject) -> None:
     assert error["AutoAttack 4/255"] >= error["PGD 4/255"]
 
 
+def test_autoattack_has_the_radius_of_pgd(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    radii = []
+
+    def noted(model: Any, x: Tensor, y: Tensor, eps: float, **options: Any) -> Tensor:
+        radii.append(round(255 * eps, 3))
+        return x
+
+    monkeypatch.setattr(evaluation, "autoattack", noted)
+    monkeypatch.setattr(attacks, "load_torchattacks", lambda classes: None)
+    part = Attacks(limit=4, curve_limit=4, pgd_eps=6, pgd_steps=1, curve_eps=(1,), curve_steps=(1,), autoattack=True)
+    assert "AutoAttack 6/255" in part.evaluate(subject, Memory(), quiet)["error"]
+    assert radii == [6]
+
+
 @pytest.mark.parametrize(
     "part", [Attacks(limit=40, curve_limit=20, pgd_steps=3, curve_eps=(1,), curve_steps=(2,)), Corruptions(limit=40)]
 )
@@ -248,20 +338,22 @@ def test_pieces_of_another_batch_size_are_not_mixed_in(subject: Subject) -> None
     assert part.evaluate(replace(subject, batch_size=15), store, quiet) == part.evaluate(subject, Memory(), quiet)
 
 
-def test_corruption_errors_are_those_of_a_loop(subject: Subject) -> None:
-    result = Corruptions(limit=10, types=("contrast", "fog")).evaluate(subject, Memory(), quiet)
-    chosen = choose(subject.test.labels, 10, seed=0)
+@pytest.mark.parametrize(("seed", "asked", "constants"), [(0, None, "cifar"), (3, "imagenet", "imagenet")])
+def test_corruption_errors_are_those_of_a_loop(seed: int, asked: Any, constants: Any, subject: Subject) -> None:
+    part = Corruptions(limit=10, types=("contrast", "fog"), seed=seed, constants=asked)
+    result = part.evaluate(subject, Memory(), quiet)
+    chosen = choose(subject.test.labels, 10, seed=seed)
     assert isinstance(subject.test, ArrayDataset)
     images, labels = subject.test.images[chosen].float() / 255, subject.test.labels[chosen]
     for name in ("contrast", "fog"):
         for severity in range(1, 6):
-            x = corrupt(images, name, severity, generator=make_generator(0, name, 0), constants="cifar")
+            x = corrupt(images, name, severity, generator=make_generator(seed, name, 0), constants=constants)
             with torch.no_grad():
                 error = (subject.model(x).argmax(1) != labels).double().mean().item()
             assert result["error"][name][severity - 1] == error
     assert list(result["error"]) == ["contrast", "fog"]
     assert result["mean"] == pytest.approx(fmean(result["error"]["contrast"] + result["error"]["fog"]))
-    assert result["constants"] == "cifar"
+    assert result["constants"] == constants
     assert Corruptions().headline(result) == {"corruption error, % ↓": 100 * result["mean"]}
 
 

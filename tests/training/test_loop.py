@@ -324,16 +324,79 @@ class Poisoned(methods.Erm):
         return MethodOutput(out.loss * float("nan") if self.calls == self.at else out.loss, out.logits)
 
 
-@pytest.mark.parametrize("at", [6, 8])
-def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(at, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("at", "clip_norm"), [(6, None), (8, None), (6, 1.0)])
+def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(at, clip_norm, tmp_path, monkeypatch):
     use(monkeypatch, Poisoned(at))
     with pytest.raises(DivergenceError, match=rf"in epoch 2: the loss is not finite at step {at};.*last\.pt.*lower lr"):
-        train(replace(CONFIG, checkpoint_minutes=0.0), tmp_path / "run")
+        train(replace(CONFIG, checkpoint_minutes=0.0, clip_norm=clip_norm), tmp_path / "run")
     kept = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
     assert kept["step"] == at - 1
     assert all(tensor.isfinite().all() for tensor in kept["module"].values())
     assert len(metrics(tmp_path / "run")) == 1
     assert load_run(tmp_path / "run")[1](torch.rand(1, 1, 8, 8)).isfinite().all()
+
+
+class Ruined(methods.Erm):
+    """ERM that fills a tensor of the model after the last step of the first epoch, which its losses do not show."""
+
+    def __init__(self, name: str, value: float) -> None:
+        super().__init__()
+        self.name, self.value, self.steps = name, value, 0
+
+    def after_step(self, model):
+        self.steps += 1
+        if self.steps == 4:
+            next(tensor for name, tensor in model.state_dict().items() if name.endswith(self.name)).fill_(self.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("classifier.bias", float("inf"), "the weights are not finite after step 4"),
+     ("running_mean", float("nan"), "not finite.* on the test split")],
+)  # fmt: skip
+def test_a_model_that_is_not_finite_has_diverged_though_its_losses_are(name, value, said, tmp_path, monkeypatch):
+    use(monkeypatch, Ruined(name, value))
+    with pytest.raises(DivergenceError, match=rf"training diverged in epoch 1: .*{said}; no checkpoint had been"):
+        train(CONFIG, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()
+
+
+@pytest.mark.parametrize(("examples", "count", "sizes"), [(6, 3, [2, 2, 2]), (7, 3, [3, 3, 1]), (2, 3, [1, 1])])
+def test_no_more_micro_batches_than_asked_for_nor_than_examples(examples, count, sizes):
+    images, targets, extra = torch.rand(examples, 1, 2, 2), torch.arange(examples), torch.rand(examples, 3)
+    pieces = loop._pieces(images, targets, {"extra": extra}, count)
+    assert [len(part) for part, _, _ in pieces] == sizes
+    assert torch.equal(torch.cat([part for part, _, _ in pieces]), images)
+    assert torch.equal(torch.cat([part for _, part, _ in pieces]), targets)
+    assert torch.equal(torch.cat([part["extra"] for _, _, part in pieces]), extra)
+
+
+def test_a_signal_stops_an_evaluation_which_is_done_again(tmp_path, monkeypatch):
+    whole, seen, evaluate = train(CONFIG, tmp_path / "whole"), [], loop.evaluate_model
+
+    def interrupted(model, batches, **options):
+        def noted():
+            for batch in batches:
+                if not seen:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                seen.append(batch)
+                yield batch
+
+        return evaluate(model, noted(), **options)
+
+    monkeypatch.setattr(loop, "evaluate_model", interrupted)
+    with pytest.raises(Interrupted):
+        train(CONFIG, tmp_path / "run")
+    assert len(seen) == 1
+    monkeypatch.undo()
+    train(CONFIG, tmp_path / "run", resume=True)
+    for one, other in zip(metrics(whole), metrics(tmp_path / "run"), strict=True):
+        assert {**one, "timing": None} == {**other, "timing": None}
+
+
+def test_the_speed_is_of_all_training_images(tmp_path):
+    for line in metrics(train(CONFIG, tmp_path / "run")):
+        assert line["timing"]["images_per_second"] * line["timing"]["train_seconds"] == pytest.approx(4 * 50)
 
 
 def test_progress_reports_every_epoch_and_an_estimate(tmp_path):

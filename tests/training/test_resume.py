@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
+import re
 import shutil
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import torch
 from tests.training.conftest import read_metrics
 
 from multimix.training import Config, RunDirectory, load_run, train
+from multimix.training.rundir import refuse_changes
 
 # Half-and-half regime (host and device draws), augmentation, a validation split, an average, micro-batches; a
 # checkpoint after every step.
@@ -224,6 +227,8 @@ def test_resume_of_nothing_starts_and_of_a_finished_run_returns(uninterrupted, c
     assert same_weights(run, uninterrupted)
     stamp = (run / "result.json").stat().st_mtime_ns
     assert RunDirectory(run).is_finished(CONFIG)
+    with pytest.raises(ValueError, match=r"another configuration: lr \(0\.05 there, 0\.5 now\)"):
+        RunDirectory(run).is_finished(replace(CONFIG, lr=0.5))
     assert train(CONFIG, run, resume=True) == run
     assert (run / "result.json").stat().st_mtime_ns == stamp
 
@@ -236,6 +241,20 @@ def test_changed_configuration_names_the_fields(tmp_path):
     ) as e:
         train(changed, run, resume=True)
     assert "workers" not in str(e.value)
+
+
+def test_the_fields_that_may_change_are_those_of_the_documents():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    free = re.findall(r"`(\w+)`", text.partition("These fields may change on resume:")[2].partition("unless")[0])
+    assert "epochs" in free
+    for field in fields(Config):
+        changed = copy.copy(CONFIG)
+        object.__setattr__(changed, field.name, "another")  # whether it could be is checked elsewhere
+        if field.name in free:
+            refuse_changes(CONFIG, changed, Path("run"))
+        else:
+            with pytest.raises(ValueError, match=rf"another configuration: {field.name} \(.* there, another now\)"):
+                refuse_changes(CONFIG, changed, Path("run"))
 
 
 def test_more_epochs_continue_a_finished_run_as_if_planned(uninterrupted, tmp_path):
@@ -341,6 +360,16 @@ def test_results_without_a_checkpoint_are_not_overwritten(tmp_path):
         train(CONFIG, replaced_result(run), resume=True)
     kept.pop("result.json")
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == kept
+
+
+def test_checkpoints_without_a_configuration_are_not_overwritten(tmp_path):
+    run = interrupted(tmp_path / "run", after=1)
+    (run / "config.json").unlink()
+    kept = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    with pytest.raises(ValueError, match=r"holds checkpoints but no config\.json: put it back"):
+        train(CONFIG, run, resume=True)
+    assert {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()} == kept
+    assert "last.pt" in kept
 
 
 @pytest.mark.parametrize("resume", [False, True])

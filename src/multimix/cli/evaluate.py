@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,7 +154,7 @@ def chosen_parts(options: Any) -> list[Part]:
 
 
 def find_candidates(paths: Sequence[Path], options: Any, out: Path) -> list[Candidate]:
-    """Runs and library models, in the order of the command line.
+    """Runs, then library models, each in the order of the command line.
 
     Raises:
         FileNotFoundError: a path does not exist or holds no run, or a run has no weights.
@@ -195,8 +196,13 @@ def find_candidates(paths: Sequence[Path], options: Any, out: Path) -> list[Cand
             )
     data = dict.fromkeys((candidate.data, candidate.class_names) for candidate in found)
     if len(data) > 1:
-        named = ", ".join(f"{name} with {len(classes)} classes, {classes[0]} first" for name, classes in data)
-        raise ValueError(f"the models are on different data ({named}): evaluate them in separate commands")
+        (one, classes), (other, others) = list(data)[:2]
+        pairs = enumerate(zip_longest(classes, others, fillvalue="none"))
+        apart = next((f"; class {k} is {a} of the first, {b} of the second" for k, (a, b) in pairs if a != b), "")
+        raise ValueError(
+            f"the models are on different data ({one} with {len(classes)} classes, {other} with {len(others)}{apart}): "
+            "evaluate them in separate commands"
+        )
     return found
 
 
