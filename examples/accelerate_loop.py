@@ -69,6 +69,7 @@ def main() -> None:
         accelerator.print(
             f"epoch {epoch + 1:3d}  loss {loss.item():.3f}  test accuracy {torch.cat(right).float().mean():.3f}"
         )
+    accelerator.end_training()  # or processes may crash as they end
 
 
 if __name__ == "__main__":
