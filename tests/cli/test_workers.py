@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,8 @@ def _note_gpu(config: Config, out: Path, **_: object) -> None:
     out.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 
 
-def _work_and_note_gpu(connection: Connection, *arguments: Any) -> None:
-    workers.train = _note_gpu  # type: ignore[assignment]
+def _work_by(train: Callable[..., None], connection: Connection, *arguments: Any) -> None:
+    workers.train = train  # type: ignore[assignment]
     workers._work(connection, *arguments)
 
 
@@ -140,7 +141,7 @@ def test_every_worker_has_a_gpu_of_its_own(
     visible: str | None, expected: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fork_workers(monkeypatch)
-    monkeypatch.setattr(workers, "_work", _work_and_note_gpu)
+    monkeypatch.setattr(workers, "_work", partial(_work_by, _note_gpu))
     monkeypatch.setattr(workers, "default_device", lambda config: "cuda")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -157,16 +158,11 @@ def _note_conditions(config: Config, out: Path, *, resume: bool, **_: object) ->
     out.write_text(f"{torch.get_num_threads()} threads, resume={resume}, leads its session={leads}")
 
 
-def _work_and_note_conditions(connection: Connection, *arguments: Any) -> None:
-    workers.train = _note_conditions  # type: ignore[assignment]
-    workers._work(connection, *arguments)
-
-
 def test_a_worker_resumes_runs_with_its_threads_out_of_reach_of_the_terminal_and_adds_to_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fork_workers(monkeypatch)
-    monkeypatch.setattr(workers, "_work", _work_and_note_conditions)
+    monkeypatch.setattr(workers, "_work", partial(_work_by, _note_conditions))
     job, log = Job(recipes.get("digits"), tmp_path / "run"), tmp_path / "log.txt"
     log.write_text("before\n")
     run_jobs([job], workers=1, threads=3, log=log, on_progress=lambda *_: None, on_end=lambda *_: None)
@@ -175,8 +171,7 @@ def test_a_worker_resumes_runs_with_its_threads_out_of_reach_of_the_terminal_and
 
 
 def _work_with(connection: Connection, log: Path, start_method: str) -> None:
-    workers.train = _start_method  # type: ignore[assignment]
-    workers._work(connection, 1, log, start_method, None)
+    _work_by(_start_method, connection, 1, log, start_method, None)
 
 
 def _note_process(config: Config, out: Path, **_: object) -> None:
@@ -186,11 +181,8 @@ def _note_process(config: Config, out: Path, **_: object) -> None:
 
 
 def _work_on_a_gpu(connection: Connection, *arguments: Any) -> None:
-    import torch
-
     torch.cuda.is_initialized = lambda: True
-    workers.train = _note_process  # type: ignore[assignment]
-    workers._work(connection, *arguments)
+    _work_by(_note_process, connection, *arguments)
 
 
 def test_a_process_whose_gpu_may_be_unusable_takes_no_other_run(

@@ -30,7 +30,7 @@ TICKS = {0.01: "0.01", 0.02: "0.02", 0.05: "0.05", 0.1: "0.1", 0.2: "0.2", 0.5: 
 """Where the map has which alpha."""
 BELOW = {"digits": 6, "cifar20": 14}
 """Points of accuracy below ERM that the map shows."""
-BESIDE = {"digits-stacked": "lead", "cifar20-stacked": "long"}
+BESIDE = {"digits-stacked": ("lead",), "cifar20-stacked": ("long",)}
 """Which part has ERM with the seeds and the schedule of a part without it, where the map has others."""
 VARIED = {
     "map": ("alpha varied, m = b", "o"),
@@ -59,9 +59,8 @@ def every_setting() -> str:
     for file in sorted(HERE.glob("*-*.jsonl")):
         runs = read(file)
         base, _, part = file.stem.partition("-")
-        whole = {**read(HERE / f"{base}-map.jsonl"), **runs}
-        if beside := BESIDE.get(file.stem):
-            whole = {**whole, **read(HERE / f"{base}-{beside}.jsonl"), **runs}
+        beside = ("map", *BESIDE.get(file.stem, ()))
+        whole = {name: seeds for other in beside for name, seeds in read(HERE / f"{base}-{other}.jsonl").items()} | runs
         seconds = sum(row["seconds"] for seeds in runs.values() for row in seeds.values())
         lines += [
             f"## {file.stem}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .cells import difference_cell
 from .runs import BASELINE
 from .statistics import Difference
 from .summary import Summary
@@ -83,9 +84,8 @@ def points(difference: Difference) -> str:
     >>> points(Difference(-0.00001, 0.0041, 5))
     '+0.00 ± 0.41'
     """
-    half_width = "" if difference.verdict == "unknown" else f" ± {100 * difference.half_width:.2f}"
-    mean = round(100 * difference.mean, 2) + 0.0  # never -0.00
-    return f"{mean:+.2f}{half_width}".replace("-", "−")
+    cell = difference_cell(difference)
+    return f"{cell.text} {cell.spread}".rstrip()
 
 
 def _enumerate(names: Sequence[str]) -> str:

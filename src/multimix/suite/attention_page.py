@@ -109,11 +109,10 @@ def _pointing(played: Results, colors: Mapping[str, str]) -> Section:
         best = max((float(row[column].text) for row in rows), default=None)
         for row in rows:
             row[column] = replace(row[column], top=float(row[column].text) == best)
-    random_hit = 100 * fmean(chance)
     baselines = [
         [
             Cell("random pixel", ""),
-            Cell(f"{random_hit:.1f}", random_hit),
+            number_cell(100 * fmean(chance), digits=1),
             NOTHING,
             _above(chance, center),
             _mean_share(area),
