@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from multimix import DenseMultiMix
-from multimix.benchmarking.measure import interleaved, median_ratio, peak_memory
+from multimix.benchmarking.measure import interleaved, peak_memory, ratio
 from multimix.benchmarking.record import Record
 from multimix.kernels import closed_form, closed_form_kernel
 
@@ -51,7 +51,7 @@ def measure(r: int, c: int, rounds: int) -> dict:
         "r": r,
         "c": c,
         "milliseconds": {form: 1e3 * statistics.median(seconds) for form, seconds in times.items()},
-        "over_fused": {form: median_ratio(seconds, times["fused"]) for form, seconds in times.items()},
+        "over_fused": {form: ratio(seconds, times["fused"]).median for form, seconds in times.items()},
         "mib": {form: peak_memory(call, device="cpu") / 2**20 for form, call in calls.items()},
     }
 

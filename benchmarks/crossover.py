@@ -17,7 +17,7 @@ import torch
 
 from multimix import DenseMultiMix
 from multimix.benchmarking import floor
-from multimix.benchmarking.measure import interleaved, median_ratio
+from multimix.benchmarking.measure import interleaved, ratio
 from multimix.benchmarking.record import Record
 from multimix.errors import first_line
 from multimix.functional import expected_mixed_cross_entropy
@@ -89,10 +89,10 @@ def on_cpu(record: Record) -> None:
             torch.autograd.grad(criteria[how].from_logits(logits, labels, None, generator), logits)
 
         times = interleaved({how: lambda how=how: step(how) for how in criteria}, rounds=9, device="cpu", turn=0.05)
-        ratio = median_ratio(times["reference"], times["auto"])
+        over = ratio(times["reference"], times["auto"]).median
         size = {"r": r, "n": n, "b": b, "c": c}
-        record.add("cpu", size | {"chunked_us": 1e6 * min(times["auto"]), "reference_over_chunked": ratio})
-        print(f"r={r} n={n} b={b} c={c}: chunked {1e6 * min(times['auto']):.0f} us, reference / chunked {ratio:.2f}")
+        record.add("cpu", size | {"chunked_us": 1e6 * min(times["auto"]), "reference_over_chunked": over})
+        print(f"r={r} n={n} b={b} c={c}: chunked {1e6 * min(times['auto']):.0f} us, reference / chunked {over:.2f}")
 
 
 def in_turns(
@@ -123,11 +123,11 @@ def closed_form_on_gpu(record: Record, dtype: torch.dtype) -> list[tuple[int, bo
         if times is None:
             faster.append((logits.numel(), False))
             continue
-        ratio, kernels = median_ratio(times["fused"], times["triton"]), statistics.median(times["triton"])
-        faster.append((logits.numel(), ratio > 1))
+        over, kernels = ratio(times["fused"], times["triton"]).median, statistics.median(times["triton"])
+        faster.append((logits.numel(), over > 1))
         rate = 5 * dtype.itemsize * logits.numel() / kernels / 1e12
-        record.add("closed_form", size | {"triton_ms": 1e3 * kernels, "fused_over_triton": ratio})
-        print(f"n=inf {dtype} r={r} c={c}: triton {1e3 * kernels:.3f} ms, {ratio:.2f}x fused, {rate:.2f} TB/s")
+        record.add("closed_form", size | {"triton_ms": 1e3 * kernels, "fused_over_triton": over})
+        print(f"n=inf {dtype} r={r} c={c}: triton {1e3 * kernels:.3f} ms, {over:.2f}x fused, {rate:.2f} TB/s")
     return faster
 
 
@@ -156,16 +156,16 @@ def sampled_on_gpu(record: Record, precision: str) -> list[tuple[int, bool]]:
         if times is None:
             faster.append((r * n * B * c, False))
             continue
-        ratio = median_ratio(times["chunked"], times["triton"])
+        over = ratio(times["chunked"], times["triton"]).median
         rates = floor.gpu_rates(torch.cuda.get_device_name(), precision)
         work = floor.sampled_loss(positions=r, n=n, b=B, c=c, itemsize=dtype.itemsize)
         kernel = statistics.median(times["triton"])
-        faster.append((r * n * B * c, ratio > 1))
+        faster.append((r * n * B * c, over > 1))
         over_floor = kernel / floor.seconds(work, rates) if rates else None
-        row = {"triton_ms": 1e3 * kernel, "chunked_over_triton": ratio, "over_floor": over_floor}
+        row = {"triton_ms": 1e3 * kernel, "chunked_over_triton": over, "over_floor": over_floor}
         record.add("sampled", size | row)
         beside = "floor not known" if over_floor is None else f"{over_floor:.1f}x floor"
-        print(f"{precision} r={r} n={n} c={c}: triton {1e3 * kernel:.3f} ms, {ratio:.2f}x chunked, {beside}")
+        print(f"{precision} r={r} n={n} c={c}: triton {1e3 * kernel:.3f} ms, {over:.2f}x chunked, {beside}")
     return faster
 
 

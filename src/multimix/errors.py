@@ -41,13 +41,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def of_the_machine(error: BaseException) -> str | None:
+def machine_error(error: BaseException) -> str | None:
     """What the machine refused, and what helps, in one line; None for an error of a program.
 
-    >>> of_the_machine(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 7 GB."))
+    >>> machine_error(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 7 GB."))
     "DefaultCPUAllocator: can't allocate memory: you tried 7 GB: use less of it, by a smaller --batch-size or \
 --image-size, say"
-    >>> of_the_machine(RuntimeError("shapes do not match"))
+    >>> machine_error(RuntimeError("shapes do not match"))
     """
     text = one_line(error)
     if isinstance(error, MemoryError) and "allocate" not in text:

@@ -17,13 +17,12 @@ import torch
 from tests.forked_workers import fork_workers
 
 from multimix import cli, recipes
-from multimix.benchmarking.methods import Speed
 from multimix.cli import planned
 from multimix.cli.compare import METHODS, Options
 from multimix.cli.request import read_request
 from multimix.cli.workers import Job
 from multimix.reports import speed
-from multimix.reports.plan import Plan
+from multimix.reports.plan import Plan, Speed
 from multimix.training import Config, train
 from multimix.training.files import locked
 
@@ -52,7 +51,10 @@ from multimix.training.files import locked
         (["--methods", "either(multimix-alone(layer=9), erm)"], "cannot be trained here: layers must"),
         (["--methods", "erm,transmix"], "transmix cannot be trained here"),
         (["--methods", 'erm,supermix(teacher="absent")'], "absent"),
-        (["--methods", "soft-targets(erm)"], "method 'soft-targets(erm)' needs soft_targets for every example"),
+        (
+            ["--methods", "soft-targets(erm)"],
+            "soft-targets(erm) cannot be trained here: SoftTargets needs soft_",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(
@@ -243,7 +245,7 @@ def test_the_speed_is_measured_again_when_there_are_finished_runs_of_other_metho
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, trained = torch.get_num_threads(), {("erm", 0)}
-    asked: list[tuple[dict[str, str], str, int]] = []
+    asked: list[tuple[list[str], str, int]] = []
 
     def train_some(jobs: list[Job], **_: object) -> dict[Job, str]:
         wanted = [job for job in jobs if (job.config.method, job.config.seed) in trained]
@@ -251,9 +253,9 @@ def test_the_speed_is_measured_again_when_there_are_finished_runs_of_other_metho
             train(job.config, job.out)
         return {job: "no memory" for job in jobs if job not in wanted}
 
-    def noted(configs: dict[str, Config], *, device: str) -> tuple[dict[str, Speed], str]:
-        asked.append(({name: config.method for name, config in configs.items()}, device, torch.get_num_threads()))
-        return {name: Speed(100.0, 1.0) for name in configs}, "by a clock"
+    def noted(config: Config, chosen: list[str], *, device: str) -> tuple[dict[str, Speed], str]:
+        asked.append((chosen, device, torch.get_num_threads()))
+        return {name: Speed(100.0, 1.0) for name in chosen}, "by a clock"
 
     def compare() -> None:
         small = ["--epochs", "1", "--warmup-epochs", "0", "--per-class", "5", "--model", "smallnet-w4"]
@@ -269,8 +271,7 @@ def test_the_speed_is_measured_again_when_there_are_finished_runs_of_other_metho
     trained |= {("erm", 1), ("cutmix", 0), ("cutmix", 1)}
     compare()
     compare()
-    both = {"erm": "erm", "cutmix": "cutmix"}
-    assert asked == [({"erm": "erm"}, "cuda", before + 1), (both, "cuda", before + 1)]
+    assert asked == [(["erm"], "cuda", before + 1), (["erm", "cutmix"], "cuda", before + 1)]
     assert torch.get_num_threads() == before
 
 

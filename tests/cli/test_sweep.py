@@ -84,3 +84,66 @@ def test_a_sweep_that_is_stopped_shows_what_is_finished(
     assert "Continue with: multimix sweep digits" in capsys.readouterr().err
     assert [p["seeds"] for p in json.loads((tmp_path / "sweep.json").read_text())["points"]] == [1, 0]
     assert (tmp_path / "sweep.html").is_file()
+
+
+def test_a_sweep_that_is_stopped_before_anything_is_finished_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(jobs: list[Job], **_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", stopped)
+    command = ["sweep", "digits", "--methods", "multimix-alone", *SMALL, "--vary", "n=5", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 130
+    assert "Continue with: multimix sweep digits" in capsys.readouterr().err
+    assert not (tmp_path / "sweep.html").exists()
+
+
+@pytest.mark.parametrize("command", [["compare"], ["sweep", "--vary", "n=5"]])
+def test_when_all_runs_fail_it_says_so(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", lambda jobs, **_: dict.fromkeys(jobs, "out of memory?"))
+    name, *options = command
+    with pytest.raises(SystemExit) as stop:
+        main([name, "digits", "--methods", "multimix-alone", *options, *SMALL, "--out", str(tmp_path)])
+    assert stop.value.code == 1
+    assert "runs failed; tracebacks are in" in capsys.readouterr().err
+
+
+def test_runs_of_a_comparison_in_the_same_folder_are_no_points_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def all_of(jobs: list[Job], **_: object) -> dict[Job, str]:
+        for job in jobs:
+            train(job.config, job.out)
+        return {}
+
+    def stopped(jobs: list[Job], **_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", all_of)
+    monkeypatch.setattr("multimix.cli.compare._report", lambda plan, options: None)
+    main(["compare", "digits", "--methods", "erm", *SMALL, "--out", str(tmp_path)])
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", stopped)
+    sweep = ["sweep", "digits", "--methods", "multimix-alone", *SMALL, "--vary", "n=5", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        main(sweep)
+    assert stop.value.code == 130
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", all_of)
+    main(sweep)
+    assert {p["base"] for p in json.loads((tmp_path / "sweep.json").read_text())["points"]} == {"multimix-alone"}
+
+
+@pytest.mark.parametrize("command", [["compare"], ["sweep", "--vary", "n=5"]])
+def test_a_folder_that_cannot_be_written_in_is_told_first(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", lambda *_, **__: pytest.fail("trained"))
+    name, *options = command
+    with pytest.raises(SystemExit) as stop:
+        main([name, "digits", "--methods", "multimix-alone", *options, *SMALL, "--out", "/proc/none/of"])
+    assert stop.value.code == 2
+    assert "cannot write in /proc/none/of" in capsys.readouterr().err

@@ -127,7 +127,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def test_what_a_method_mixes_by_and_the_data_lack_is_named() -> None:
-    with pytest.raises(ValueError, match="Daml mixes with domain, which this data set does not have: leave it out"):
+    with pytest.raises(ValueError, match="Daml needs domain for every example, which these data do not have"):
         ev.mixed_embeddings(methods.parse("daml"), net(), *batch())
 
 

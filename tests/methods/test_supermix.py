@@ -411,7 +411,7 @@ def test_a_teacher_that_confirms_nothing_ends_the_search(tmp_path, splits) -> No
         (
             lambda: SoftTargets(Erm())(models.smallnet(num_classes=2, image_size=8), numbered(2), torch.arange(2)),
             ValueError,
-            "needs soft_targets of every image",
+            "needs soft_targets for every example",
         ),
         (lambda: build_set(None, None, "x.npz", count=1, batch_size=1), ValueError, "batch_size must be at least 2"),
     ],

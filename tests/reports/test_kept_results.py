@@ -14,8 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from multimix.benchmarking.methods import Speed
-from multimix.reports.plan import Plan
+from multimix.reports.plan import Plan, Speed
 
 from .conftest import MakeRun
 

@@ -12,9 +12,16 @@ from tests.benchmarking.told_clock import tell
 
 from multimix import recipes
 from multimix.benchmarking import methods as timing
+from multimix.data import Batch
 from multimix.methods import Erm, InputMixup, MultiMix
 from multimix.reports import speed
+from multimix.reports.plan import Speed
 from multimix.training import Config
+
+
+@pytest.fixture(autouse=True)
+def without_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "peak_memory", lambda call, *, device: 0)
 
 
 def test_a_mixture_of_methods_costs_its_expectation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,28 +29,51 @@ def test_a_mixture_of_methods_costs_its_expectation(monkeypatch: pytest.MonkeyPa
     tell(monkeypatch, lambda model, method, batch: cost[type(method)])
     config = replace(recipes.get("digits"), batch_size=60)
     methods = ["erm", "multimix(share=0.25)", "multimix-alone"]
-    found, how = speed.measure_speed({m: replace(config, method=m) for m in methods}, device="cpu")
-    assert found["erm"] == timing.Speed(60.0, 1.0)
-    assert found["multimix(share=0.25)"] == timing.Speed(15.0, 0.25)  # 0.25 x 10 + 0.75 x 2 = 4
+    found, how = speed.measure_speed(config, methods, device="cpu")
+    assert found["erm"] == Speed(60.0, 1.0)
+    assert found["multimix(share=0.25)"] == Speed(15.0, 0.25)  # 0.25 x 10 + 0.75 x 2 = 4
     assert found["multimix-alone"].relative == pytest.approx(0.1)
-    assert "rounds of 25 steps" in how
-    alone, _ = speed.measure_speed({"cutmix": replace(config, method="erm")}, device="cpu")
-    assert alone["cutmix"].relative is None
+    assert "one real batch" in how
+    alone, _ = speed.measure_speed(config, ["multimix-alone"], device="cpu")
+    assert alone["multimix-alone"] == found["multimix-alone"]
 
 
 def test_what_passes_through_the_network_at_a_time_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     tell(monkeypatch, lambda model, method, batch: 0.5 if len(batch.images) == 5 else 7.0)
-    config = replace(recipes.get("digits"), method="erm", batch_size=60, accumulate=4, devices=3)
-    found, how = speed.measure_speed({"erm": config}, device="cpu")
-    assert found["erm"] == timing.Speed(10.0, 1.0)
+    config = replace(recipes.get("digits"), batch_size=60, accumulate=4, devices=3)
+    found, how = speed.measure_speed(config, ["erm"], device="cpu")
+    assert found["erm"] == Speed(10.0, 1.0)
     assert "one real micro-batch" in how
 
 
-def test_real_steps_train_and_leave_the_global_generator_alone() -> None:
+def test_a_method_that_cannot_be_timed_does_not_cost_the_others_their_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cost(model: object, method: object, batch: object) -> float:
+        if isinstance(method, InputMixup):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1.0
+
+    tell(monkeypatch, cost)
+    with pytest.warns(UserWarning, match="the training speed of input-mixup is not measured: CUDA out of memory"):
+        found, _ = speed.measure_speed(recipes.get("digits"), ["erm", "input-mixup", "cutmix"], device="cpu")
+    assert list(found) == ["erm", "cutmix"]
+
+
+def test_steps_are_real_timed_as_in_training_and_leave_the_global_state_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "SECONDS", 0.01)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    seen: list[bool] = []
+    forward = Erm.forward
+
+    def noted(self, *args, **kwargs):
+        seen.append(torch.backends.cudnn.benchmark)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(Erm, "forward", noted)
     before = torch.get_rng_state()
-    [(weight, step)] = speed.steps_of(replace(recipes.get("digits"), method="manifold-mixup"), "cpu")
-    step()
-    assert weight == 1.0
+    found, _ = speed.measure_speed(recipes.get("digits"), ["manifold-mixup"], device="cpu")
+    assert found["manifold-mixup"].images_per_second > 0
+    assert set(seen) == {True}  # cuDNN looks for the fastest kernels, as in training
+    assert not torch.backends.cudnn.benchmark
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -57,7 +87,7 @@ def test_the_batch_that_is_timed_is_balanced_where_training_is(tmp_path: Path, m
         data="domains", data_root=tmp_path / "data", held_out="sketch", balance_domains=True, model="smallnet-w4",
         method="erm", batch_size=8,
     )  # fmt: skip
-    timed = []
-    monkeypatch.setattr(speed, "steps", lambda fabric, config, model, method, batch: timed.append(batch))
-    speed.steps_of(config, "cpu")
+    timed: list[Batch] = []
+    tell(monkeypatch, lambda model, method, batch: timed.append(batch) or 1.0)
+    speed.measure_speed(config, ["erm"], device="cpu")
     assert timed[0].extras["domain"].bincount().tolist() == [4, 4]

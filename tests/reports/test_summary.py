@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from multimix.benchmarking.methods import Speed
 from multimix.reports import notes
 from multimix.reports.headline import headline
 from multimix.reports.page import as_json
-from multimix.reports.plan import Plan, folder_name, read_plan
+from multimix.reports.plan import Plan, Speed, folder_name, read_plan
 from multimix.reports.runs import find_runs, read_run
 from multimix.reports.summary import summarize
 from multimix.reports.tables import per_class_table, results_csv, results_table
@@ -333,5 +332,5 @@ class TestErrors:
 
     def test_damaged_plan(self, tmp_path: Path) -> None:
         (tmp_path / "compare.json").write_text('{"methods": []}')
-        with pytest.raises(ValueError, match=r"compare\.json is not what .*multimix compare.* writes"):
+        with pytest.raises(ValueError, match=r"compare\.json is not what .*multimix compare.* write .*damaged"):
             read_plan(tmp_path)

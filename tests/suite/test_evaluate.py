@@ -29,8 +29,9 @@ from multimix.suite import ALL, Accuracy, Ood, results
 from multimix.suite.libraries import library_candidate
 from multimix.suite.page import label_colors
 from multimix.suite.paper_numbers import beside_paper
-from multimix.suite.part import Legend, Part, Results, Store, Subject
+from multimix.suite.part import Legend, Part, Results, Subject
 from multimix.suite.running import check_inputs, measure, run_parts
+from multimix.suite.store import Store
 from multimix.suite.subjects import Candidate, run_candidates
 from multimix.training import load_run
 from multimix.training.devices import check_device
@@ -272,6 +273,7 @@ def test_device_and_batch_size_are_those_asked_for_or_of_the_training(
 
     monkeypatch.setattr("multimix.suite.subjects.load_run", noted)
     monkeypatch.setattr(command, "use_device", lambda device: None)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a GPU")
     monkeypatch.setattr(Fragile, "evaluate", evaluated)
     monkeypatch.setattr(Fragile, "sections", lambda *_: [])
     for broken, given in enumerate(([], ["--device", "cuda:1", "--batch-size", "3"])):

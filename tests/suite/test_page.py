@@ -90,6 +90,15 @@ def test_the_page_explains_brackets_only_where_it_has_some(tmp_path: Path) -> No
     assert "In brackets" not in written(*erm[:1], *cutmix[1:])
 
 
+def test_the_page_names_the_devices_that_were_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"a GPU, {device}")
+    here, there = outcome("erm", 0), outcome("erm", 1)
+    cpu = page._conditions([here], [])["Hardware"]
+    assert cpu.endswith(", cpu")
+    there.candidate = replace(there.candidate, device="cuda:1")
+    assert page._conditions([here, here, there], [])["Hardware"] == f"{cpu}, a GPU, cuda:1"
+
+
 def test_models_trained_elsewhere_stand_beside_the_weights_of_either_epoch() -> None:
     run, elsewhere = outcome("erm", 0), outcome("resnet18", 0)
     elsewhere.candidate = replace(elsewhere.candidate, which=None)

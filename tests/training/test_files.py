@@ -11,7 +11,7 @@ from typing import BinaryIO
 import pytest
 
 from multimix.training import files
-from multimix.training.files import refuse_unwritable, taking_turns, write_atomically, write_text
+from multimix.training.files import exclusive, refuse_unwritable, write_atomically, write_text
 
 
 def test_two_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
@@ -90,11 +90,11 @@ def test_others_wait_for_their_turn(tmp_path: Path) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with taking_turns(tmp_path):
+        with exclusive(tmp_path):
             order.append("second")
 
     other = threading.Thread(target=second)
-    with taking_turns(tmp_path):
+    with exclusive(tmp_path):
         other.start()
         other.join(timeout=0.2)
         order.append("first")

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from multimix import data, evaluation, methods, models
-from multimix.errors import of_the_machine
+from multimix.errors import machine_error
 from multimix.methods import erm
 from multimix.methods.base import Method, MethodOutput
 from multimix.random import make_generator
@@ -297,7 +297,7 @@ class Domains(methods.Erm):
 
 def test_extras_reach_the_method_that_needs_them(tmp_path, monkeypatch):
     use(monkeypatch, Domains())
-    with pytest.raises(ValueError, match="needs domain for every example, which data set 'digits' does not have"):
+    with pytest.raises(ValueError, match="Domains needs domain for every example, which these data do not have"):
         train(CONFIG, tmp_path / "without")
     load = data.load
 
@@ -532,7 +532,7 @@ def test_a_loader_process_that_is_killed_costs_little(tmp_path):
     run = tmp_path / "run"
     with pytest.raises(RuntimeError, match="DataLoader worker") as error:
         train(config, run, progress=kill)
-    assert "Continue with --resume" in of_the_machine(error.value)
+    assert "Continue with --resume" in machine_error(error.value)
     expected = train(config, tmp_path / "whole")
     train(config, run, resume=True)
     assert (run / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()

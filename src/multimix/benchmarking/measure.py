@@ -119,11 +119,6 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
     return Ratio(statistics.median(ratios), ratios[k], ratios[-1 - k])
 
 
-def median_ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """The median over rounds of slow / fast."""
-    return ratio(slow, fast).median
-
-
 def peak_memory(call: Callable[[], object], *, device: str) -> int:
     """Bytes that a call allocates at its peak beyond what was allocated before it."""
     if torch.device(device).type == "cuda":

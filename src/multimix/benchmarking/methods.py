@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from .. import methods, models
 from ..data import Batch
@@ -33,15 +32,6 @@ SECONDS = 6.0
 
 Steps = Sequence[tuple[float, Callable[[], None]]]
 """The steps among which a method chooses for every mini-batch, with their probabilities."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Training speed of one method."""
-
-    images_per_second: float
-    relative: float | None
-    """Speed over ERM's, the median over rounds of the ratio within a round; None where ERM was not measured."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +131,7 @@ def beside_erm(
             methods.parse(method)
             try:
                 measured = {"": baseline, method: steps_of(method)}
-                times, _ = expected_times(measured, rounds=rounds, device=device, seconds=seconds)
+                times = expected_times(measured, rounds=rounds, device=device, seconds=seconds)
                 peak = max(peak_memory(step, device=device) for _, step in measured[method]) / 2**20
             except Exception as error:  # no weights or package, too little memory, a kernel that the device cannot take
                 yield Row(method, None, None, None, None, first_line(error))
@@ -171,8 +161,8 @@ def made_up_batch(b: int, num_classes: int, image_size: int, device: torch.devic
 
 def expected_times(
     measured: Mapping[str, Steps], *, rounds: int, device: str, seconds: float
-) -> tuple[dict[str, list[float]], int]:
-    """Seconds per step of every method in every round, and how many steps of each a round takes.
+) -> dict[str, list[float]]:
+    """Seconds per step of every method in every round.
 
     A method that tosses a coin for every mini-batch counts with its expected time: its parts are timed apart and
     weighted with their probabilities, where timing the mixture would need very many steps.
@@ -201,14 +191,13 @@ def expected_times(
         device=device,
         warm=True,
     )
-    expected = {
+    return {
         name: [
             math.fsum(weight * times[str((name, k))][r] / block for k, (weight, _) in enumerate(found))
             for r in range(rounds)
         ]
         for name, found in measured.items()
     }
-    return expected, block
 
 
 def one_pass(config: Config) -> Config:
@@ -236,12 +225,10 @@ def _repeat(step: Callable[[], None], times: int) -> None:
 
 
 def _step(fabric: Fabric, config: Config, model: SplitModel, method: Method, batch: Batch) -> Callable[[], None]:
-    if missing := [name for name in method.needs if name not in batch.extras]:
-        raise ValueError(f"{type(method).__name__} needs the {' and '.join(missing)} of every image: these have none")
+    extras = method.wanted(batch.extras)
     step = TrainingStep(model, method)
     module, optimizer = fabric.setup(step, make_optimizer(step, config, device=fabric.device))
     generator = make_generator(config.seed, "speed")
-    extras: dict[str, Tensor] = {name: batch.extras[name] for name in method.needs}
     for group in optimizer.param_groups:
         # The weights must stay finite however long this takes; the time of a step does not depend on the rate.
         group["lr"] = 1e-4 * config.lr

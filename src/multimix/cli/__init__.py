@@ -1,7 +1,7 @@
 """The command line: `multimix COMMAND ...`, one module of this package for each command.
 
-A command is a module with `main(argv: list[str]) -> None` and a first docstring line for the overview. It is
-imported when it is called, so that `multimix --help` answers at once.
+A command is a module with `main(argv: list[str]) -> None`. It is imported when it is called, so that
+`multimix --help` answers at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
-from ..errors import nearest_or_all, of_the_machine, one_line
+from ..errors import machine_error, nearest_or_all, one_line
 
 COMMANDS = {
     "train": "train one model with one method",
@@ -76,9 +76,9 @@ def main(argv: list[str] | None = None) -> None:
         if os.environ.get("MULTIMIX_DEBUG"):
             raise
         # A library that does not fit into memory cannot be imported.
-        fail((isinstance(error, ImportError) and of_the_machine(error)) or one_line(error))
+        fail((isinstance(error, ImportError) and machine_error(error)) or one_line(error))
     except (RuntimeError, MemoryError) as error:
-        message = of_the_machine(error)
+        message = machine_error(error)
         if message is None or os.environ.get("MULTIMIX_DEBUG"):
             raise
         fail(message)

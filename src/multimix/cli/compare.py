@@ -68,8 +68,7 @@ def _with_speed(plan: Plan, done: Sequence[str], options: Options) -> Plan:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        configs = {method: dataclasses.replace(options.config, method=method) for method in done}
-        speed, conditions = measure_speed(configs, device=device)
+        speed, conditions = measure_speed(options.config, done, device=device)
     except Exception as error:  # the GPU of others is full, a library is gone
         warnings.warn(f"the training speed is not measured: {one_line(error)}", stacklevel=2)
         return plan

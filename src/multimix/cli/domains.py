@@ -12,8 +12,7 @@ from ..reports import domains as report
 from ..reports.conditions import of_plan
 from ..reports.page import now
 from ..reports.plan import Plan, folder_name, read_plan
-from ..reports.runs import read_run
-from ..training import Config, RunDirectory
+from ..training import Config
 from ..training.files import write_json, write_text
 from .console import show_table
 from .planned import run_plan
@@ -88,8 +87,7 @@ def _run(plans: dict[str, Plan], config: Config, jobs: int | None, folder: Path)
 def _write(plans: dict[str, Plan], config: Config, folder: Path) -> None:
     # With what was asked for in this folder before: the runs are there still.
     plans = {name: read_plan(plan.folder) or plan for name, plan in plans.items()}
-    outs = [out for plan in plans.values() for _, _, out in plan.jobs()]
-    runs = [read_run(out) for out in outs if RunDirectory(out).result.is_file()]
+    runs = [run for plan in plans.values() for run in plan.finished()]
     if not runs:
         return
     chosen = list(dict.fromkeys(method for plan in plans.values() for method in plan.methods))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ..errors import nearest_or_all
 from ..suite import ALL, CHEAP, PARTS, Part
-from ..suite.advice import following_advice
+from ..suite.advice import without_skip_advice
 from ..suite.libraries import LIBRARIES, library_candidate
 from ..suite.page import label_colors, write_evaluation
 from ..suite.results import overview
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
     out = options.out or (Path("runs") / "evaluation" if _is_library(paths[0]) else paths[0])
     if options.out is not None:
         refuse_file(options.out)
-    with following_advice():
+    with without_skip_advice():
         candidates = find_candidates(paths, options, out)
     refuse_unwritable(out)
     for candidate in candidates:
@@ -101,7 +101,7 @@ def main(argv: list[str]) -> None:
     command = shlex.join(["multimix", "evaluate", *argv])
     try:
         with as_ctrl_c():
-            with following_advice():
+            with without_skip_advice():
                 missing = check_inputs(candidates, parts)
             total = len(candidates) * len(parts)
             if kept := total - sum(missing.values()):

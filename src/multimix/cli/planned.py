@@ -20,7 +20,6 @@ from ..training.interrupt import as_ctrl_c
 from ..training.optimizers import warn_of_unreached
 from ..training.rundir import refuse_changes
 from ..training.setting import build_model, load_splits, train_loader
-from ..training.step import wanted_extras
 from .board import Board
 from .workers import Job, run_jobs
 
@@ -128,7 +127,6 @@ def _check_setting(config: Config, chosen: Sequence[str]) -> None:
     images, targets, extras = next(iter(train_loader(few, splits).batches(0)))
     for text in chosen:
         method = methods.parse(text)
-        wanted = wanted_extras(dataclasses.replace(config, method=text), method, extras)
         try:
             method.setup(model)
             method.check_extras(splits.train.extras)
@@ -136,7 +134,7 @@ def _check_setting(config: Config, chosen: Sequence[str]) -> None:
             for _, part in method.choices():
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "n=math.inf is inaccurate")  # for these few images
-                    part(model, images, targets, torch.Generator(), **{name: wanted[name] for name in part.needs})
+                    part(model, images, targets, torch.Generator(), **part.wanted(extras))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{text} cannot be trained here: {error}") from None
 

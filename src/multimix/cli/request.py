@@ -14,7 +14,7 @@ import torch.distributed as dist
 from .. import methods
 from ..reports.plan import Plan, folder_name
 from ..training import Config
-from ..training.files import refuse_file
+from ..training.files import refuse_file, refuse_unwritable
 from ..training.setting import refuse_out_in_data
 from .options import parse
 
@@ -103,6 +103,7 @@ def read_request(
         raise ValueError(f"--methods is empty: name some, separated by commas, such as {default.methods}")
     folder = options.out or Path("runs") / f"{command}-{recipe}"
     refuse_file(folder)
+    refuse_unwritable(folder)
     refuse_out_in_data(options.config, folder)
     return Request(
         options,

@@ -12,7 +12,6 @@ from ..reports import sweep as report
 from ..reports.conditions import of_plan
 from ..reports.page import now
 from ..reports.plan import Plan, read_plan
-from ..reports.runs import find_runs
 from ..reports.style import standalone
 from ..reports.sweep import Axis, with_option
 from ..training import Config
@@ -113,13 +112,13 @@ def _in_order(values: Iterable[str]) -> list[str]:
 
 def write(plan: Plan, bases: Sequence[str], axes: Sequence[Axis], config: Config) -> None:
     """The table on the terminal, `sweep.json`, `sweep.csv`, one figure for each option, and `sweep.html`."""
-    finished = [run for run in find_runs([plan.folder]) if run.finished and run.config.seed in plan.seeds]
-    if not finished:
-        return
+    finished = plan.finished()
     bases, axes = _with_earlier(plan.folder / RESULTS, bases, axes)
     key = report.metric(finished)
     runs = {method: [run for run in finished if run.config.method == method] for method in plan.methods}
     found = report.points(bases, axes, runs, config, key)
+    if not any(point.accuracy for point in found):  # there may be runs of a comparison in the same folder
+        return
     split: report.Split = "validation" if key == "val_accuracy" else "test"
     show_table(report.table(found, split=split))
     setting = {"data": config.data, "model": config.model, "epochs": config.epochs, "split": split}

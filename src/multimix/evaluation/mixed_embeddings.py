@@ -91,14 +91,7 @@ def mixed_embeddings(
     (torch.Size([100, 4]), torch.Size([100, 3]))
     """
     if isinstance(method, methods.Mixer):
-        extras = extras or {}
-        if lacking := [name for name in method.needs if name not in extras]:
-            raise ValueError(
-                f"{type(method).__name__} mixes with {', '.join(lacking)}, which this data set does not have: leave it "
-                "out, or use data that have it"
-            )
-        needed = {name: extras[name] for name in method.needs}
-        mixed = method.mixed(model, images, targets, generator, **needed)
+        mixed = method.mixed(model, images, targets, generator, **method.wanted(extras or {}))
         with torch.no_grad():
             return MixedEmbeddings(_embed(model, mixed.features.detach(), mixed.layer), mixed.targets.detach())
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""The fused losses as custom operators, so that torch.compile, AMP and distributed training treat each as one op.
+"""Custom operators for fused losses, so that torch.compile, AMP and distributed training treat each as one op.
 
-Both compute their gradients in the forward pass (see `logits_space`), so the backward is one multiplication. They
+They compute their gradients in the forward pass (see `logits_space`), so the backward is one multiplication. They
 stay in float32 until then: a float16 gradient would underflow before a gradient scaler could lift it. When
 the backward itself must be differentiable (create_graph=True) it goes through the reference instead.
 

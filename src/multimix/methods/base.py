@@ -16,7 +16,7 @@ What the protocol carries, and how:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -53,8 +53,24 @@ class Method(nn.Module):
     a device synchronisation.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    """Names of further per-example tensors that the data set must provide as keyword arguments."""
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of further per-example tensors that the data set must provide as keyword arguments: by default those of
+        the methods within. A method that needs some itself may say so in a class attribute."""
+        return tuple(dict.fromkeys(name for part in self._parts() for name in part.needs))
+
+    def wanted(self, extras: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of the further tensors of a batch that it needs.
+
+        Raises:
+            ValueError: one of them is not there.
+        """
+        if missing := [name for name in self.needs if name not in extras]:
+            raise ValueError(
+                f"{type(self).__name__} needs {' and '.join(missing)} for every example, which these data do not have: "
+                "choose other data, or another method"
+            )
+        return {name: extras[name] for name in self.needs}
 
     @property
     def keeps_graph(self) -> bool:

@@ -55,10 +55,6 @@ class DenseLoss(Method):
             attention=attention, nonlinearity=nonlinearity, detach_attention=detach_attention, normalize=normalize
         )
 
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.mixer.needs
-
     def forward(
         self,
         model: SplitModel,

@@ -35,10 +35,6 @@ class Either(Method):
             raise TypeError(f"a and b must be methods, got {type(a).__name__} and {type(b).__name__}")
         self.a, self.b, self.p = a, b, check_share("p", p)
 
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(dict.fromkeys((*self.a.needs, *self.b.needs)))
-
     def choices(self) -> list[tuple[float, Method]]:
         """Both methods, or what they choose from; none with probability 0.
 

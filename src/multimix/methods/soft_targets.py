@@ -34,8 +34,8 @@ class SoftTargets(Method):
         self.method = method
 
     @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(dict.fromkeys(("soft_targets", *self.method.needs)))
+    def needs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(("soft_targets", *super().needs)))
 
     def choices(self) -> list[tuple[float, Method]]:
         """What the method chooses from, each on these targets."""
@@ -49,10 +49,5 @@ class SoftTargets(Method):
         generator: torch.Generator | None = None,
         **extras: Tensor,
     ) -> MethodOutput:
-        if missing := [name for name in self.needs if name not in extras]:
-            raise ValueError(
-                f"{type(self).__name__} needs {' and '.join(missing)} of every image, as further keyword arguments: "
-                "choose a data set that has them, or pass them on"
-            )
-        wanted = {name: extras[name] for name in self.method.needs}
-        return self.method(model, images, extras["soft_targets"], generator, **wanted)
+        soft = self.wanted(extras)["soft_targets"]
+        return self.method(model, images, soft, generator, **self.method.wanted(extras))

@@ -37,10 +37,7 @@ def from_torchvision(
         ValueError: no such classifier (with the nearest name), it cannot be split, or it refuses the image size.
         OSError: the weights can be neither found nor downloaded.
     """
-    models = require("torchvision", "train").models
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ValueError(f"torchvision has no classifier {name!r}{nearest(name, known)}")
+    models = torchvision_classifiers(name)
     options: dict[str, Any] = {}
     if name.startswith("vit_"):
         options |= {"image_size": image_size}
@@ -97,13 +94,7 @@ def from_timm(
         ValueError: no such model (with the nearest name), no weights, it cannot be split, or refuses the image size.
         OSError: the weights can be neither found nor downloaded.
     """
-    timm = require("timm", "train")
-    if not timm.is_model(name):
-        raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
-    try:
-        about = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:  # the part after the dot
-        raise ValueError(f"timm:{name}: {error}; timm.list_pretrained() lists the tags") from error
+    timm, about = require("timm", "train"), about_timm(name)
     if pretrained:
         if about is None or not about.has_weights:
             raise ValueError(f"timm has no weights for {name}: use pretrained=False")
@@ -113,6 +104,34 @@ def from_timm(
     options |= {"num_classes": num_classes, "in_chans": channels, "pretrained": pretrained}
     model = _make(f"timm:{name}", image_size, pretrained, lambda: timm.create_model(name, **options))
     return _split(f"timm:{name}", model, image_size, channels, mean, std)
+
+
+def torchvision_classifiers(name: str) -> Any:
+    """`torchvision.models`.
+
+    Raises:
+        ValueError: it has no classifier of this name.
+    """
+    models = require("torchvision", "train").models
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(f"torchvision has no classifier {name!r}{nearest(name, known)}")
+    return models
+
+
+def about_timm(name: str) -> Any:
+    """What timm knows about the weights of a model: how images are prepared for them, and their classes; or None.
+
+    Raises:
+        ValueError: it has no such model, or no weights of this tag.
+    """
+    timm = require("timm", "train")
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # the part after the dot
+        raise ValueError(f"timm:{name}: {error}; timm.list_pretrained() lists the tags") from error
 
 
 def _make(name: str, image_size: int, pretrained: bool, make: Callable[[], nn.Module]) -> nn.Module:

@@ -73,7 +73,7 @@ def table(found: Sequence[Row]) -> Table:
 
 def panel(found: Sequence[Row]) -> str:
     """The accuracies on every held-out domain, and their averages, with a dot for each method."""
-    colors = method_colors([row.method for row in found], "erm")
+    colors = method_colors([row.method for row in found], BASELINE)
     places = [*found[0].domains, "average"]
     with figure(min(9.0, 2.0 + 1.1 * len(places)), 3.2) as (drawn, axes):
         for k, row in enumerate(found):
@@ -95,7 +95,7 @@ def page(found: Sequence[Row], *, conditions: Mapping[str, str]) -> str:
         "Mean over seeds of the accuracy on the domain that was held out; bars are one standard deviation. Look at "
         "whether a method is ahead on all domains, and by more than the bars.",
         [Panel("held out", panel(found))],
-        legend=method_colors([row.method for row in found], "erm"),
+        legend=method_colors([row.method for row in found], BASELINE),
     )
     return fill(
         title="Leave one domain out",

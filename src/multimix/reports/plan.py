@@ -1,4 +1,5 @@
-"""`compare.json`: what a comparison set out to do, so that it can continue, and a page can say what is missing."""
+"""`compare.json`: what a comparison, a sweep or a domain set out to do, so that it can continue, and a page can say
+what is missing."""
 
 from __future__ import annotations
 
@@ -8,10 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..benchmarking.methods import Speed
+from ..training import RunDirectory
 from ..training.files import write_json
+from .runs import Run, read_run
 
 _NAME = "compare.json"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Training speed of one method."""
+
+    images_per_second: float
+    relative: float
+    """Over ERM's: the median over rounds of the ratio within a round."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,10 @@ class Plan:
             for method in self.methods if methods is None else methods:
                 yield method, seed, self.folder / folder_name(method) / f"seed{seed}"
 
+    def finished(self) -> list[Run]:
+        """The runs that have ended; whatever else lies in the folder is not looked at."""
+        return [read_run(out) for _, _, out in self.jobs() if RunDirectory(out).result.is_file()]
+
     def write(self) -> None:
         """Write `compare.json`; a kill leaves the old file or the new one."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +75,9 @@ def read_plan(folder: Path) -> Plan | None:
         value["speed"] = {method: Speed(**speed) for method, speed in value["speed"].items()}
         return Plan(folder=folder, **value)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is not what `multimix compare` writes ({error}): the file is damaged") from None
+        raise ValueError(
+            f"{path} is not what `multimix compare`, `sweep` and `domains` write ({error}): the file is damaged"
+        ) from None
 
 
 def folder_name(method: str) -> str:

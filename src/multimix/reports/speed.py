@@ -1,4 +1,4 @@
-"""The training speed of the methods of a comparison, measured in turns in one process.
+"""The training speed of the methods of a comparison, measured in turns with ERM in one process.
 
 The runs of a comparison share the machine, so their own images per second say more about each other than about
 the methods.
@@ -6,62 +6,61 @@ the methods.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 import torch
 
-from .. import methods
-from ..benchmarking.measure import median_ratio
-from ..benchmarking.methods import Speed, Steps, expected_times, one_pass, steps
+from ..benchmarking.methods import beside_erm, one_pass
+from ..models import SplitModel
 from ..training import Config
 from ..training.devices import connect
 from ..training.setting import build_model, load_splits, train_loader
-from .runs import BASELINE
+from .plan import Speed
 
 ROUNDS = 9
 SECONDS = 8.0
 """About how long to measure in all; slow models take as long as a few steps take."""
-Device = Literal["cpu", "cuda"]
 
 
-def measure_speed(configs: Mapping[str, Config], *, device: Device) -> tuple[dict[str, Speed], str]:
+def measure_speed(
+    config: Config, chosen: Sequence[str], *, device: Literal["cpu", "cuda"]
+) -> tuple[dict[str, Speed], str]:
     """Time whole training steps (forward, loss, backward, optimiser) on one real batch, without data loading.
 
     Args:
-        configs: the configuration of each method; "erm" is what the others are compared with. Of batches that are
-            accumulated, or divided over devices, what passes through the network at a time is timed.
+        config: what the methods have in common. Of batches that are accumulated, or divided over devices, what passes
+            through the network at a time is timed.
+        chosen: the methods. One that cannot be timed is left out with a warning.
         device: "cpu" or "cuda".
 
     Returns:
         The speed of each, and a sentence that says how it was measured.
     """
-    passes = {name: one_pass(config) for name, config in configs.items()}
-    measured = {name: steps_of(config, device) for name, config in passes.items()}
-    expected, block = expected_times(measured, rounds=ROUNDS, device=device, seconds=SECONDS)
-    rounds = len(next(iter(expected.values())))
+    at_a_time = replace(one_pass(config), accelerator=device)
+    fabric = connect(at_a_time)
+    fabric.launch()
+    splits = load_splits(at_a_time)
+    batch = next(iter(train_loader(replace(at_a_time, workers=0), splits, device=fabric.device).batches(0)))
+
+    def make_model() -> SplitModel:
+        return build_model(at_a_time, splits).to(fabric.device)
+
     speeds = {}
-    for name, config in passes.items():
-        relative = None if BASELINE not in expected else median_ratio(expected[BASELINE], expected[name])
-        speeds[name] = Speed(config.batch_size / statistics.median(expected[name]), relative)
+    seconds = SECONDS / len(chosen)
+    for row in beside_erm(chosen, fabric, at_a_time, make_model, batch, rounds=ROUNDS, seconds=seconds):
+        if row.images_per_second is None or row.relative is None:
+            warnings.warn(f"the training speed of {row.method} is not measured: {row.why_not}", stacklevel=2)
+        else:
+            speeds[row.method] = Speed(row.images_per_second, row.relative)
     threads = torch.get_num_threads()
-    batch = "batch" if passes == configs else "micro-batch"
+    what = "batch" if at_a_time.batch_size == config.batch_size else "micro-batch"
     where = "one GPU" if device == "cuda" else f"{threads} CPU thread{'s' if threads > 1 else ''}"
     how = (
-        f"Speed is of whole training steps on one real {batch} without data loading, in one process on {where} after "
-        f"the runs, the methods taking turns: the median of {rounds} rounds of {block} "
-        f"step{'s' if block > 1 else ''}; for methods that toss a coin, the expected time."
+        f"Speed is of whole training steps on one real {what} without data loading, in one process on {where} after "
+        f"the runs, each method in turns with ERM: medians of up to {ROUNDS} rounds; for methods that toss a coin, the "
+        "expected time."
     )
     return speeds, how
-
-
-def steps_of(config: Config, device: Device) -> Steps:
-    """The optimiser steps among which the method of `config` chooses, on one model and the first batch of its data."""
-    fabric = connect(replace(config, accelerator=device))
-    fabric.launch()
-    splits = load_splits(config)
-    batch = next(iter(train_loader(replace(config, workers=0), splits, device=fabric.device).batches(0)))
-    model = build_model(config, splits).to(fabric.device)
-    return steps(fabric, config, model, methods.parse(config.method), batch)

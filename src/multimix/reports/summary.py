@@ -1,4 +1,4 @@
-"""From runs to numbers: one row for each method, the differences from ERM, and the sentence that they justify."""
+"""From runs to numbers: one row for each method, and the differences from ERM."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..benchmarking.methods import Speed
-from .plan import Plan, read_plan
+from .plan import Plan, Speed, read_plan
 from .runs import BASELINE, Group, Run, find_runs, group_runs
 from .statistics import Difference, Estimate, estimate, paired_difference
 

@@ -159,10 +159,9 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _speed(row: Row) -> list[Cell]:
     if row.speed is None:
         return [NOTHING, NOTHING]
-    relative = row.speed.relative
     return [
         Cell(f"{row.speed.images_per_second:,.0f}", row.speed.images_per_second),
-        NOTHING if relative is None else Cell(f"{relative:.2f}×", relative),
+        Cell(f"{row.speed.relative:.2f}×", row.speed.relative),
     ]
 
 

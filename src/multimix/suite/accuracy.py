@@ -11,7 +11,8 @@ from torch import Tensor
 from .. import evaluation
 from ..reports.section import Section
 from . import accuracy_page
-from .part import Legend, Part, Results, Store, Subject
+from .part import Legend, Part, Results, Subject
+from .store import Store
 
 
 @dataclass(frozen=True, kw_only=True)

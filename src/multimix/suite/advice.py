@@ -9,24 +9,24 @@ from ..data import UnreadableImageError
 from ..data.pictures import OR_SKIP
 from ..errors import one_line
 
-__all__ = ["following_advice", "told"]
+__all__ = ["evaluation_message", "without_skip_advice"]
 
 
-def told(error: BaseException) -> str:
+def evaluation_message(error: BaseException) -> str:
     """What an error says, in one line.
 
     Training can do without some of its images. What is measured would be of other images, and under the same name.
 
-    >>> told(UnreadableImageError("cannot read it: replace it" + OR_SKIP + " (2 more are unreadable too)"))
-    'cannot read it: replace it (2 more are unreadable too)'
+    >>> evaluation_message(UnreadableImageError("cannot read it: replace it" + OR_SKIP + " (2 more are so too)"))
+    'cannot read it: replace it (2 more are so too)'
     """
     return one_line(error).replace(OR_SKIP, "")
 
 
 @contextmanager
-def following_advice() -> Iterator[None]:
-    """Let images that cannot be read be refused in the words of `told`."""
+def without_skip_advice() -> Iterator[None]:
+    """Let images that cannot be read be refused in the words of `evaluation_message`."""
     try:
         yield
     except UnreadableImageError as error:
-        raise UnreadableImageError(told(error)) from error
+        raise UnreadableImageError(evaluation_message(error)) from error

@@ -19,7 +19,8 @@ from ..random import make_generator
 from ..reports.section import Section
 from . import attacks_page
 from .batches import Batches, balanced_order, check_limit, choose
-from .part import Legend, Part, Results, Store, Subject
+from .part import Legend, Part, Results, Subject
+from .store import Store
 
 Attack = Callable[[Tensor, Tensor, torch.Generator], list[Tensor]]
 """Images, labels and a generator -> one batch of images for every point of a curve."""

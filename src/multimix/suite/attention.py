@@ -20,8 +20,9 @@ from ..reports.overlays import SIDE, data_uri, one_of_each, shrink
 from ..reports.section import Section
 from . import attention_page
 from .boxes import read_boxes_once, to_input
-from .part import Legend, Part, Results, Store, Subject
+from .part import Legend, Part, Results, Subject
 from .pointing import play_all
+from .store import Store
 
 
 @dataclass(frozen=True, kw_only=True)

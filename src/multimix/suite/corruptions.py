@@ -17,7 +17,8 @@ from ..random import make_generator
 from ..reports.section import Section
 from . import corruptions_page
 from .batches import Batches, check_limit, choose
-from .part import Legend, Part, Results, Store, Subject
+from .part import Legend, Part, Results, Subject
+from .store import Store
 
 SEVERITIES = (1, 2, 3, 4, 5)
 

@@ -24,7 +24,8 @@ from ..training.progress import duration
 from . import detection_page
 from .boxes import read_boxes_once
 from .detection_pictures import some_pictures
-from .part import Legend, Part, Results, Store, Subject
+from .part import Legend, Part, Results, Subject
+from .store import Store
 
 
 class _Settings(NamedTuple):

@@ -18,7 +18,8 @@ from ..reports.sampling import sample_classes
 from ..reports.section import Panel, Section
 from ..reports.style import CLASS_COLORS
 from ..reports.tables import estimates_table
-from .part import Legend, Part, Results, Store, Subject, first_result
+from .part import Legend, Part, Results, Subject, first_result
+from .store import Store
 
 SPACES = {"normalized": "embeddings on the unit sphere", "raw": "embeddings as they are"}
 

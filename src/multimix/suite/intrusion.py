@@ -15,7 +15,8 @@ from ..evaluation.inference import evaluating
 from ..random import make_generator
 from ..reports.section import Section
 from . import intrusion_page
-from .part import Legend, Part, Results, Store, Subject
+from .part import Legend, Part, Results, Subject
+from .store import Store
 
 BINS = 40
 CLEAN = "clean images"

@@ -18,9 +18,9 @@ from ..data.files import open_files
 from ..data.listing import class_folders, scan
 from ..data.pictures import Resize
 from ..data.source import Files
-from ..errors import nearest
 from ..extras import require
 from ..machine import fastest_device
+from ..models.libraries import about_timm, torchvision_classifiers
 from ..reports.conditions import data_name
 from .part import Subject
 from .subjects import Candidate, data_digest, file_digest, make_identity, verified
@@ -79,6 +79,8 @@ def library_candidate(
             "evaluate it on data with the classes of these weights, or give weights trained on yours with --weights"
         )
 
+    where = device or fastest_device()
+
     # Made anew each time: the candidates live as long as the evaluation, and their models would fill a GPU together.
     def build() -> models.SplitModel:
         return _build(name, weights, num_classes=len(class_names), image_size=test.image_size)
@@ -90,7 +92,6 @@ def library_candidate(
         _require_colour(name, test)
 
     def load() -> Subject:
-        where = device or fastest_device()
         subject = Subject(
             label=name,
             seed=0,
@@ -123,6 +124,7 @@ def library_candidate(
         folder=folder / name.replace(":", "-").replace("/", "-"),
         identity=lambda: make_identity(*parts, files=_files(data, root)),
         load=load,
+        device=where,
         class_names=tuple(class_names),
         image_size=test.image_size,
         training=training,
@@ -167,7 +169,7 @@ def _published_preparation(name: str) -> tuple[int, Resize]:
     if library == "torchvision":
         told = _torchvision_weights(rest).transforms()
         return int(told.crop_size[0]), Resize(int(told.resize_size[0]), told.interpolation.value)
-    told = _timm_weights(rest)
+    told = about_timm(rest)
     size = int(told.input_size[-1])
     return size, Resize(math.floor(size / told.crop_pct), told.interpolation)
 
@@ -176,22 +178,11 @@ def _published_classes(name: str) -> int:
     library, _, rest = name.partition(":")
     if library == "torchvision":
         return len(_torchvision_weights(rest).meta["categories"])
-    return int(_timm_weights(rest).num_classes)
+    return int(about_timm(rest).num_classes)
 
 
 def _torchvision_weights(name: str) -> Any:
-    library = require("torchvision", "train").models
-    known = library.list_models(module=library)
-    if name not in known:
-        raise ValueError(f"torchvision has no classifier {name!r}{nearest(name, known)}")
-    return library.get_model_weights(name).DEFAULT
-
-
-def _timm_weights(name: str) -> Any:
-    timm = require("timm", "train")
-    if not timm.is_model(name):
-        raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
-    return timm.get_pretrained_cfg(name)
+    return torchvision_classifiers(name).get_model_weights(name).DEFAULT
 
 
 def _build(name: str, weights: Path | None, *, num_classes: int, image_size: int) -> models.SplitModel:
@@ -199,7 +190,7 @@ def _build(name: str, weights: Path | None, *, num_classes: int, image_size: int
         return models.build(name, num_classes=num_classes, image_size=image_size, pretrained=True)
     library, _, rest = name.partition(":")
     state = _read(weights)
-    about = _torchvision_weights(rest).transforms() if library == "torchvision" else _timm_weights(rest)
+    about = _torchvision_weights(rest).transforms() if library == "torchvision" else about_timm(rest)
     mean, std = about.mean, about.std
     if any(key.startswith("stages.0.") for key in state) and "classifier.weight" in state:
         # Weights of our own runs, which hold the normalisation too.

@@ -22,7 +22,8 @@ from ..random import make_generator
 from ..reports.section import Section
 from . import ood_page
 from .fingerprint import fingerprint
-from .part import Legend, Part, Results, Store, Subject
+from .part import Legend, Part, Results, Subject
+from .store import Store
 
 LOGIT_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "max-softmax": evaluation.max_softmax,

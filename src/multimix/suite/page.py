@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from ..errors import one_line
-from ..machine import fastest_device
 from ..reports.conditions import several
 from ..reports.headline import sentence, unsaid
 from ..reports.page import fill, now
@@ -155,7 +154,8 @@ def _alone(groups: Mapping[str, Sequence[Outcome]], baselines: Mapping[str, str]
 
 
 def _conditions(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> dict[str, str]:
-    machine = environment(torch.device(fastest_device()), 1)
+    devices = dict.fromkeys(outcome.candidate.device for outcome in outcomes)
+    machines = [environment(torch.device(device), 1) for device in devices]
     found = {
         "Network": several(o.candidate.model for o in outcomes),
         "Training": several(o.candidate.training for o in outcomes),
@@ -164,8 +164,9 @@ def _conditions(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> dict[str,
     for part in parts:
         options = ", ".join(f"{name}={value}" for name, value in options_of(part).items())
         found[f"Options of {part.name}"] = options or "none"
-    found["Versions"] = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    found["Hardware"] = f"{machine['hardware']['cpu']}, {machine['hardware']['device']}"
+    found["Versions"] = ", ".join(f"{name} {number}" for name, number in machines[0]["versions"].items())
+    hardware = [machine["hardware"] for machine in machines]
+    found["Hardware"] = ", ".join(dict.fromkeys([hardware[0]["cpu"], *(each["device"] for each in hardware)]))
     return found
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -17,8 +16,7 @@ from ..data.source import Files
 from ..models import SplitModel
 from ..reports.section import Section
 from ..training import Config
-
-T = TypeVar("T")
+from .store import Store
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """By label, what `Part.evaluate` returned for each seed."""
@@ -77,22 +75,6 @@ class Subject:
             workers=self.workers,
             resize=self.resize,
         )
-
-
-class Store(Protocol):
-    """Results of one part for one subject, saved as they come and read back while weights and options are the same."""
-
-    def compute(self, key: str, function: Callable[[], T], *, depends_on: Mapping[str, Any] | None = None) -> T:
-        """What is kept under `key`; if nothing is, the value of `function`, a plain JSON value, which is then kept.
-
-        `depends_on` takes the place of the options of the part, for a piece that depends on some of them only.
-        Divide long work into keys that take seconds each: an interrupted evaluation continues after the last one.
-        """
-        ...
-
-    def path(self, name: str) -> Path:
-        """A file beside the results for what is no JSON; another one for other weights or options."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

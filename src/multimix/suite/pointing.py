@@ -15,7 +15,8 @@ from ..data.boxes import BoxedImage
 from ..evaluation.inference import evaluating
 from ..extras import require
 from .boxes import read_boxes_once, to_input
-from .part import Store, Subject
+from .part import Subject
+from .store import Store
 
 __all__ = ["play_all"]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from .advice import told
+from .advice import evaluation_message
 from .fingerprint import fingerprint
 from .part import Part, Subject
-from .store import FileStore
+from .store import Store
 from .subjects import Candidate
 
 __all__ = ["Outcome", "Watch", "check_inputs", "measure", "options_of", "run_parts"]
@@ -85,7 +85,7 @@ def run_parts(
             try:
                 outcome.results[part.name] = _measure(candidate, part, store, load, watch.say)
             except Exception as error:  # whatever it is, the other parts do not suffer from it
-                failure = told(error)
+                failure = evaluation_message(error)
                 outcome.failures[part.name] = failure
                 if log is not None:
                     _append(log, candidate, part)
@@ -106,7 +106,7 @@ def _plain(value: Any) -> Any:
 
 
 def _measure(
-    candidate: Candidate, part: Part, store: FileStore, load: Callable[[], Subject], say: Callable[[str], None]
+    candidate: Candidate, part: Part, store: Store, load: Callable[[], Subject], say: Callable[[str], None]
 ) -> Mapping[str, Any]:
     return store.compute(_WHOLE, lambda: part.evaluate(load(), store, say))
 
@@ -115,9 +115,9 @@ def _fingerprints(part: Part) -> dict[str, str]:
     return {name: fingerprint(*files) for name, files in part.files().items()}
 
 
-def _store(candidate: Candidate, part: Part, files: Mapping[str, str]) -> FileStore:
+def _store(candidate: Candidate, part: Part, files: Mapping[str, str]) -> Store:
     options = options_of(part) | ({"files": dict(files)} if files else {})
-    return FileStore(candidate.folder / f"{part.name}.json", identity=candidate.identity(), options=options)
+    return Store(candidate.folder / f"{part.name}.json", identity=candidate.identity(), options=options)
 
 
 def _once(load: Callable[[], Subject]) -> Callable[[], Subject]:

@@ -17,7 +17,8 @@ from ..reports.section import Section
 from ..training import Config
 from ..training.devices import connect
 from . import speed_page
-from .part import Legend, Part, Results, Store, Subject
+from .part import Legend, Part, Results, Subject
+from .store import Store
 
 VARIED = ("multimix", "dense-multimix", "multimix-alone", "dense-multimix-alone")
 """Methods whose number of mixed examples costs no further passes through the network."""

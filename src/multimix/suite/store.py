@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..training.files import taking_turns, write_json
+from ..training.files import exclusive, write_json
 
-__all__ = ["FileStore"]
+__all__ = ["Store"]
 
 T = TypeVar("T")
 
 
-class FileStore:
-    """A `Store` in one JSON file, for one part of one classifier; written after every piece.
+class Store:
+    """Results of one part for one classifier, in one JSON file that is written after every piece.
 
     The file holds the pieces of every set of options that was ever asked for, so that going back to earlier options
     costs nothing; they all go when the classifier changes, since nothing of them is true any more. A damaged file
@@ -30,12 +30,12 @@ class FileStore:
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "part.json"
-    >>> store = FileStore(path, identity="weights 1", options={"limit": 10})
+    >>> store = Store(path, identity="weights 1", options={"limit": 10})
     >>> store.compute("sum", lambda: sum(range(10)))
     45
-    >>> FileStore(path, identity="weights 1", options={"limit": 10}).compute("sum", lambda: 1 / 0)
+    >>> Store(path, identity="weights 1", options={"limit": 10}).compute("sum", lambda: 1 / 0)
     45
-    >>> FileStore(path, identity="weights 2", options={"limit": 10}).compute("sum", lambda: -1)
+    >>> Store(path, identity="weights 2", options={"limit": 10}).compute("sum", lambda: -1)
     -1
     """
 
@@ -51,6 +51,8 @@ class FileStore:
 
     def compute(self, key: str, function: Callable[[], T], *, depends_on: Mapping[str, Any] | None = None) -> T:
         """What is kept under `key`; if nothing is, the value of `function`, a plain JSON value, which is then kept.
+
+        Divide long work into keys that take seconds each: an interrupted evaluation continues after the last one.
 
         Args:
             depends_on: in place of the options of the part, for a piece that depends on some of them only.
@@ -83,7 +85,7 @@ class FileStore:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             # Or what another evaluation writes after it is read here would be lost.
-            with taking_turns(self._file.parent):
+            with exclusive(self._file.parent):
                 self._take_in(_read(self._file, self._identity))
                 write_json(self._file, {"identity": self._identity, "by_options": self._all})
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What can be evaluated: finished runs, and classifiers of torchvision and timm on images of one's own."""
+"""What can be evaluated, and runs as such; classifiers of torchvision and timm are in `libraries`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from .part import Subject
 
 __all__ = ["Candidate", "Which", "run_candidate", "run_candidates", "run_subject", "verified"]
 
+
 Which = Literal["last", "best"]
 
 
@@ -49,6 +50,8 @@ class Candidate:
     identity: Callable[[], str]
     """It changes when weights or data change. Asked for each time, as the data may be fetched meanwhile."""
     load: Callable[[], Subject]
+    device: str = "cpu"
+    """Where it will be."""
     class_names: tuple[str, ...] = ()
     image_size: int | None = None
     """Side in pixels of the images that it takes, where that is known before it is made."""
@@ -108,11 +111,12 @@ def run_candidate(
     run: Run, group: Group, *, which: Which = "last", device: str | None = None, batch_size: int | None = None
 ) -> Candidate:
     """One run of a group; arguments and errors as for `run_candidates`."""
-    weights, root = file_digest(weights_file(run.path, which)), run.config.data_root
+    weights, root = file_digest(RunDirectory(run.path).weights_or_checkpoint(which)), run.config.data_root
+    where = device or default_device(run.config)
 
     def load() -> Subject:
-        subject = run_subject(run, group.label, which=which, device=device, batch_size=batch_size)
-        if file_digest(weights_file(run.path, which)) != weights:
+        subject = run_subject(run, group.label, which=which, device=where, batch_size=batch_size)
+        if file_digest(RunDirectory(run.path).weights_or_checkpoint(which)) != weights:
             raise ValueError(f"{run.path} has other weights than at the start, since it is trained on: evaluate again")
         return subject
 
@@ -128,6 +132,7 @@ def run_candidate(
         folder=run.path / "evaluation" / which,
         identity=lambda: make_identity(weights, files=None if root is None else read_from(run.config.data, root)),
         load=load,
+        device=where,
         class_names=tuple(run.data_info["class_names"]),
         image_size=run.data_info.get("image_size"),
         training=f"{run.data_info['train_examples']:,} images, {training([run.config])}",
@@ -137,7 +142,7 @@ def run_candidate(
     )
 
 
-def run_subject(run: Run, label: str, *, which: Which, device: str | None, batch_size: int | None) -> Subject:
+def run_subject(run: Run, label: str, *, which: Which, device: str, batch_size: int | None) -> Subject:
     """The trained model of a run, and its data; arguments as for `run_candidates`.
 
     Raises:
@@ -146,7 +151,7 @@ def run_subject(run: Run, label: str, *, which: Which, device: str | None, batch
     """
     splits = _splits(run)
     config = run.config
-    _, model = load_run(run.path, which=which, device=device or default_device(config))
+    _, model = load_run(run.path, which=which, device=device)
     subject = Subject(
         label=label,
         seed=config.seed,
@@ -205,23 +210,6 @@ def verified(subject: Subject) -> Subject:
     if not logits.isfinite().all():
         raise ValueError(f"{subject.label} gives logits that are not finite: its weights are damaged, or diverged")
     return subject
-
-
-def weights_file(path: Path, which: Which) -> Path:
-    """The file with the weights of a run.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    run = RunDirectory(path)
-    exported, checkpoint = run.weights(which), run.checkpoint(which)
-    for file in (exported, checkpoint):
-        if file.is_file():
-            return file
-    raise FileNotFoundError(
-        f"{path} has no {which} weights yet: neither {exported.name} nor checkpoints/{checkpoint.name}. "
-        "Train it to the end of an epoch that is evaluated, or leave it out"
-    )
 
 
 def make_identity(*parts: str, files: Files | None) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from ..data.augmentation import Augment
+from ..data.catalogue import Name
+from ..data.files import BadImages
 from ..errors import nearest
 
 __all__ = ["Config"]
@@ -33,7 +35,7 @@ class Config:
     ValueError: epochs must be at least 1, got 0
     """
 
-    data: Literal["digits", "cifar10", "cifar100", "tinyimagenet", "imagenet", "imagefolder", "domains"]
+    data: Name
     """Data set."""
     model: str = "preactresnet18"
     """Encoder: a name of `multimix.models.build`, or torchvision:NAME, or timm:NAME."""
@@ -69,7 +71,7 @@ class Config:
     """Training augmentation: crops shifted by up to 4 pixels (sides of 32 and 64), flips; or ImageNet's, and colors."""
     workers: int = 2
     """Loader processes for data sets that are streamed from files."""
-    bad_images: Literal["error", "skip"] = "error"
+    bad_images: BadImages = "error"
     """What an unreadable image does: stop with its name, or be skipped and counted."""
 
     # optimisation

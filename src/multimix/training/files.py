@@ -20,7 +20,7 @@ except ImportError:  # Windows has no fcntl; the lock is a safeguard, not a need
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "append_line", "locked", "naming_another_folder", "refuse_file", "refuse_unwritable", "taking_turns",
+    "append_line", "exclusive", "locked", "naming_another_folder", "refuse_file", "refuse_unwritable",
     "write_atomically", "write_json", "write_text",
 ]  # fmt: skip
 
@@ -152,7 +152,7 @@ def naming_another_folder() -> Iterator[None]:
 
 
 @contextmanager
-def taking_turns(directory: Path) -> Iterator[None]:
+def exclusive(directory: Path) -> Iterator[None]:
     """Wait until no other process is within this for the same directory.
 
     Where there are no locks, as on some network file systems, it does not wait.

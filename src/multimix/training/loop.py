@@ -25,7 +25,7 @@ from .records import TensorBoard, best_record
 from .repeatability import seed_global_state
 from .rundir import RunDirectory
 from .state import TrainingState
-from .step import begin_pass, wanted_extras
+from .step import begin_pass
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -117,8 +117,7 @@ class Loop:
         config, state, rank = self.config, self.state, self.ranks.rank
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, state.step, self.batches)
-        wanted = wanted_extras(config, state.module.method, extras)
-        pieces = _pieces(images, targets, wanted, config.accumulate)
+        pieces = _pieces(images, targets, state.module.method.wanted(extras), config.accumulate)
         for number, (images_, targets_, extras_) in enumerate(pieces):
             # Everything random is a function of where we are, so a resumed run needs no generator state.
             seed_global_state(derive_seed(config.seed, state.step, number, rank, "network"), images.device)

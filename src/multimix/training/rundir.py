@@ -68,6 +68,21 @@ class RunDirectory:
         """The exported weights, "last" or "best"."""
         return self.path / ("model.safetensors" if which == "last" else "best.safetensors")
 
+    def weights_or_checkpoint(self, which: str) -> Path:
+        """The file with the weights: those exported at the end, or for a run that has not finished a checkpoint.
+
+        Raises:
+            FileNotFoundError: there is neither.
+        """
+        exported, checkpoint = self.weights(which), self.checkpoint(which)
+        for file in (exported, checkpoint):
+            if file.is_file():
+                return file
+        raise FileNotFoundError(
+            f"{self.path} has no {which} weights yet: neither {exported.name} nor checkpoints/{checkpoint.name}. "
+            "Train it to the end of an epoch that is evaluated, or leave it out"
+        )
+
     def is_finished(self, config: Config) -> bool:
         """Whether a run of this configuration has ended here.
 

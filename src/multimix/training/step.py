@@ -15,7 +15,7 @@ from .config import Config
 if TYPE_CHECKING:
     from ..models import SplitModel
 
-__all__ = ["TrainingStep", "begin_pass", "compiled_stages", "wanted_extras"]
+__all__ = ["TrainingStep", "begin_pass", "compiled_stages"]
 
 
 class TrainingStep(nn.Module):
@@ -51,21 +51,6 @@ class TrainingStep(nn.Module):
         if out.logits is None:
             return out.loss, None
         return out.loss, (out.logits.detach().argmax(dim=1) == targets).sum()
-
-
-def wanted_extras(config: Config, method: Method, extras: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the further tensors of a batch that `method`, the one of `config`, needs.
-
-    Raises:
-        ValueError: the data set does not have one of them.
-    """
-    missing = [name for name in method.needs if name not in extras]
-    if missing:
-        raise ValueError(
-            f"method {config.method!r} needs {', '.join(missing)} for every example, "
-            f"which data set {config.data!r} does not have: choose another data set or method"
-        )
-    return {name: extras[name] for name in method.needs}
 
 
 @contextmanager

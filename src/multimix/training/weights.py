@@ -67,8 +67,8 @@ def load_run(
 
 
 def _read_weights(run: RunDirectory, which: str) -> dict[str, Tensor]:
-    path = run.weights(which)
-    if path.is_file():
+    path = run.weights_or_checkpoint(which)
+    if path == run.weights(which):
         safetensors = require("safetensors.torch", "train")
         try:
             loaded: dict[str, Tensor] = safetensors.load_file(path)
@@ -79,13 +79,7 @@ def _read_weights(run: RunDirectory, which: str) -> dict[str, Tensor]:
             fix = f"delete it, and the weights of {checkpoint} are read" if checkpoint.is_file() else "train anew"
             raise ValueError(f"{path} is damaged: {error}: {fix}") from error
         return loaded
-    try:
-        state: dict[str, Any] = load_checkpoint(run.checkpoint(which))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{run.path} has no {which} weights yet: neither {path.name} nor checkpoints/{which}.pt"
-        ) from None
-    return model_weights(state)
+    return model_weights(load_checkpoint(path))
 
 
 def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
