@@ -126,6 +126,18 @@ def test_unreadable_images_are_named_and_the_others_classified(grey, tmp_path, c
     assert out.startswith(f"{folder / '0' / '000.png'}: ")
 
 
+def test_a_picture_of_a_format_that_is_not_read_is_named(grey, tmp_path, capsys) -> None:
+    run, folder = grey
+    (tmp_path / "a.png").write_bytes((folder / "0" / "000.png").read_bytes())
+    (tmp_path / "c.HEIC").write_bytes(b"phone")
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), str(tmp_path)])
+    assert stop.value.code == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{tmp_path / 'a.png'}: ")
+    assert f"cannot read the image {tmp_path / 'c.HEIC'}" in err
+
+
 def test_an_interrupt_leaves_what_was_classified_beside_the_file(grey, tmp_path, capsys, monkeypatch) -> None:
     run, folder = grey
     (out := tmp_path / "found.csv").write_text("earlier")

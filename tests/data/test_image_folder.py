@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as tv
 
@@ -47,6 +47,88 @@ def test_val_beside_test_is_for_validation_and_alone_is_the_test_set(tmp_path: P
     alone = load("imagefolder", root=tree(tmp_path / "b", {k: COUNTS[k] for k in ("train", "val")}))
     assert alone.val is None
     assert len(alone.test) == 3
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_the_validation_split_has_several_names(tmp_path: Path, tree, name: str) -> None:
+    root = tree(tmp_path, {name if split == "val" else split: counts for split, counts in COUNTS.items()})
+    data = load("imagefolder", root=root)
+    assert data.val is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (12, 3, 6)
+    (root / ("val" if name != "val" else "valid")).mkdir()
+    with pytest.raises(ValueError, match=r"both there: which is the validation split\? Remove the other"):
+        load("imagefolder", root=root)
+
+
+def test_folders_of_classes_without_a_train_folder_are_told_where_to_go(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path / "flat", COUNTS) / "train"
+    with pytest.raises(FileNotFoundError, match=r"holds no train folder: if its folders are classes, put them into"):
+        load("imagefolder", root=root)
+    with pytest.raises(FileNotFoundError, match=r"train does not exist: expected"):
+        load("imagefolder", root=tree(tmp_path / "no-train", {"test": COUNTS["test"]}))
+
+
+def test_a_held_out_split_that_lacks_classes_is_told(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path, {"train": COUNTS["train"], "test": COUNTS["val"]})
+    with pytest.warns(
+        UserWarning, match="test holds no images of 'Cat': accuracies are over the other classes"
+    ) as told:
+        load("imagefolder", root=root)
+    assert len(told) == 1
+
+
+def test_pictures_of_formats_that_are_not_read_are_counted(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path, {split: COUNTS[split] for split in ("train", "test")})
+    (root / "train" / "bee" / "0.png").rename(root / "train" / "bee" / "0.jfif")  # read: Pillow looks at the contents
+    for k in range(3):
+        (root / "train" / "ant" / f"x{k}.HEIC").write_bytes(b"x")
+    (root / "train" / "bee" / "raw.Nef").write_bytes(b"x")
+    (root / "train" / "bee" / "notes.txt").write_bytes(b"x")
+    message = r"^4 pictures in \S+train are left out, since \.heic, \.nef is not read: convert .*ant/x0\.HEIC\)$"
+    with pytest.warns(UserWarning, match=message) as told:
+        data = load("imagefolder", root=root)
+    assert len(told) == 1
+    assert len(data.train) == 12
+
+
+def photograph(path: Path, orientation: int) -> None:
+    """40 x 24 pixels as they are stored, the left half of them white, the top quarter of the others grey."""
+    stored = np.zeros((24, 40, 3), np.uint8)
+    stored[:, :20], stored[:6, 20:] = 255, 128
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_upright_as_viewers_show_them(tmp_path: Path, suffix: str, orientation: int) -> None:
+    path = tmp_path / f"photo{suffix}"
+    photograph(path, orientation)
+    with Image.open(path) as opened:
+        expected = ImageOps.exif_transpose(opened).convert("RGB")
+    found = pictures.read(path)
+    assert found.size == expected.size == pictures.side(path) == ((24, 40) if orientation >= 5 else (40, 24))
+    assert np.array_equal(np.asarray(found), np.asarray(expected))
+
+
+def test_a_photograph_is_left_as_it_is_stored_where_positions_are_annotated(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    photograph(path, 6)
+    stored = np.asarray(pictures.read(path, upright=False))
+    assert stored.shape[:2] == (24, 40)
+    assert pictures.side(path, upright=False) == (40, 24)
+    assert (stored[:, :20] == 255).all()
+
+
+def test_damaged_tags_cost_nothing_but_the_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photograph(tmp_path / "photo.jpg", 6)
+
+    def damaged(_: object) -> None:
+        raise ValueError("not a TIFF header")
+
+    monkeypatch.setattr(Image.Image, "getexif", damaged)
+    assert pictures.read(tmp_path / "photo.jpg").size == pictures.side(tmp_path / "photo.jpg") == (40, 24)
 
 
 def test_training_images_alone_need_a_held_out_test_set(tmp_path: Path, tree) -> None:

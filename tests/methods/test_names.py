@@ -79,6 +79,9 @@ def test_lists() -> None:
     ("text", "message"),
     [
         ("multimx", "unknown method 'multimx': did you mean multimix?"),
+        ("mixup", "unknown method 'mixup': did you mean input-mixup?"),
+        ("Mix-Up", "did you mean input-mixup?"),
+        ("cross_entropy", "did you mean erm?"),
         ("quux", "expected one of erm, input-mixup"),
         ("multimix(alfa=1)", "multimix has no option 'alfa': did you mean alpha?"),
         ("multimix(alpha=-1)", "alpha must be positive"),

@@ -686,6 +686,10 @@ def test_load_run_says_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is not a run: it holds no config\.json"):
         load_run(tmp_path)
     run = train(replace(CONFIG, epochs=1), tmp_path / "run")
+    (tmp_path / "several" / "erm" / "seed0").mkdir(parents=True)
+    (tmp_path / "several" / "erm" / "seed0" / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"is not a run: .* there are runs below it, such as \S+erm/seed0$"):
+        load_run(tmp_path / "several")
     with pytest.raises(ValueError, match="'last' or 'best', got 'first'"):
         load_run(run, which="first")
     (run / "model.safetensors").write_bytes(b"torn")

@@ -153,7 +153,7 @@ def _sides(paths: Sequence[Path], folder: Path, what: str) -> list[tuple[int, in
 
     def sides(index: int) -> tuple[int, int]:
         try:
-            return side(paths[index]) if is_readable(paths[index]) else (0, 0)
+            return side(paths[index], upright=False) if is_readable(paths[index]) else (0, 0)
         except UnreadableImageError:
             return 0, 0
 

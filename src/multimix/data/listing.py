@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ __all__ = [
     "Listing",
     "class_folders",
     "image_files",
+    "other_pictures",
     "printable",
     "require_folder",
     "require_utf8",
@@ -23,7 +25,9 @@ __all__ = [
     "unlabelled",
 ]
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+OTHERS = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+"""Of pictures that are not read, and must not be missing without a word."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,19 @@ def image_files(folder: Path) -> list[str]:
         ValueError: a link that leads back to a folder that it lies in, as its images would be found again and again.
         OSError: the machine refuses to read a folder.
     """
+    return _files(folder, EXTENSIONS)
+
+
+def other_pictures(folder: Path) -> list[str]:
+    """The pictures below a folder whose formats are not read; as `image_files` gives those whose are."""
+    return _files(folder, OTHERS)
+
+
+def _files(folder: Path, extensions: tuple[str, ...]) -> list[str]:
     found = []
     for where, files in sorted(_walk(folder)):
         for file in sorted(files):
-            if file.lower().endswith(EXTENSIONS) and not file.startswith("."):
+            if file.lower().endswith(extensions) and not file.startswith("."):
                 found.append(os.path.relpath(os.path.join(where, file), folder))
     return found
 
@@ -146,13 +159,16 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
     classes = present if classes is None else classes
     names: list[str] = []
     labels: list[int] = []
+    others: list[str] = []
     for name in present:
         if name not in classes:
             raise ValueError(
                 f"{folder} has a class folder {name!r} that the training set has not: "
                 "remove it, or add the class to the training set"
             )
-        files = image_files(folder / name)
+        both = _files(folder / name, EXTENSIONS + OTHERS)
+        files = [file for file in both if file.lower().endswith(EXTENSIONS)]
+        others += [os.path.join(name, file) for file in both if not file.lower().endswith(EXTENSIONS)]
         if not files:
             raise ValueError(
                 f"class {name!r} is empty: {folder / name} holds no images ({', '.join(EXTENSIONS)}): "
@@ -160,4 +176,11 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
             )
         names += [os.path.join(name, file) for file in files]
         labels += [classes.index(name)] * len(files)
+    if others:
+        kinds = ", ".join(sorted({os.path.splitext(name)[1].lower() for name in others}))
+        warnings.warn(
+            f"{len(others)} pictures in {printable(str(folder))} are left out, since {kinds} is not read: convert them "
+            f"to .jpg or .png (the first is {printable(others[0])})",
+            stacklevel=2,
+        )
     return Listing(folder, names, torch.tensor(labels))

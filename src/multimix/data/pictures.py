@@ -31,7 +31,7 @@ __all__ = [
 SMALL_SIDE = 96
 """Images up to this side are used whole; larger ones are cut from a somewhat larger picture, as for ImageNet."""
 
-VERSION = 2
+VERSION = 3
 """Raised whenever a file comes to be read as other pixels, or is no longer readable, so that no cache hides it."""
 
 OR_SKIP = ", or leave out unreadable images with bad_images='skip' (--bad-images skip)"
@@ -40,13 +40,20 @@ OR_SKIP = ", or leave out unreadable images with bad_images='skip' (--bad-images
 BITS_PER_SAMPLE = 258
 """A tag of TIFF files."""
 
+ORIENTATION = 0x0112
+"""A tag of EXIF: how the camera was held."""
+
 
 class UnreadableImageError(ValueError):
     """A file that does not hold a whole image, or one whose values have no known meaning; the message names it."""
 
 
-def read(path: Path) -> Image:
+def read(path: Path, *, upright: bool = True) -> Image:
     """The RGB picture in a file. One of 16 bits is scaled to 8, so that black and white stay what they are.
+
+    Args:
+        upright: turned as the camera says that it was held, which is how viewers show it. False: as it is stored, which
+            is what positions in annotations refer to.
 
     Raises:
         UnreadableImageError: the file is missing, truncated or no image, or its values have no known range.
@@ -56,8 +63,9 @@ def read(path: Path) -> Image:
     try:
         with open(path, "rb") as file:
             picture: Image = pil.open(file)
-            white = _white(picture)
-            return (picture if white == 255 else _eight_bits(picture, white)).convert("RGB")
+            white, orientation = _white(picture), _orientation(picture) if upright else 1
+            rgb = (picture if white == 255 else _eight_bits(picture, white)).convert("RGB")
+            return _turned(rgb, orientation)
     except Exception as error:  # decoders of broken files raise nearly anything
         if _is_of_the_machine(error):
             raise
@@ -80,8 +88,8 @@ def is_readable(path: Path) -> bool:
     return True
 
 
-def side(path: Path) -> tuple[int, int]:
-    """Width and height in pixels, from the file's header.
+def side(path: Path, *, upright: bool = True) -> tuple[int, int]:
+    """Width and height in pixels, from the file's header; of the picture that `read` gives.
 
     Raises:
         UnreadableImageError: the file is missing or no image.
@@ -90,7 +98,7 @@ def side(path: Path) -> tuple[int, int]:
     try:
         with pil.open(path) as picture:
             width, height = picture.size
-            return width, height
+            return (height, width) if upright and _orientation(picture) >= 5 else (width, height)
     except Exception as error:
         if _is_of_the_machine(error):
             raise
@@ -153,6 +161,26 @@ def _white(picture: Image) -> int:
     if picture.mode in ("I", "F"):
         raise _UnknownRangeError(f"its pixels are of mode {picture.mode}, whose range from black to white is unknown")
     return 255
+
+
+def _orientation(picture: Image) -> int:
+    """From 1, upright, to 8, as EXIF has it; 1 for what Pillow turns itself, and where the tags are damaged."""
+    if picture.format == "TIFF":
+        return 1
+    try:
+        found = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # the picture may be whole all the same
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _turned(picture: Image, orientation: int) -> Image:
+    if orientation == 1:
+        return picture
+    how = require("PIL.Image", "train").Transpose
+    turns = (how.FLIP_LEFT_RIGHT, how.ROTATE_180, how.FLIP_TOP_BOTTOM, how.TRANSPOSE, how.ROTATE_270, how.TRANSVERSE,
+             how.ROTATE_90)  # fmt: skip
+    return picture.transpose(turns[orientation - 2])
 
 
 def _eight_bits(picture: Image, white: int) -> Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,10 @@ from typing import NamedTuple
 from .datasets import ArrayDataset
 from .listing import Listing, class_folders, require_folder, scan
 
-__all__ = ["Files", "Source", "image_folder", "image_folder_places"]
+__all__ = ["HELD_OUT", "Files", "Source", "image_folder", "image_folder_places"]
+
+HELD_OUT = {"val": ("val", "valid", "validation"), "test": ("test",)}
+"""What the folders of the splits are called that are not trained on."""
 
 
 class Files(NamedTuple):
@@ -32,18 +36,29 @@ class Source(NamedTuple):
 def image_folder(root: Path) -> Source:
     """`root`/train/CLASS/IMAGE, and the same with val, test or both. Classes are numbered in sorted order.
 
-    Where only one of val and test is there, it is the test set.
+    Where only one of val and test is there, it is the test set. The folder of val may be called valid or validation.
 
     Raises:
         FileNotFoundError: `root` or its train folder is missing.
-        ValueError: an empty class; a class that the training set has not.
+        ValueError: an empty class; a class that the training set has not; val under two names.
     """
     require_folder(root, f"{root}/train/CLASS/IMAGE and {root}/val or {root}/test")
+    if not (root / "train").exists() and _holds_classes(root):
+        raise FileNotFoundError(
+            f"{root} holds no train folder: if its folders are classes, put them into {root / 'train'}; "
+            "val_per_class=N (--val-per-class N) then holds images out"
+        )
     classes = class_folders(root / "train")
     splits = {"train": scan(root / "train", classes)}
-    for split in ("val", "test"):
-        if (root / split).is_dir():
-            splits[split] = scan(root / split, classes)
+    for split in HELD_OUT:
+        if (place := _place(root, split)).is_dir():
+            splits[split] = scan(place, classes)
+            present = set(splits[split].labels.tolist())
+            if lacking := [repr(name) for number, name in enumerate(classes) if number not in present]:
+                shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+                warnings.warn(
+                    f"{place} holds no images of {shown}: accuracies are over the other classes", stacklevel=2
+                )
     if "val" in splits and "test" not in splits:
         splits["test"] = splits.pop("val")
     return Source(splits, tuple(classes))
@@ -51,4 +66,23 @@ def image_folder(root: Path) -> Source:
 
 def image_folder_places(root: Path) -> list[Path]:
     """What `image_folder` reads."""
-    return [root / split for split in ("train", "val", "test")]
+    return [root / "train", *(root / name for names in HELD_OUT.values() for name in names)]
+
+
+def _place(root: Path, split: str) -> Path:
+    """The folder of a split.
+
+    Raises:
+        ValueError: there are several.
+    """
+    there = [root / name for name in HELD_OUT[split] if (root / name).is_dir()]
+    if len(there) > 1:
+        raise ValueError(f"{there[0]} and {there[1]} are both there: which is the validation split? Remove the other")
+    return there[0] if there else root / split
+
+
+def _holds_classes(root: Path) -> bool:
+    """Whether folders of it hold images, and none is called as a split."""
+    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    splits = {"train", *(name for names in HELD_OUT.values() for name in names)}
+    return bool(folders) and not any(path.name in splits for path in folders)

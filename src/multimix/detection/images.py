@@ -98,7 +98,7 @@ class _Decoder:
     def example(self, epoch: int, index: int) -> _Example:
         image = self._images[index]
         tv = require("torchvision.tv_tensors", "train")
-        pixels = pictures.pixels(pictures.read(image.path))
+        pixels = pictures.pixels(pictures.read(image.path, upright=False))
         edges = torch.tensor([box.edges for box in image.boxes]).reshape(-1, 4)
         target = {
             "boxes": tv.BoundingBoxes(edges, format="XYXY", canvas_size=(image.height, image.width)),

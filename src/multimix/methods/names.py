@@ -121,6 +121,12 @@ NAMES: dict[str, Callable[..., Method]] = {
     "dense-loss": DenseLoss,
 }
 
+_ELSEWHERE = {
+    "mixup": "input-mixup", "baseline": "erm", "plain": "erm", "crossentropy": "erm", "dense": "dense-multimix",
+    "zeta": "zeta-mixup",
+}  # fmt: skip
+"""What others call a method, without hyphens; by its letters another would be nearest."""
+
 _DEEPEST = 50
 """Levels of a method's text. What is far deeper some versions of Python read, and then fail to write."""
 
@@ -205,7 +211,10 @@ def options_of(name: str) -> dict[str, inspect.Parameter]:
     (['alpha'], 1.0)
     """
     if name not in NAMES:
-        raise ValueError(f"unknown method {name!r}{nearest_or_all(name, NAMES)}")
+        meant = _ELSEWHERE.get(re.sub("[-_ ]", "", name.casefold()))
+        raise ValueError(
+            f"unknown method {name!r}{f': did you mean {meant}?' if meant else nearest_or_all(name, NAMES)}"
+        )
     # Of a class without a constructor of its own, the signature is that of torch.nn.Module, (*args, **kwargs).
     open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(NAMES[name]).parameters

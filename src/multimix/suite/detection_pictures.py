@@ -31,7 +31,7 @@ def some_pictures(
     made = []
     for number in chosen:
         image, one = images[number], found[number]
-        picture = pictures.read(image.path)
+        picture = pictures.read(image.path, upright=False)
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         sides = torch.tensor([image.width, image.height, image.width, image.height])
         # Scores fall; a detector that has learnt little is sure of boxes everywhere.

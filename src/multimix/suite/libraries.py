@@ -17,7 +17,7 @@ from ..data.catalogue import read_from
 from ..data.files import open_files
 from ..data.listing import class_folders, scan
 from ..data.pictures import Resize
-from ..data.source import Files
+from ..data.source import HELD_OUT, Files
 from ..extras import require
 from ..machine import fastest_device
 from ..models.libraries import about_timm, torchvision_classifiers
@@ -153,7 +153,7 @@ def _only_split(name: str, root: Path | None) -> Path | None:
     """Where the classes of an image folder are that has no training images."""
     if name != "imagefolder" or root is None or not root.is_dir() or (root / "train").is_dir():
         return None
-    return next((root / split for split in ("test", "val") if (root / split).is_dir()), root)
+    return next((root / name for name in ("test", *HELD_OUT["val"]) if (root / name).is_dir()), root)
 
 
 def _files(name: str, root: Path | None) -> Files | None:

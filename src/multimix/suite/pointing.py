@@ -76,7 +76,8 @@ def _play(
     size = subject.image_size
     # The whole image, even if it is not square: no object is cut off, and the map is stretched back over it.
     smooth = require("PIL.Image", "train").Resampling.BILINEAR
-    pixels = torch.stack([pictures.pixels(pictures.read(one.path).resize((size, size), smooth)) for one in images])
+    whole = (pictures.read(one.path, upright=False).resize((size, size), smooth) for one in images)
+    pixels = torch.stack([pictures.pixels(picture) for picture in whole])
     with evaluating(subject.model):
         features = subject.model.features(to_input(pixels, subject).to(subject.device))
         predicted = subject.model.head(features).argmax(dim=1).tolist()

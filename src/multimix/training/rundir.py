@@ -114,8 +114,10 @@ class RunDirectory:
             ValueError: config.json is damaged, or of another version.
         """
         if not self.config.is_file():
+            below = sorted(self.path.glob("*/seed*/config.json"))
             raise FileNotFoundError(
                 f"{self.path} is not a run: it holds no config.json, as `multimix train --out` writes it"
+                + (f"; there are runs below it, such as {below[0].parent}" if below else "")
             )
         try:
             fields = json.loads(self.config.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .. import data, models
+from ..data.source import image_folder_places
 from ..random import make_generator
 from .config import Config
 
@@ -41,7 +42,7 @@ def refuse_out_in_data(config: Config, out: Path) -> None:
     if config.data not in ("imagefolder", "domains") or config.data_root is None:
         return
     root, out = Path(config.data_root).expanduser().resolve(), Path(out).resolve()
-    places = [root] if config.data == "domains" else [root / split for split in ("train", "val", "test")]
+    places = [root] if config.data == "domains" else image_folder_places(root)
     for place in places:
         if out.is_relative_to(place):
             raise ValueError(f"--out {out} lies in {place}, among the data: choose a folder outside of it")
