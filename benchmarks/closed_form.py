@@ -146,21 +146,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path, help="SVG")
     options = parser.parse_args()
-    record = Record(options.json, {"n": options.n, "b": B, "c": C})
-    generator = torch.Generator().manual_seed(3)
-    labels = torch.randint(C, (B,), generator=generator)
-    noise = torch.randn(B, C, generator=generator, dtype=torch.float64)
-    signal = noise / 2 + nn.functional.one_hot(labels, C)
-    batches = {str(scale): (scale * signal, labels) for scale in SCALES} | {"digits": trained_on_digits()}
-    record.note("logits", {"digits, standard deviation": float(batches["digits"][0].std())})
-    rows = []
-    for alpha, m, (name, batch), variation in itertools.product(ALPHAS, SUBSETS, batches.items(), VARIATIONS):
-        found = measure(*batch, attention(B, variation), m, alpha, options.n)
-        rows.append({"alpha": alpha, "m": m, "logits": name, "variation": variation, **found})
-        print(*(f"{v:.3f}" if isinstance(v, float) else v for v in rows[-1].values()), flush=True)
-        record.add("rows", rows[-1])
-    if options.figure:
-        options.figure.write_text(draw(rows))
+    with Record(options.json, {"n": options.n, "b": B, "c": C}) as record:
+        generator = torch.Generator().manual_seed(3)
+        labels = torch.randint(C, (B,), generator=generator)
+        noise = torch.randn(B, C, generator=generator, dtype=torch.float64)
+        signal = noise / 2 + nn.functional.one_hot(labels, C)
+        batches = {str(scale): (scale * signal, labels) for scale in SCALES} | {"digits": trained_on_digits()}
+        record.note("logits", {"digits, standard deviation": float(batches["digits"][0].std())})
+        rows = []
+        for alpha, m, (name, batch), variation in itertools.product(ALPHAS, SUBSETS, batches.items(), VARIATIONS):
+            found = measure(*batch, attention(B, variation), m, alpha, options.n)
+            rows.append({"alpha": alpha, "m": m, "logits": name, "variation": variation, **found})
+            print(*(f"{v:.3f}" if isinstance(v, float) else v for v in rows[-1].values()), flush=True)
+            record.add("rows", rows[-1])
+        if options.figure:
+            options.figure.write_text(draw(rows))
 
 
 if __name__ == "__main__":

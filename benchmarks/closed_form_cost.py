@@ -132,15 +132,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    record = Record(options.json, {"b": B, "rounds": options.rounds, "rounds of the largest": 3})
-    forms = ("fused", "reference", "triton") if importlib.util.find_spec("triton") else ("fused", "reference")
-    for table, rows in (
-        ("measured", (measure(r, c, options.rounds) for r, c in MEASURED)),
-        ("counted", (count(r, c, form) for r, c in COUNTED for form in forms)),
-    ):
-        for row in rows:
-            print(row, flush=True)
-            record.add(table, row)
+    with Record(options.json, {"b": B, "rounds": options.rounds, "rounds of the largest": 3}) as record:
+        forms = ("fused", "reference", "triton") if importlib.util.find_spec("triton") else ("fused", "reference")
+        for table, rows in (
+            ("measured", (measure(r, c, options.rounds) for r, c in MEASURED)),
+            ("counted", (count(r, c, form) for r, c in COUNTED for form in forms)),
+        ):
+            for row in rows:
+                print(row, flush=True)
+                record.add(table, row)
 
 
 if __name__ == "__main__":

@@ -43,24 +43,24 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the times here too")
     parser.add_argument("--write", action="store_true", help="write the lines into multimix/kernels/crossover.py")
     options = parser.parse_args()
-    record = Record(options.json, {"b": B})
-    if not torch.cuda.is_available():
-        return on_cpu(record)
-    measured = [("MEASURED", by, lambda by=by: sampled_on_gpu(record, by)) for by in PRECISIONS]
-    measured += [
-        ("MEASURED_CLOSED_FORM", by, lambda by=by: closed_form_on_gpu(record, getattr(torch, by)))
-        for by in ("bfloat16", "float32")
-    ]
-    for name, by, measure in measured:
-        least = entry(measure())
-        if least is None:
-            print(f"{name}, {by}: nothing, the kernel is slower at the largest size")
-            continue
-        table = getattr(crossover, name)
-        table[(*torch.cuda.get_device_capability(), by)] = least
-        print(f"{name}: {table}")
-        if options.write:
-            write(Path(crossover.__file__), name, table)
+    with Record(options.json, {"b": B}) as record:
+        if not torch.cuda.is_available():
+            return on_cpu(record)
+        measured = [("MEASURED", by, lambda by=by: sampled_on_gpu(record, by)) for by in PRECISIONS]
+        measured += [
+            ("MEASURED_CLOSED_FORM", by, lambda by=by: closed_form_on_gpu(record, getattr(torch, by)))
+            for by in ("bfloat16", "float32")
+        ]
+        for name, by, measure in measured:
+            least = entry(measure())
+            if least is None:
+                print(f"{name}, {by}: nothing, the kernel is slower at the largest size")
+                continue
+            table = getattr(crossover, name)
+            table[(*torch.cuda.get_device_capability(), by)] = least
+            print(f"{name}: {table}")
+            if options.write:
+                write(Path(crossover.__file__), name, table)
 
 
 def entry(faster: list[tuple[int, bool]]) -> float | None:

@@ -21,20 +21,22 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.clock = clock(options.device, alone=options.workers == 0).__name__
-    record = loop_options.begin(options, "timm", "torchvision", "mixup")
-    print(f"{'loop':<15} {'method':<12} {'images/s':>9} {'epochs/min':>10}  ours / this [95% interval of the median]")
-    for row in epoch.run(
-        loop_options.make_config(options, workers=options.workers, epochs=1),
-        epoch.made_up(options.examples, options.classes),
-        chosen=options.methods.split(","),
-        steps=options.steps,
-        rounds=options.rounds,
-        say=print,
-    ):
-        record.add("epoch", row)
-        faster = "" if row.ours_is_faster is None else row.ours_is_faster.text(".2f")
-        line = f"{row.loop:<15} {row.method:<12} {row.images_per_second:>9.0f} {row.epochs_per_minute:>10.3f}  {faster}"
-        print(line.rstrip(), flush=True)
+    with loop_options.begin(options, "timm", "torchvision", "mixup") as record:
+        print(
+            f"{'loop':<15} {'method':<12} {'images/s':>9} {'epochs/min':>10}  ours / this [95% interval of the median]"
+        )
+        for row in epoch.run(
+            loop_options.make_config(options, workers=options.workers, epochs=1),
+            epoch.made_up(options.examples, options.classes),
+            chosen=options.methods.split(","),
+            steps=options.steps,
+            rounds=options.rounds,
+            say=print,
+        ):
+            record.add("epoch", row)
+            faster = "" if row.ours_is_faster is None else row.ours_is_faster.text(".2f")
+            line = f"{row.loop:<15} {row.method:<12} {row.images_per_second:>9.0f} {row.epochs_per_minute:>10.3f}"
+            print(f"{line}  {faster}".rstrip(), flush=True)
 
 
 if __name__ == "__main__":

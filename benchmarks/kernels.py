@@ -130,16 +130,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the results")
     if TorchVersion(triton.__version__) < "3.8":
         parser.error(f"Triton {triton.__version__} does not record where functions are called; 3.8 or newer is needed")
-    record = Record(parser.parse_args().json, {"r": R, "n": N, "c": C}, "triton")
-    print(f"\n{'':34}  registers  spilled  shared  {'  '.join(f'{phase:>11}' for phase in PHASES)}  a weight  time, ms")
-    for case in CASES:
-        row = measure(case)
-        record.add("kernels", row)
-        what = f"{case.capability / 10} {case.precision}, b={case.b}, alpha={case.low:g}-{case.high:g}"
-        what += f", m={case.m}" if case.m else ""
-        counts = "  ".join(f"{row['instructions'][phase]:11,.0f}" for phase in PHASES)
-        print(f"{what:34}  {row['registers']:9}  {row['spilled']:7}  {row['shared'] // 1024:3} KiB  {counts}  "
-              f"{row['instructions for a weight']:8.0f}  {1e3 * row['seconds']:8.3f}", flush=True)  # fmt: skip
+    with Record(parser.parse_args().json, {"r": R, "n": N, "c": C}, "triton") as record:
+        phases = "  ".join(f"{phase:>11}" for phase in PHASES)
+        print(f"\n{'':34}  registers  spilled  shared  {phases}  a weight  time, ms")
+        for case in CASES:
+            row = measure(case)
+            record.add("kernels", row)
+            what = f"{case.capability / 10} {case.precision}, b={case.b}, alpha={case.low:g}-{case.high:g}"
+            what += f", m={case.m}" if case.m else ""
+            counts = "  ".join(f"{row['instructions'][phase]:11,.0f}" for phase in PHASES)
+            print(f"{what:34}  {row['registers']:9}  {row['spilled']:7}  {row['shared'] // 1024:3} KiB  {counts}  "
+                  f"{row['instructions for a weight']:8.0f}  {1e3 * row['seconds']:8.3f}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

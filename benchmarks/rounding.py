@@ -81,20 +81,21 @@ def redrawn(seed: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here too")
-    record = Record(parser.parse_args().json, {"b": B, "c": C, "n": N, "seeds": SEEDS})
-    whole, apart = (statistics.median(column) for column in zip(*map(redrawn, range(SEEDS)), strict=True))
-    record.note("another_draw", {"gradient": whole, "part_that_differs": apart})
-    print(f"Another draw changes the gradient by {whole:.0%}, its part that differs between examples by {apart:.0%}.\n")
-    print("| products | logits | their mean | centring | loss | gradient | its part that differs between examples |")
-    print("|---|---|---|---|---|---|---|")
-    for how, dtype, shift in itertools.product(("bf16", "tf32"), (torch.bfloat16, torch.float32), (0.0, 5.0)):
-        for centre in ("none", "mean", "restored"):
-            found = [errors(seed, dtype, shift, how, centre) for seed in range(SEEDS)]
-            medians = [statistics.median(column) for column in zip(*found, strict=True)]
-            cells, kind = " | ".join(f"{value:.0e}" for value in medians), str(dtype).removeprefix("torch.")
-            row = {"products": how, "logits": kind, "mean_by_class": bool(shift), "centring": centre}
-            record.add("errors", row | dict(zip(("loss", "gradient", "part_that_differs"), medians, strict=True)))
-            print(f"| {how} | {kind} | {'by class' if shift else '0'} | {centre} | {cells} |")
+    with Record(parser.parse_args().json, {"b": B, "c": C, "n": N, "seeds": SEEDS}) as record:
+        whole, apart = (statistics.median(column) for column in zip(*map(redrawn, range(SEEDS)), strict=True))
+        record.note("another_draw", {"gradient": whole, "part_that_differs": apart})
+        part = "its part that differs between examples"
+        print(f"Another draw changes the gradient by {whole:.0%}, {part} by {apart:.0%}.\n")
+        print(f"| products | logits | their mean | centring | loss | gradient | {part} |")
+        print("|---|---|---|---|---|---|---|")
+        for how, dtype, shift in itertools.product(("bf16", "tf32"), (torch.bfloat16, torch.float32), (0.0, 5.0)):
+            for centre in ("none", "mean", "restored"):
+                found = [errors(seed, dtype, shift, how, centre) for seed in range(SEEDS)]
+                medians = [statistics.median(column) for column in zip(*found, strict=True)]
+                cells, kind = " | ".join(f"{value:.0e}" for value in medians), str(dtype).removeprefix("torch.")
+                row = {"products": how, "logits": kind, "mean_by_class": bool(shift), "centring": centre}
+                record.add("errors", row | dict(zip(("loss", "gradient", "part_that_differs"), medians, strict=True)))
+                print(f"| {how} | {kind} | {'by class' if shift else '0'} | {centre} | {cells} |")
 
 
 if __name__ == "__main__":

@@ -31,26 +31,26 @@ def main() -> None:
     if "LOCAL_WORLD_SIZE" in os.environ:
         return measure(options)
     torch.set_num_threads(options.threads)
-    record = loop_options.begin(options)
-    launches: dict[int, list[tuple[float, float]]] = {count: [] for count in options.processes}
-    for _ in range(options.rounds):
-        for count in options.processes:
-            launches[count].append(launched(count, options.threads))
-    first = options.processes[0]
-    rates = {
-        count: [count * options.batch_size * options.steps / wall for wall, _ in times]
-        for count, times in launches.items()
-    }
-    for count, times in launches.items():
-        row = {
-            "processes": count,
-            "images_per_second": statistics.median(rates[count]),
-            f"over_{first}": statistics.median(a / b for a, b in zip(rates[count], rates[first], strict=True)),
-            "processor_ms_per_step": statistics.median(1e3 * processor / options.steps for _, processor in times),
-            "rounds": [round(rate, 1) for rate in rates[count]],
+    with loop_options.begin(options) as record:
+        launches: dict[int, list[tuple[float, float]]] = {count: [] for count in options.processes}
+        for _ in range(options.rounds):
+            for count in options.processes:
+                launches[count].append(launched(count, options.threads))
+        first = options.processes[0]
+        rates = {
+            count: [count * options.batch_size * options.steps / wall for wall, _ in times]
+            for count, times in launches.items()
         }
-        record.add("scaling", row)
-        print("  ".join(f"{k}: {v:.2f}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()))
+        for count, times in launches.items():
+            row = {
+                "processes": count,
+                "images_per_second": statistics.median(rates[count]),
+                f"over_{first}": statistics.median(a / b for a, b in zip(rates[count], rates[first], strict=True)),
+                "processor_ms_per_step": statistics.median(1e3 * processor / options.steps for _, processor in times),
+                "rounds": [round(rate, 1) for rate in rates[count]],
+            }
+            record.add("scaling", row)
+            print("  ".join(f"{k}: {v:.2f}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()))
 
 
 def launched(count: int, threads: int) -> tuple[float, float]:

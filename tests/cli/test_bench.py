@@ -2,12 +2,14 @@
 
 import functools
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from multimix.benchmarking import floor, loss, sampler, steps
+from multimix.benchmarking import floor, loss, record, sampler, steps
 from multimix.benchmarking import methods as benchmark
 from multimix.benchmarking.measure import Ratio
 from multimix.cli import main
@@ -52,6 +54,73 @@ def test_what_was_measured_is_kept_when_the_rest_is_interrupted(small: None, tmp
         main(["bench", "--n", "5", "--b", "4", "--rounds", "3", "--device", "cpu", "--no-compile", "--json", str(out)])
     assert stop.value.code == 130
     assert len(json.loads(out.read_text())["loss"]) == 2
+
+
+QUICK = ["bench", "--n", "5", "--b", "4", "--rounds", "3", "--device", "cpu", "--no-compile", "--json"]
+
+
+@pytest.mark.parametrize("by", ["Ctrl-C", "SIGTERM"])
+def test_an_earlier_file_stays_until_the_new_one_is_whole(small: None, tmp_path: Path, monkeypatch, capsys, by) -> None:
+    out = tmp_path / "bench.json"
+    main([*QUICK, str(out)])
+    before = out.read_bytes()
+
+    def interrupted(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT if by == "Ctrl-C" else signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("multimix.benchmarking.steps.run", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            main([*QUICK, str(out)])
+    assert stop.value.code == 130
+    assert out.read_bytes() == before
+    (partial,) = (path for path in tmp_path.iterdir() if path != out)
+    assert f"what was measured is in {partial}" in capsys.readouterr().err
+    assert len(json.loads(partial.read_text())["loss"]) == 2
+    main([*QUICK, str(out)])
+    assert out.read_bytes() != before
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(small, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("multimix.benchmarking.loss.run", lambda **_: pytest.fail("measured"))
+    (tmp_path / "config.json").write_text('{"data": "digits"}')
+    (tmp_path / "photo.json").write_bytes(b"\xff\xd8")
+    for name, message in (
+        ("", "is a folder"),
+        ("config.json/x.json", "(File exists): name another file"),
+        ("config.json", "is there already, and is not what a benchmark wrote: name another file"),
+        ("photo.json", "is there already, and is not what a benchmark wrote"),
+        ("a" * 300, "File name too long"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*QUICK, str(tmp_path / name)])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "photo.json"]
+    assert (tmp_path / "config.json").read_text() == '{"data": "digits"}'
+
+
+def test_a_disk_that_becomes_full_stops_no_measurement(small: None, tmp_path: Path, monkeypatch, capsys) -> None:
+    written, write = [], record.write_json
+
+    def filling(path: Path, value: object) -> None:
+        written.append(path)
+        if 2 < len(written) < 5:
+            raise OSError(28, "No space left on device")
+        write(path, value)
+
+    monkeypatch.setattr("multimix.benchmarking.record.write_json", filling)
+    with pytest.warns(UserWarning, match="what is measured is not kept for now: .*No space left") as told:
+        main([*QUICK, str(tmp_path / "bench.json"), "--tables", "loss", "sampler"])
+    assert len([one for one in told if "not kept" in str(one.message)]) == 1
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert (len(found["loss"]), len(found["sampler"])) == (2, 2)
+
+
+def test_a_mistake_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "methods", "--model", "smalnet", "--json", str(tmp_path / "methods.json")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_gpu_of_unknown_rates_has_a_footnote(monkeypatch, capsys) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 import statistics
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from PIL import Image
 from tests.forked_workers import fork_workers
 
 from multimix.cli import main
+from multimix.cli.workers import Job
 from multimix.evaluation import accuracy, predict
-from multimix.training import load_run, setting
+from multimix.training import load_run, setting, train
+from multimix.training.files import locked
 
 NAMES = ["art", "clip art", "photo"]
 
@@ -139,3 +143,44 @@ def test_every_domain_is_held_out_and_a_lost_run_is_made_again(root, tmp_path, m
         main(["report", str(out)])
     assert stop.value.code == 2
     assert "are on different data: make one report for each" in capsys.readouterr().err
+
+
+def finished(jobs: list[Job], **_: object) -> dict[Job, str]:
+    for job in jobs:
+        train(job.config, job.out)
+    return {}
+
+
+def test_a_signal_while_a_later_domain_is_read_leaves_the_page_of_what_is_finished(
+    root, tmp_path, monkeypatch, capsys
+) -> None:
+    read: list[object] = []
+
+    def ended_in_the_second(config: object, *_: object) -> None:
+        read.append(config)
+        if len(read) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("multimix.cli.planned._check_setting", ended_in_the_second)
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", finished)
+    command = ["domains", "office-home", *small(root), "--methods", "erm", "--seeds", "1"]
+    command += ["--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 130
+    assert "Continue with: multimix domains office-home" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "domains.json").read_text())["methods"]
+
+
+def test_what_another_process_is_at_is_left_to_it(root, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", finished)
+    command = ["domains", "office-home", *small(root), "--methods", "erm", "--seeds", "1"]
+    command += ["--out", str(tmp_path / "out")]
+    main(command)
+    before = (tmp_path / "out" / "domains.json").read_bytes()
+    (tmp_path / "out" / "domains.json").write_bytes(before + b" ")
+    with locked(tmp_path / "out" / "clip-art"), pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    assert "another process" in capsys.readouterr().err
+    assert (tmp_path / "out" / "domains.json").read_bytes() == before + b" "

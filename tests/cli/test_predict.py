@@ -222,6 +222,16 @@ def test_mistakes_leave_an_earlier_file_alone(grey, tmp_path, capsys, arguments,
     assert out.read_text() == "earlier"
 
 
+def test_a_file_of_the_run_is_not_written_over(grey, tmp_path, capsys) -> None:
+    run, folder = grey
+    weights = (run / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), str(folder), "--out", str(run / "model.safetensors")])
+    assert stop.value.code == 2
+    assert "is a file of a run: name a file for the table" in capsys.readouterr().err
+    assert (run / "model.safetensors").read_bytes() == weights
+
+
 def test_a_run_that_does_not_name_its_classes(grey, tmp_path, capsys) -> None:
     run, folder = grey
     (tmp_path / "run").mkdir()

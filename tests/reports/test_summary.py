@@ -274,7 +274,7 @@ class TestErrors:
     def test_damaged_files_are_named(self, make_run: MakeRun) -> None:
         path = make_run("a")
         (path / "result.json").write_text("{")
-        with pytest.raises(ValueError, match=r"result\.json is not valid JSON"):
+        with pytest.raises(ValueError, match=r"result\.json is not valid JSON .*: delete it, and training"):
             read_run(path)
         (path / "result.json").write_text("[]")
         with pytest.raises(ValueError, match=r"result\.json must hold a JSON object, got a list"):
@@ -332,5 +332,5 @@ class TestErrors:
 
     def test_damaged_plan(self, tmp_path: Path) -> None:
         (tmp_path / "compare.json").write_text('{"methods": []}')
-        with pytest.raises(ValueError, match=r"compare\.json is not what .*multimix compare.* write .*damaged"):
+        with pytest.raises(ValueError, match=r"compare\.json is not what .*multimix compare.* write .*delete it"):
             read_plan(tmp_path)

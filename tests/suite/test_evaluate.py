@@ -115,6 +115,10 @@ def test_a_run_that_is_not_finished_is_shown_as_such(digits_run, tmp_path: Path)
     page = (tmp_path / "evaluation.html").read_text()
     assert f"<li>cutmix, seed 0: epochs 2 to {epochs}</li>" in page
     assert "<li>erm" not in page
+    config = json.loads((stopped / "config.json").read_text())
+    (stopped / "config.json").write_text(json.dumps(config | {"epochs": 1, "milestones": []}))
+    with pytest.warns(UserWarning, match="cutmix, seed 0 is evaluated before its end, which training with --resume"):
+        cli.main(["evaluate", str(stopped), "--parts", "accuracy", "--out", str(tmp_path)])
 
 
 def test_nothing_is_computed_twice(digits_run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

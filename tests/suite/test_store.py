@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +41,27 @@ def test_pieces_survive_an_interrupt_and_other_options_keep_theirs(tmp_path: Pat
     other = Store(path, identity="w", options={"limit": 2})
     assert other.compute("piece 0", lambda: -1) == -1
     assert Store(path, identity="w", options={"limit": 1}).compute("piece 4", never) == 16
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_not_replaced(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "part.json"
+    Store(path, identity="w", options={}).compute("hours", lambda: 1)
+    before, read = path.read_bytes(), Path.read_bytes
+
+    def failing(self: Path) -> bytes:
+        if self == path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+        return read(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        store = Store(path, identity="w", options={"limit": 1})
+        with pytest.warns(UserWarning, match="results are not kept for later: .*Input/output error"):
+            assert store.compute("minute", lambda: 2) == 2
+    assert path.read_bytes() == before
+    store.compute("another minute", lambda: 3)  # and the first, with what was there
+    assert Store(path, identity="w", options={}).compute("hours", never) == 1
+    assert Store(path, identity="w", options={"limit": 1}).compute("minute", never) == 2
 
 
 def test_what_is_computed_here_stays_although_another_has_kept_it_meanwhile(tmp_path: Path) -> None:

@@ -50,9 +50,27 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
     assert stop.value.code == 2
     expected = f"multimix: error: cannot write in {run} (Read-only file system): choose another folder with --out\n"
     assert capsys.readouterr().err == expected
-    with pytest.warns(UserWarning, match="results are not kept for later"):
-        cli.main(["evaluate", str(run), "--parts", "accuracy", "--out", str(tmp_path / "out")])
+    elsewhere = ["evaluate", str(run), "--parts", "accuracy", "--out", str(tmp_path / "out")]
+    cli.main(elsewhere)
     assert (tmp_path / "out" / "evaluation.html").is_file()
+    cli.main(elsewhere)
+    assert "1 of 1 evaluations are there already" in capsys.readouterr().out
+
+
+def test_what_was_kept_beside_a_run_is_used_where_it_cannot_be_added_to(
+    digits_run: MakeRun,
+    tmp_path: Path,
+    read_only: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = digits_run("run")
+    cli.main(["evaluate", str(run), "--parts", "accuracy", "--out", str(tmp_path / "first")])
+    read_only(run)
+    capsys.readouterr()
+    cli.main(["evaluate", str(run), "--parts", "accuracy,embedding", "--out", str(tmp_path / "second")])
+    assert "1 of 2 evaluations are there already" in capsys.readouterr().out
+    cli.main(["evaluate", str(run), "--parts", "accuracy,embedding", "--out", str(tmp_path / "second")])
+    assert "2 of 2 evaluations are there already" in capsys.readouterr().out
 
 
 def test_the_table_is_shown_although_the_page_cannot_be_written(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import BinaryIO
 import pytest
 
 from multimix.training import files
-from multimix.training.files import exclusive, refuse_unwritable, write_atomically, write_text
+from multimix.training.files import exclusive, refuse_file, refuse_unwritable, write_atomically, write_text
 
 
 def test_two_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
@@ -83,6 +84,21 @@ def test_a_folder_is_tried_without_a_trace(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write in .*file/new \(Not a directory\): choose another .* --out"):
         refuse_unwritable(tmp_path / "file" / "new")
+
+
+def test_a_full_disk_and_a_link_that_leads_nowhere_are_refused(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "deep")
+    with pytest.raises(NotADirectoryError, match="link is a link that leads nowhere: choose a directory for --out"):
+        refuse_file(tmp_path / "link" / "runs")
+
+    def on_a_full_disk(path: Path, mode: str) -> io.FileIO:
+        Path(path).touch()  # an empty file takes no room
+        return io.FileIO("/dev/full", "w")
+
+    monkeypatch.setattr(files, "open", on_a_full_disk, raising=False)
+    with pytest.raises(OSError, match=r"cannot write in .* \(No space left on device\): choose another folder"):
+        refuse_unwritable(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
 @pytest.mark.skipif(files.fcntl is None, reason="needs locks")

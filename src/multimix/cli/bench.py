@@ -18,6 +18,7 @@ from ..benchmarking.record import Record
 from ..kernels import triton_launch
 from ..machine import fastest_device
 from ..training.devices import use_device
+from ..training.interrupt import as_ctrl_c
 from .options import parse
 
 Table = Literal["loss", "steps", "sampler"]
@@ -69,19 +70,19 @@ def main(argv: list[str]) -> None:
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
     device = _device(options.device)
-    record = Record(options.json, asdict(options))
-    rates = _rates(device)
-    record.note("rates", {precision: found._asdict() for precision, found in rates.items()})
-    if "loss" in options.tables:
-        _loss(options, device, rates, record)
-    if "steps" in options.tables:
-        with warnings.catch_warnings():
-            # It is timed here whatever it is worth in so small a mini-batch.
-            warnings.filterwarnings("ignore", message="n=math.inf is inaccurate")
-            _steps(options, device, rates, record)
-    if "sampler" in options.tables:
-        _sampler(options, device, record)
-    _footnotes(device, rates)
+    with as_ctrl_c(), Record(options.json, asdict(options)) as record:
+        rates = _rates(device)
+        record.note("rates", {precision: found._asdict() for precision, found in rates.items()})
+        if "loss" in options.tables:
+            _loss(options, device, rates, record)
+        if "steps" in options.tables:
+            with warnings.catch_warnings():
+                # It is timed here whatever it is worth in so small a mini-batch.
+                warnings.filterwarnings("ignore", message="n=math.inf is inaccurate")
+                _steps(options, device, rates, record)
+        if "sampler" in options.tables:
+            _sampler(options, device, record)
+        _footnotes(device, rates)
 
 
 def _device(asked: Literal["auto", "cpu", "cuda"]) -> Device:

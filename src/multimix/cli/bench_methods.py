@@ -11,6 +11,7 @@ from ..benchmarking import methods as benchmark
 from ..benchmarking.record import Record
 from ..training import Config
 from ..training.devices import use_device
+from ..training.interrupt import as_ctrl_c
 from .options import parse
 
 DEFAULT = (
@@ -84,27 +85,27 @@ def main(argv: list[str]) -> None:
         channels_last=options.channels_last,
         accelerator=options.device,
     )
-    record = Record(options.json, asdict(options))
-    print(
-        f"{options.model}, {options.image_size}x{options.image_size}, {options.classes} classes, "
-        f"b={options.batch_size}, {options.precision}\n"
-    )
-    width = max(map(len, chosen))
-    print(f"{'method':<{width}} {'images/s':>9} {'of ERM':>22} {'ms/step':>9} {'peak MiB':>9}")
-    for row in benchmark.run(
-        chosen,
-        config,
-        num_classes=options.classes,
-        image_size=options.image_size,
-        rounds=options.rounds,
-        seconds=options.seconds,
-    ):
-        record.add("methods", row)
-        if row.speed is None:
-            print(f"{row.method:<{width}} not measured: {row.why_not}", flush=True)
-        else:
-            print(
-                f"{row.method:<{width}} {row.images_per_second:>9.1f} {row.speed.text('.3f'):>22} "
-                f"{row.milliseconds:>9.2f} {row.peak_mib:>9.1f}",
-                flush=True,
-            )
+    with as_ctrl_c(), Record(options.json, asdict(options)) as record:
+        print(
+            f"{options.model}, {options.image_size}x{options.image_size}, {options.classes} classes, "
+            f"b={options.batch_size}, {options.precision}\n"
+        )
+        width = max(map(len, chosen))
+        print(f"{'method':<{width}} {'images/s':>9} {'of ERM':>22} {'ms/step':>9} {'peak MiB':>9}")
+        for row in benchmark.run(
+            chosen,
+            config,
+            num_classes=options.classes,
+            image_size=options.image_size,
+            rounds=options.rounds,
+            seconds=options.seconds,
+        ):
+            record.add("methods", row)
+            if row.speed is None:
+                print(f"{row.method:<{width}} not measured: {row.why_not}", flush=True)
+            else:
+                print(
+                    f"{row.method:<{width}} {row.images_per_second:>9.1f} {row.speed.text('.3f'):>22} "
+                    f"{row.milliseconds:>9.2f} {row.peak_mib:>9.1f}",
+                    flush=True,
+                )

@@ -13,7 +13,8 @@ from ..reports.conditions import of_plan
 from ..reports.page import now
 from ..reports.plan import Plan, folder_name, read_plan
 from ..training import Config
-from ..training.files import write_json, write_text
+from ..training.files import naming_another_folder, write_json, write_text
+from ..training.interrupt import as_ctrl_c
 from .console import show_table
 from .planned import run_plan
 from .request import PlanOptions, read_request
@@ -68,18 +69,24 @@ def _folders(domains: Sequence[str]) -> dict[str, str]:
 
 def _run(plans: dict[str, Plan], config: Config, jobs: int | None, folder: Path) -> None:
     """One domain after the other; a failed run keeps neither the others nor the table from being made."""
-    failed = False
-    try:
-        for name, plan in plans.items():
-            print(f"Held out: {name}", flush=True)
-            try:
-                run_plan(plan, dataclasses.replace(config, held_out=name), jobs=jobs, report=lambda whole: None)
-            except SystemExit as stop:
-                if stop.code != 1:
-                    raise
-                failed = True
-    finally:
-        _write(plans, config, folder)
+    failed, ours = False, True
+    with as_ctrl_c():
+        try:
+            for name, plan in plans.items():
+                print(f"Held out: {name}", flush=True)
+                try:
+                    run_plan(plan, dataclasses.replace(config, held_out=name), jobs=jobs, report=lambda whole: None)
+                except SystemExit as stop:
+                    if stop.code != 1:
+                        raise
+                    failed = True
+        except BlockingIOError:
+            ours = False  # another process is at it, and writes the page
+            raise
+        finally:
+            if ours:
+                with naming_another_folder():
+                    _write(plans, config, folder)
     if failed:
         raise SystemExit(1)
 

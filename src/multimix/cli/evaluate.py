@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import shlex
 import sys
 import warnings
@@ -21,7 +23,7 @@ from ..suite.results import overview
 from ..suite.running import Outcome, check_inputs, run_parts
 from ..suite.subjects import Candidate, Which, run_candidates
 from ..training.devices import use_device
-from ..training.files import naming_another_folder, refuse_file, refuse_unwritable
+from ..training.files import naming_another_folder, refuse_file, refuse_unwritable, write_atomically
 from ..training.interrupt import as_ctrl_c
 from .console import show_table, split_paths
 from .evaluation_board import EvaluationBoard
@@ -95,6 +97,7 @@ def main(argv: list[str]) -> None:
     with without_skip_advice():
         candidates = find_candidates(paths, options, out)
     refuse_unwritable(out)
+    candidates = [_where_it_can_be_written(candidate, out) for candidate in candidates]
     for candidate in candidates:
         if candidate.still_to_train:
             warnings.warn(f"{candidate.name} is evaluated before {candidate.still_to_train}", stacklevel=2)
@@ -129,6 +132,23 @@ def main(argv: list[str]) -> None:
         )
     if failed or left_out:
         raise SystemExit(1)
+
+
+def _where_it_can_be_written(candidate: Candidate, out: Path) -> Candidate:
+    """The candidate with a folder below `out` for its results, and a copy of those that are kept, where nothing can be
+    written beside its run, on a read-only disk, say."""
+    try:
+        refuse_unwritable(candidate.folder)
+        return candidate
+    except OSError:
+        digest = hashlib.blake2b(os.fsencode(candidate.folder.resolve()), digest_size=6).hexdigest()
+        folder = out / "kept" / digest
+    if candidate.folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in candidate.folder.iterdir():
+            if file.is_file() and not (folder / file.name).exists():
+                write_atomically(folder / file.name, lambda copy, file=file: copy.write(file.read_bytes()))  # type: ignore[misc]
+    return dataclasses.replace(candidate, folder=folder)
 
 
 def chosen_parts(options: Any) -> list[Part]:

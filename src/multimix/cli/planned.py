@@ -49,12 +49,17 @@ def run_plan(plan: Plan, config: Config, *, jobs: int | None, report: Callable[[
         )
     every = [Job(dataclasses.replace(config, method=m, seed=s), out) for m, s, out in plan.jobs()]
     todo = [job for job in every if not _is_finished(job)]
-    if todo:
-        warn_of_unreached(config)
-        _check_setting(config, list(dict.fromkeys(job.config.method for job in todo)))
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    with locked(plan.folder), as_ctrl_c():  # also while the speed is measured and the page is made
-        _run(plan, todo, len(every), config, jobs, report)
+    try:
+        with as_ctrl_c():  # also while the data are read, the speed is measured and the page is made
+            if todo:
+                warn_of_unreached(config)
+                _check_setting(config, list(dict.fromkeys(job.config.method for job in todo)))
+            plan.folder.mkdir(parents=True, exist_ok=True)
+            with locked(plan.folder):
+                _run(plan, todo, len(every), config, jobs, report)
+    except KeyboardInterrupt:
+        print(f"\nStopped; everything is saved. Continue with: {plan.command}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _run(
@@ -68,9 +73,6 @@ def _run(
         if todo:
             failures = _train(todo, total, plan.folder / LOG, config, jobs)
         report(whole)
-    except KeyboardInterrupt:
-        print(f"\nStopped; everything is saved. Continue with: {plan.command}", file=sys.stderr)
-        raise SystemExit(130) from None
     finally:
         for job, reason in failures.items():
             print(f"multimix: {job.name} failed: {reason}", file=sys.stderr)

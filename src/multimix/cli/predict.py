@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
     names = info["class_names"]
     files = [file for place in places for file in _images(place)]
     if options.out is not None:
-        _refuse_image(options.out, files)
+        _refuse_other(options.out, files)
     found = classify(
         run,
         files,
@@ -132,8 +132,10 @@ def _write(out: Path, rows: Iterable[tuple[str, list[tuple[str, float]]]], *, to
         raise
 
 
-def _refuse_image(out: Path, files: Sequence[Path]) -> None:
-    """What comes of `--out *.png`, which the shell makes several names of."""
+def _refuse_other(out: Path, files: Sequence[Path]) -> None:
+    """What comes of `--out *.png`, which the shell makes several names of, and of a slip into a run."""
+    if out.is_file() and out.suffix.lower() in (".safetensors", ".pt", ".pth", ".json", ".jsonl"):
+        raise ValueError(f"--out {out} is a file of a run: name a file for the table, such as found.csv")
     if out.suffix.lower() in EXTENSIONS or (out.is_file() and any(_is_same(out, file) for file in files)):
         raise ValueError(f"--out {out} is an image: name a file for the table, such as found.csv")
 

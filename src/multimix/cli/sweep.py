@@ -13,9 +13,9 @@ from ..reports.conditions import of_plan
 from ..reports.page import now
 from ..reports.plan import Plan, read_plan
 from ..reports.style import standalone
-from ..reports.sweep import Axis, with_option
+from ..reports.sweep import Axis, Point, with_option
 from ..training import Config
-from ..training.files import write_json, write_text
+from ..training.files import naming_another_folder, write_json, write_text
 from .console import show_table
 from .planned import run_plan
 from .request import PlanOptions, checked_methods, read_request
@@ -121,6 +121,13 @@ def write(plan: Plan, bases: Sequence[str], axes: Sequence[Axis], config: Config
         return
     split: report.Split = "validation" if key == "val_accuracy" else "test"
     show_table(report.table(found, split=split))
+    with naming_another_folder():
+        _write_files(plan, bases, axes, config, found, split)
+
+
+def _write_files(
+    plan: Plan, bases: Sequence[str], axes: Sequence[Axis], config: Config, found: Sequence[Point], split: report.Split
+) -> None:
     setting = {"data": config.data, "model": config.model, "epochs": config.epochs, "split": split}
     asked = {"methods": list(bases), "vary": {axis.option: list(axis.values) for axis in axes}}
     content = setting | {"command": plan.command} | asked | {"points": report.as_rows(found)}

@@ -76,7 +76,8 @@ def read_plan(folder: Path) -> Plan | None:
         return Plan(folder=folder, **value)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"{path} is not what `multimix compare`, `sweep` and `domains` write ({error}): the file is damaged"
+            f"{path} is not what `multimix compare`, `sweep` and `domains` write ({error}): delete it, and the "
+            "same command writes it again; the runs stay"
         ) from None
 
 

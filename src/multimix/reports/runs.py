@@ -89,7 +89,7 @@ def read_run(path: Path) -> Run:
         raise FileNotFoundError(f"{path} is not a folder: pass the folder of a run, as `multimix train --out` made it")
     run = RunDirectory(path)
     config, data_info = run.read_config()
-    result = _read_json(run.result) if run.result.is_file() else None
+    result = _result(run.result)
     metrics = _read_lines(run.metrics, finished=result is not None)
     if result is not None and not metrics:
         raise ValueError(f"{run.metrics} is missing or empty although the run has finished: {_METRICS_AGAIN}")
@@ -193,6 +193,15 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}")
     return value
+
+
+def _result(path: Path) -> Mapping[str, Any] | None:
+    try:
+        return _read_json(path) if path.is_file() else None
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: delete it, and training with --resume writes it again from the last checkpoint"
+        ) from None
 
 
 def _environment(path: Path) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,7 +43,9 @@ class Store:
     def __init__(self, path: Path, *, identity: str, options: Mapping[str, Any]) -> None:
         self._file, self._identity = path, identity
         self._options = json.dumps(options, sort_keys=True)
-        self._all = _read(path, identity)
+        self._all: dict[str, dict[str, Any]] = {}
+        with suppress(OSError):  # evaluated anew, and the file is left alone
+            self._all = _read(path, identity)
         self._pieces = self._all.setdefault(self._options, {})
         self._warned = False
 
@@ -105,9 +108,9 @@ def _plain(key: str, value: Any) -> Any:
 
 def _read(path: Path, identity: str) -> dict[str, dict[str, Any]]:
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_bytes())
         if kept["identity"] == identity and all(isinstance(pieces, dict) for pieces in kept["by_options"].values()):
             return kept["by_options"]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError):
         pass
     return {}

@@ -137,9 +137,17 @@ def run_candidate(
         image_size=run.data_info.get("image_size"),
         training=f"{run.data_info['train_examples']:,} images, {training([run.config])}",
         baseline=group.baseline,
-        still_to_train="" if run.finished else f"epochs {len(run.metrics) + 1} to {run.config.epochs}",
+        still_to_train=_still_to_train(run),
         check=lambda: _splits(run),
     )
+
+
+def _still_to_train(run: Run) -> str:
+    if run.finished:
+        return ""
+    if len(run.metrics) >= run.config.epochs:  # stopped before the result was written
+        return "its end, which training with --resume makes up for"
+    return f"epochs {len(run.metrics) + 1} to {run.config.epochs}"
 
 
 def run_subject(run: Run, label: str, *, which: Which, device: str, batch_size: int | None) -> Subject:

@@ -24,6 +24,9 @@ __all__ = [
     "write_atomically", "write_json", "write_text",
 ]  # fmt: skip
 
+_ROOM = 2**16
+"""Bytes for which a disk must have room: an empty file can be made on a full one."""
+
 ABANDONED = 600.0
 """Seconds after which a temporary file that has not grown belongs to a process that was killed."""
 
@@ -123,6 +126,8 @@ def refuse_file(directory: Path) -> None:
             ) from None
         raise ValueError(f"the name {printable(str(directory))} is not valid UTF-8: choose another --out") from None
     for folder in (directory, *directory.parents):
+        if folder.is_symlink() and not folder.exists():
+            raise NotADirectoryError(f"{folder} is a link that leads nowhere: choose a directory for --out")
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder} is a file: choose a directory for --out")
 
@@ -135,8 +140,11 @@ def refuse_unwritable(directory: Path) -> None:
     folder = next(place for place in (directory, *directory.parents) if place.exists())
     probe = folder / f".{secrets.token_hex(4)}.tmp"
     try:
-        open(probe, "xb").close()
-        probe.unlink()
+        try:
+            with open(probe, "xb") as file:
+                file.write(bytes(_ROOM))
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(f"cannot write in {directory} ({reason}): choose another folder with --out") from None

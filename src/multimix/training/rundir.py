@@ -124,7 +124,9 @@ class RunDirectory:
             data_info = fields.pop("data_info")
             config = Config.from_json(fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{self.config} is damaged or of another version: {error}") from error
+            raise ValueError(
+                f"{self.config} is damaged or of another version ({error}): restore the file, or train the run anew"
+            ) from error
         info = data_info if isinstance(data_info, dict) else {}
         wrong = [name for name, kind in _DATA_INFO.items() if not isinstance(info.get(name, ...), kind)]
         if wrong:
