@@ -95,12 +95,16 @@ def test_attention_pictures_are_of_a_run_that_attends_to_the_last_features(make_
     with pytest.raises(ValueError, match=r"last stage, but dense-multimix\(n=5, layer=1\) attends to those of stage 1"):
         sections._attention(summarize([early]))
     shown = []
-    monkeypatch.setattr(sections, "attention_pictures", lambda run: shown.append(run.path) or [])
-    late = make_run("b", method="dense-multimix(n=5)")
+    monkeypatch.setattr("multimix.suite.subjects.run_candidate", lambda run, group: run.path)
+    monkeypatch.setattr(
+        "multimix.suite.running.measure", lambda path, part: shown.append((path, part.kinds)) or {"pictures": []}
+    )
+    late = make_run("b", method="either(erm, dense-multimix-alone(n=5, attention='cam'), p=0.1)")
     section = sections._attention(summarize([early, late]))
-    assert shown == [late]
+    assert shown == [(late, ("cam-relu",))]
     assert section is not None
-    assert "(dense-multimix(n=5), seed 0;" in section.caption
+    assert "(either(erm, dense-multimix-alone(n=5, attention='cam'), p=0.1), seed 0;" in section.caption
+    assert sections._attention(summarize([make_run("c", method="multimix(n=5)")])) is None
 
 
 class TestHull:
@@ -141,30 +145,27 @@ class TestPictures:
         return comparison / "dense-multimix-n=50" / "seed0"
 
     def test_attention_is_brightest_where_the_loss_trusts_most(self, run_dir: Path) -> None:
-        shown = pictures.attention_pictures(read_run(run_dir))
-        assert [picture.name for picture in shown] == [str(k) for k in range(10)]
+        section = sections._attention(summarize([run_dir]))
+        assert section is not None
         config, model = load_run(run_dir)
         splits = pictures.load_splits(config)
-        for label, picture in enumerate(shown):
+        assert len(section.panels) == 10
+        for label, panel in enumerate(section.panels):
+            elements = list(ElementTree.fromstring(panel.svg).iter())
             index = int((splits.test.labels == label).nonzero()[0])
             pixels = splits.test.images[index].float() / 255  # type: ignore[union-attr]
-            image, overlay = (_decode(uri) for uri in (picture.image, picture.overlay))
-            assert image.shape == overlay.shape == (overlays.SIDE, overlays.SIDE, 3)
-            corner = image[5, 5] / 255 - pixels[:, 0, 0].numpy()
-            assert np.abs(corner).max() < 0.01
+            shown, heat = (e.get("href") for e in elements if e.tag.endswith("image"))
+            assert (overlays.from_data_uri(shown) - pixels).abs().max() < 0.01
             with torch.no_grad():
-                features = model.features(pixels[None])
+                logits, features = model(pixels[None]), model.features(pixels[None])
             a = F.attention_map(features.flatten(2).mT)[0].view(features.shape[2:])
             row, column = divmod(int(a.argmax()), a.shape[1])
-            cell = overlays.SIDE // a.shape[0]
-            heat = overlay.sum(2) - 0.3 * image.sum(2)
-            at = heat[row * cell + cell // 2, column * cell + cell // 2]
-            assert at >= 0.9 * heat.max()
-
-    def test_other_methods_have_no_attention(self, comparison: Path) -> None:
-        with pytest.raises(ValueError, match="need a run of Dense MultiMix, got multimix"):
-            pictures.attention_pictures(read_run(comparison / "multimix" / "seed0"))
-        assert pictures.dense_method("either(erm, dense-multimix-alone(attention='cam'), p=0.1)") is not None
+            cell, grey = overlays.SIDE // a.shape[0], pixels.repeat_interleave(overlays.SIDE // 8, 1)
+            colored = overlays.from_data_uri(heat).sum(0) - 0.3 * 3 * grey.repeat_interleave(overlays.SIDE // 8, 2)[0]
+            assert colored[row * cell + cell // 2, column * cell + cell // 2] >= 0.85 * colored.max()  # a JPEG
+            predicted = int(logits.argmax())
+            (text,) = (e.text for e in elements if e.tag.endswith("text"))
+            assert text == (str(label) if predicted == label else f"{label} → {predicted}")
 
     def test_the_sample_is_balanced_and_always_the_same(self, run_dir: Path) -> None:
         run = read_run(run_dir)

@@ -10,15 +10,10 @@ from torch import Tensor
 
 from ..extras import require
 
-__all__ = ["SIDE", "data_uri", "enlarge", "from_data_uri", "one_of_each", "overlay", "shrink"]
+__all__ = ["SIDE", "data_uri", "from_data_uri", "overlay", "shrink"]
 
 SIDE = 144
 """Pixels of an attention picture."""
-
-
-def enlarge(image: Tensor) -> Tensor:
-    """An image (channels, h, w) in [0, 1] as (3, SIDE, SIDE), its pixels left visible."""
-    return _resize(image.expand(3, -1, -1), "nearest-exact")
 
 
 def shrink(image: Tensor) -> Tensor:
@@ -55,17 +50,6 @@ def from_data_uri(uri: str) -> Tensor:
     picture = require("PIL.Image", "train").open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
     array = require("numpy", "train").array(picture.convert("RGB"))
     return torch.from_numpy(array).movedim(-1, 0).float() / 255
-
-
-def one_of_each(labels: Tensor, count: int) -> Tensor:
-    """The indices of the first example of each of `count` classes, spread over all classes.
-
-    >>> one_of_each(torch.tensor([2, 0, 0, 1, 2]), 2).tolist()
-    [1, 0]
-    """
-    present = labels.unique()
-    picked = present[torch.linspace(0, len(present) - 1, min(count, len(present))).round().long()]
-    return torch.stack([(labels == label).nonzero()[0, 0] for label in picked])
 
 
 def _resize(image: Tensor, mode: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention maps of Dense MultiMix over test images, and embedding plots: what trained models see."""
+"""Embedding plots: what trained models see."""
 
 from __future__ import annotations
 
@@ -6,67 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .. import methods
 from ..evaluation import alignment, embeddings, uniformity
-from ..evaluation.attention import attention_maps
 from ..extras import require
 from ..random import make_generator
 from ..training import load_run
 from ..training.devices import default_device
 from ..training.setting import evaluation_loader, load_splits
-from .overlays import data_uri, enlarge, one_of_each, overlay
 from .runs import Group, Run
 from .sampling import sample_classes
-
-
-@dataclass(frozen=True)
-class AttentionPicture:
-    """A test image and its attention map, as data URIs."""
-
-    name: str
-    image: str
-    overlay: str
-
-
-def dense_method(method: str) -> methods.DenseMultiMix | None:
-    """The Dense MultiMix inside a method, if there is one."""
-    parsed = methods.parse(method).modules()
-    return next((module for module in parsed if isinstance(module, methods.DenseMultiMix)), None)
-
-
-def attention_pictures(run: Run) -> list[AttentionPicture]:
-    """The attention that the run's own loss used, over one test image of each of ten classes.
-
-    Raises:
-        ValueError: the run was not trained with Dense MultiMix, or not on the features of the last stage.
-    """
-    dense = dense_method(run.config.method)
-    if dense is None:
-        raise ValueError(f"attention maps need a run of Dense MultiMix, got {run.config.method}")
-    if dense.layer is not None:
-        raise ValueError(
-            f"attention maps are of the features of the last stage, but {run.config.method} attends to those of "
-            f"stage {dense.layer}"
-        )
-    config, model = load_run(run.path, device=default_device(run.config))
-    splits = load_splits(config)
-    chosen = splits.test.subset(one_of_each(splits.test.labels, 10))
-    device = next(model.parameters()).device
-    batches = list(evaluation_loader(config, splits, chosen, device=device).batches(0))
-    criterion = dense.criterion
-    kind = "uniform" if criterion.attention == "uniform" else f"{criterion.attention}-{criterion.nonlinearity}"
-    pictures = []
-    with torch.inference_mode():
-        for batch in batches:
-            maps = attention_maps(model, model.features(batch.images), batch.targets, [kind])[kind].cpu()
-            for image, label, a in zip(batch.images.cpu(), batch.targets.tolist(), maps, strict=True):
-                pictures.append(
-                    AttentionPicture(splits.class_names[label], data_uri(enlarge(image)), data_uri(overlay(image, a)))
-                )
-    return pictures
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .cells import Table
-from .pictures import AttentionPicture
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,6 @@ class Section:
     """How the panels are arranged: "pair" (large), "wide" (three in a row) or "small"."""
     legend: Mapping[str, str] = field(default_factory=dict)
     """Names and colours."""
-    pictures: Sequence[AttentionPicture] = ()
     table: Table | None = None
     folded: bool = False
     """Whether the table is long and hides behind a click."""

@@ -7,16 +7,11 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .. import methods
 from ..errors import one_line
 from .charts import difference_chart, learning_curves, scatter_panel
 from .hull import hull_panels
-from .pictures import (
-    attention_pictures,
-    choose_sample,
-    dense_method,
-    plot_embeddings,
-    representatives,
-)
+from .pictures import choose_sample, plot_embeddings, representatives
 from .section import Panel, Section
 from .style import CLASS_COLORS
 from .summary import Summary
@@ -111,17 +106,42 @@ def _hull(summary: Summary) -> Section:
 
 
 def _attention(summary: Summary) -> Section | None:
-    runs = [(run, dense) for run in summary.runs if (dense := dense_method(run.config.method)) is not None]
+    from ..suite import attention_page
+    from ..suite.attention import Attention
+    from ..suite.running import measure
+    from ..suite.subjects import run_candidate
+
+    runs = [
+        (group, run, dense)
+        for group in summary.groups
+        for run in group.runs.values()
+        if (dense := _dense_method(run.config.method)) is not None
+    ]
     if not runs:
         return None
-    run = next((run for run, dense in runs if dense.layer is None), runs[0][0])
+    group, run, dense = next((each for each in runs if each[2].layer is None), runs[0])
+    if dense.layer is not None:
+        raise ValueError(
+            f"attention maps are of the features of the last stage, but {run.config.method} attends to those of "
+            f"stage {dense.layer}"
+        )
+    criterion = dense.criterion
+    kind = "uniform" if criterion.attention == "uniform" else f"{criterion.attention}-{criterion.nonlinearity}"
+    shown = measure(run_candidate(run, group), Attention(kinds=(kind,)))["pictures"]
     return Section(
         "Where Dense MultiMix attends",
-        f"Test images and, over each, the attention map by which its loss weights positions ({run.config.method}, seed "
-        f"{run.config.seed}; upsampled from the features; the brightest position is the most trusted one). Look at "
-        "whether the light falls on the object and not on the background.",
-        pictures=attention_pictures(run),
+        f"Test images and, beside each, the attention map by which its loss weights positions ({run.config.method}, "
+        f"seed {run.config.seed}; upsampled from the features; the brightest position is the most trusted one). Look "
+        "at whether the light falls on the object and not on the background. An arrow shows a wrong prediction.",
+        [Panel("", attention_page.single(picture, kind)) for picture in shown],
+        layout="small",
     )
+
+
+def _dense_method(method: str) -> methods.DenseMultiMix | None:
+    """The Dense MultiMix inside a method, if there is one."""
+    parsed = methods.parse(method).modules()
+    return next((module for module in parsed if isinstance(module, methods.DenseMultiMix)), None)
 
 
 def _embeddings(summary: Summary) -> Section:

@@ -16,9 +16,10 @@ from ..data import pictures
 from ..data.listing import image_files, printable, require_folder
 from ..data.source import Files
 from ..evaluation.inference import evaluating
-from ..reports.overlays import SIDE, data_uri, one_of_each, shrink
+from ..reports.overlays import SIDE, data_uri, shrink
 from ..reports.section import Section
 from . import attention_page
+from .batches import one_of_each
 from .boxes import read_boxes_once, to_input
 from .part import Legend, Part, Results, Subject
 from .pointing import play_all

@@ -45,29 +45,41 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
 
 def grid(pictures: Sequence[Mapping[str, Any]], kinds: Sequence[str], *, label: str) -> str:
     """An SVG: a row for each image, with the image and its maps, one beside the other."""
-    width = (len(kinds) + 1) * (CELL + GAP) - GAP
-    height = HEAD + len(pictures) * (CELL + NAME)
     drawn = []
     for k, title in enumerate(["image", *kinds]):
         for line, word in enumerate(_title(title)):
             x, y = k * (CELL + GAP) + CELL // 2, 17 + 19 * line
             drawn.append(f'<text x="{x}" y="{y}" text-anchor="middle">{word}</text>')
     for row, picture in enumerate(pictures):
-        y = HEAD + row * (CELL + NAME)
-        image = from_data_uri(picture["image"])
-        heats = [data_uri(overlay(image, torch.tensor(picture["maps"][kind])), lossless=False) for kind in kinds]
-        for k, uri in enumerate([picture["image"], *heats]):
-            # Small images show their pixels.
-            rendering = "pixelated" if k == 0 and image.shape[-1] < CELL else "auto"
-            drawn.append(
-                f'<image x="{k * (CELL + GAP)}" y="{y}" width="{CELL}" height="{CELL}" preserveAspectRatio="none" '
-                f'style="image-rendering: {rendering}" href="{uri}"/>'
-            )
-        name, predicted = picture["name"], picture["predicted"]
-        told = name if predicted == name else f"{name} → {predicted}"
-        drawn.append(f'<text x="0" y="{y + CELL + 17}">{html.escape(told)}</text>')
+        drawn += _row(picture, kinds, HEAD + row * (CELL + NAME))
+    return _svg(drawn, kinds, HEAD + len(pictures) * (CELL + NAME), f"attention maps of {label}")
+
+
+def single(picture: Mapping[str, Any], kind: str) -> str:
+    """An SVG of one image and its map beside it."""
+    return _svg(_row(picture, [kind], 0), [kind], CELL + NAME, f"test image of class {picture['name']}, attention map")
+
+
+def _row(picture: Mapping[str, Any], kinds: Sequence[str], y: int) -> list[str]:
+    drawn = []
+    image = from_data_uri(picture["image"])
+    heats = [data_uri(overlay(image, torch.tensor(picture["maps"][kind])), lossless=False) for kind in kinds]
+    for k, uri in enumerate([picture["image"], *heats]):
+        # Small images show their pixels.
+        rendering = "pixelated" if k == 0 and image.shape[-1] < CELL else "auto"
+        drawn.append(
+            f'<image x="{k * (CELL + GAP)}" y="{y}" width="{CELL}" height="{CELL}" preserveAspectRatio="none" '
+            f'style="image-rendering: {rendering}" href="{uri}"/>'
+        )
+    name, predicted = picture["name"], picture["predicted"]
+    told = name if predicted == name else f"{name} → {predicted}"
+    return [*drawn, f'<text x="0" y="{y + CELL + 17}">{html.escape(told)}</text>']
+
+
+def _svg(drawn: Sequence[str], kinds: Sequence[str], height: int, label: str) -> str:
+    width = (len(kinds) + 1) * (CELL + GAP) - GAP
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="attention maps of {html.escape(label)}" '
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}" '
         f'font-size="16" fill="currentColor">{"".join(drawn)}</svg>'
     )
 

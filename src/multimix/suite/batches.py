@@ -33,6 +33,17 @@ def choose(labels: Tensor, limit: int | None, *, seed: int) -> Tensor:
     return balanced_order(labels, seed=seed)[:limit].sort().values
 
 
+def one_of_each(labels: Tensor, count: int) -> Tensor:
+    """The indices of the first example of each of `count` classes, spread over all classes.
+
+    >>> one_of_each(torch.tensor([2, 0, 0, 1, 2]), 2).tolist()
+    [1, 0]
+    """
+    present = labels.unique()
+    picked = present[torch.linspace(0, len(present) - 1, min(count, len(present))).round().long()]
+    return torch.stack([(labels == label).nonzero()[0, 0] for label in picked])
+
+
 def check_limit(limit: int | None) -> None:
     """Raise ValueError for a limit below 1."""
     if limit is not None and limit < 1:
