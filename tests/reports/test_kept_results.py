@@ -6,6 +6,7 @@ import importlib
 import itertools
 import json
 import re
+import statistics
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,21 @@ def test_the_tables_of_the_study_are_those_of_its_runs() -> None:
         rows = [line for line in section[1].splitlines() if re.match(r"\| (?!setting|alpha \||change|---)", line)]
         assert len(rows) == count
         assert set(rows) <= set(kept.splitlines())
+
+
+def test_the_tables_of_frozen_embeddings_are_those_of_their_runs() -> None:
+    text = (DOCS / "frozen.md").read_text()
+    with script(DOCS / "results" / "frozen" / "tables.py") as tables:
+        kept = text.partition("<!-- tables -->\n")[2].partition("<!-- end of tables -->")[0]
+        assert tables.tables() == kept, "run `python docs/results/frozen/tables.py`"
+        runs = tables.found()
+        assert {len(seeds) for seeds in runs.values()} == {10}
+        assert len(runs) == 4 * 2 * 6 * 7
+        # By hand, for one cell: the decay of the best mean over the validation sentences, then the test sentences.
+        mine = {decay: runs["ag", "mlp", "mixup of pairs", decay].values() for decay in tables.DECAYS}
+        chosen = max(mine, key=lambda decay: statistics.fmean(row["val_accuracy"] for row in mine[decay]))
+        values = [100 * row["test_accuracy"] for row in mine[chosen]]
+        assert f" {statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f} | " in kept
 
 
 def test_effects_of_the_grid_by_hand() -> None:
