@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tests.forked_workers import fork_workers
 
 from multimix import cli, recipes
@@ -108,6 +109,40 @@ def test_a_finished_run_that_is_longer_is_not_taken_for_the_one_asked_for(
     assert stop.value.code == 2
     assert f"the run in {run} has done 2 epochs, more than the 1 asked for: ask for as many" in capsys.readouterr().err
     assert not (tmp_path / "compare.json").exists()
+
+
+def test_other_data_than_those_of_finished_runs_are_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, count in (("train", 4), ("test", 3)):
+        for label in ("cat", "dog"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for k in range(count):
+                Image.new("RGB", (8, 8), (k, 0, 0)).save(tmp_path / "data" / split / label / f"{k}.png")
+    small = [
+        "--model",
+        "smallnet-w4",
+        "--image-size",
+        "8",
+        "--epochs",
+        "1",
+        "--warmup-epochs",
+        "0",
+        "--batch-size",
+        "4",
+    ]
+    small += ["--milestones", "--augment", "none", "--no-tensorboard"]
+    out = tmp_path / "out"
+    command = ["imagefolder", "--data-root", str(tmp_path / "data"), *small]
+    cli.main(["train", *command, "--method", "erm", "--out", str(out / "erm" / "seed0")])
+    (tmp_path / "data" / "test" / "cat" / "0.png").unlink()
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", *command, "--methods", "erm,cutmix", "--seeds", "1", "--out", str(out)])
+    assert stop.value.code == 2
+    message = f"the data are not those that {out / 'erm' / 'seed0'} was made with: test_examples differ"
+    assert message in capsys.readouterr().err
+    assert not (out / "cutmix").exists()
 
 
 def test_another_process_in_the_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

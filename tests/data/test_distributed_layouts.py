@@ -162,8 +162,28 @@ def test_arrays_that_are_missing_or_broken(tmp_path: Path) -> None:
         load("imagefolder", root=tmp_path / "one.npz")
     (tmp_path / "objects.npz").write_bytes(b"")
     np.savez(tmp_path / "objects.npz", train_images=np.array([{}, {}], dtype=object))
-    with pytest.raises(ValueError, match=r"not a whole \.npz file of plain arrays"):
+    with pytest.raises(ValueError, match=r"not a whole \.npz file of plain arrays .*: \.astype\(str\)$"):
         load("imagefolder", root=tmp_path / "objects.npz")
+    np.save(tmp_path / "two.npy", np.zeros((3, 4)))
+    with pytest.raises(ValueError, match=r"it is one array, float64 \(3, 4\), of an \.npy file; numpy\.savez writes"):
+        load("imagefolder", root=tmp_path / "two.npy")
+
+
+def test_labels_that_are_not_what_they_seem(tmp_path: Path) -> None:
+    whole = arrays()
+    one_hot = np.eye(3, dtype=np.int64)[np.asarray(whole["train_labels"]).ravel() % 3]
+    with pytest.raises(ValueError, match=r"got an array \(\d+, 3\): of rows with one 1 each, save labels\.argmax\(1\)"):
+        load("imagefolder", root=write(tmp_path / "one-hot.npz", whole | {"train_labels": one_hot}))
+    misspelt = {key.replace("test_labels", "test_label"): value for key, value in whole.items()}
+    with pytest.raises(ValueError, match="has test_images without test_labels; it holds"):
+        load("imagefolder", root=write(tmp_path / "misspelt.npz", misspelt))
+    from_one = whole | {key: np.asarray(whole[key]) + 1 for key in ("train_labels", "test_labels")}
+    from_one.pop("class_names", None)
+    with pytest.warns(UserWarning, match=r"has no train images of '0', of \d+ classes \(labels count from 0\)"):
+        load("imagefolder", root=write(tmp_path / "from-one.npz", from_one).rename(tmp_path / "FROM-ONE.NPZ"))
+    names = np.array([f"c{k}" for k in range(int(np.asarray(whole["train_labels"]).max()) + 1)], dtype="S")
+    found = load("imagefolder", root=write(tmp_path / "bytes.npz", whole | {"class_names": names}))
+    assert found.class_names[0] == "c0"
 
 
 # CIFAR

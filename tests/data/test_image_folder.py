@@ -61,11 +61,37 @@ def test_the_validation_split_has_several_names(tmp_path: Path, tree, name: str)
 
 
 def test_folders_of_classes_without_a_train_folder_are_told_where_to_go(tmp_path: Path, tree) -> None:
-    root = tree(tmp_path / "flat", COUNTS) / "train"
+    root = (tree(tmp_path / "split", COUNTS) / "train").rename(tmp_path / "flat")
     with pytest.raises(FileNotFoundError, match=r"holds no train folder: if its folders are classes, put them into"):
         load("imagefolder", root=root)
     with pytest.raises(FileNotFoundError, match=r"train does not exist: expected"):
         load("imagefolder", root=tree(tmp_path / "no-train", {"test": COUNTS["test"]}))
+
+
+def test_what_may_be_meant_by_a_folder_without_training_images(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path / "data" / "images", COUNTS)
+    for given, message in (
+        (root.parent, rf"data holds no train folder: did you mean {root}\?$"),
+        (root / "val", rf"val holds no train folder: did you mean {root}\?$"),
+    ):
+        with pytest.raises(FileNotFoundError, match=message):
+            load("imagefolder", root=given)
+    (root / "train").rename(root / "Training")
+    (root / "test").rename(root / "Test")
+    with pytest.raises(FileNotFoundError, match=r"rename Test to test and Training to train$"):
+        load("imagefolder", root=root)
+    (tmp_path / "images.zip").write_bytes(b"PK")
+    with pytest.raises(FileNotFoundError, match=r"images\.zip is an archive: unpack it, and give the folder"):
+        load("imagefolder", root=tmp_path / "images.zip")
+
+
+@pytest.mark.parametrize(("trained", "held_out"), [("Bird", "bird"), ("caf\u00e9", "cafe\u0301"), ("bird", "bird ")])
+def test_a_class_that_is_written_in_another_way_is_told(tmp_path: Path, tree, trained: str, held_out: str) -> None:
+    root = tree(tmp_path, {"train": {trained: 2, "cat": 2}, "test": {held_out: 1, "cat": 1}})
+    with pytest.raises(
+        ValueError, match=r"that the training set has not: if it is '[^']+', which is written otherwise, rename"
+    ):
+        load("imagefolder", root=root)
 
 
 def test_a_held_out_split_that_lacks_classes_is_told(tmp_path: Path, tree) -> None:
@@ -89,6 +115,46 @@ def test_pictures_of_formats_that_are_not_read_are_counted(tmp_path: Path, tree)
         data = load("imagefolder", root=root)
     assert len(told) == 1
     assert len(data.train) == 12
+
+
+@pytest.mark.parametrize("place", [".ipynb_checkpoints", "@eaDir/0.png", ".thumbnails", "__MACOSX"])
+@pytest.mark.parametrize("where", ["in a class", "beside the classes", "beside the splits"])
+def test_what_a_system_puts_among_the_images_is_left_out(tmp_path: Path, tree, place: str, where: str) -> None:
+    root = tree(tmp_path, COUNTS)
+    above = {"in a class": root / "train" / "bee", "beside the classes": root / "train", "beside the splits": root}
+    folder = above[where] / place
+    folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "thumbnail.png")
+    data = load("imagefolder", root=root)
+    assert (len(data.train), len(data.class_names)) == (12, 3)
+
+
+def test_a_hidden_root_is_one(tmp_path: Path, tree) -> None:
+    assert len(load("imagefolder", root=tree(tmp_path / ".hidden", COUNTS)).train) == 12
+
+
+def test_pictures_outside_of_classes_are_counted(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path, {split: COUNTS[split] for split in ("train", "test")})
+    for name in ("b.png", "a.jpg", ".DS_Store", "._a.jpg", "notes.txt"):
+        (root / "train" / name).write_bytes(b"x")
+    message = r"^2 pictures lie in \S+train itself and are left out.*a\.jpg\)$"
+    with pytest.warns(UserWarning, match=message) as told:
+        load("imagefolder", root=root)
+    assert len(told) == 1
+
+
+def test_remarks_of_the_decoder_are_not_passed_on(tmp_path: Path, tree, recwarn: pytest.WarningsRecorder) -> None:
+    root = tree(tmp_path, {split: COUNTS[split] for split in ("train", "test")})
+    picture = Image.new("P", (8, 8))
+    picture.save(root / "train" / "bee" / "0.png", transparency=bytes(range(256)))
+    assert len(load("imagefolder", root=root).train) == 12
+    assert not list(recwarn)
+
+
+def test_images_in_folders_of_long_names_are_cached(tmp_path: Path, tree, recwarn: pytest.WarningsRecorder) -> None:
+    root = tree(tmp_path / ("猫" * 80), {split: COUNTS[split] for split in ("train", "test")})
+    assert len(load("imagefolder", root=root).train) == 12
+    assert not list(recwarn)
 
 
 def photograph(path: Path, orientation: int) -> None:

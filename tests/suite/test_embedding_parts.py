@@ -166,6 +166,15 @@ def test_umap_separates_clusters_and_leaves_global_randomness_alone(subject: Sub
     assert part.sections({"multimix": [result]}, LEGEND)[-1].panels[0].title == "multimix"
 
 
+@pytest.mark.parametrize(("count", "drawn"), [(8, True), (3, False)])
+def test_a_few_test_images_are_measured_too(subject: Subject, count: int, drawn: bool) -> None:
+    few = replace(subject, test=subject.test.subset(torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])[:count]))
+    found = Embedding().evaluate(few, Memory(), quiet)
+    assert found["spaces"]["normalized"]["alignment"] > 0
+    assert ("umap" in found) == drawn
+    assert len(Embedding().sections({"multimix": [found]}, LEGEND)) == 2 + drawn
+
+
 def test_umap_needs_more_points_than_neighbours() -> None:
     with pytest.raises(ValueError, match=r"2 <= neighbors < N, got \(10, 3\) and 15"):
         umap(torch.rand(10, 3))

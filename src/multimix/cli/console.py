@@ -140,5 +140,5 @@ def split_paths(
         else:
             if not token:
                 raise ValueError("a path is empty: give it, or leave it out")
-            paths.append(Path(token))
+            paths.append(Path(token).expanduser())
     return paths, options

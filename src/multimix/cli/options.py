@@ -9,6 +9,7 @@ import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..extras import require
@@ -56,8 +57,19 @@ def parse(argv: Sequence[str], default: T, *, prog: str, description: str | None
         raise ValueError(_complaint(complaint.getvalue(), argv)) from None
     if unknown:
         raise ValueError(_unknown(unknown, list(_flags(default, prefixes)), prog))
-    parsed: T = value
+    parsed: T = _at_home(value)
     return parsed
+
+
+def _at_home(value: Any) -> Any:
+    """With the home folder in place of ~ in paths, which a shell leaves alone in --out=~/runs."""
+    if isinstance(value, Path):
+        return value.expanduser()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = {field.name: _at_home(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        same = all(changed[name] is getattr(value, name) or changed[name] == getattr(value, name) for name in changed)
+        return value if same else dataclasses.replace(value, **changed)
+    return value
 
 
 def flags_and_lists(default: Any) -> tuple[set[str], set[str]]:

@@ -13,6 +13,7 @@ import torch
 
 from .. import methods
 from ..reports.plan import Plan, read_plan
+from ..reports.runs import Run
 from ..training import Config, RunDirectory
 from ..training.devices import default_device
 from ..training.files import locked
@@ -53,6 +54,7 @@ def run_plan(plan: Plan, config: Config, *, jobs: int | None, report: Callable[[
         with as_ctrl_c():  # also while the data are read, the speed is measured and the page is made
             if todo:
                 warn_of_unreached(config)
+                _refuse_other_data(_merged(plan).finished(), config)
                 _check_setting(config, list(dict.fromkeys(job.config.method for job in todo)))
             plan.folder.mkdir(parents=True, exist_ok=True)
             with locked(plan.folder):
@@ -114,6 +116,19 @@ def _is_finished(job: Job) -> bool:
         stored, _ = run.read_config()
         refuse_changes(stored, job.config, job.out)
     return run.is_finished(job.config)
+
+
+def _refuse_other_data(finished: Sequence[Run], config: Config) -> None:
+    """Refuse to train beside runs on other data before anything is trained; afterwards nothing could be compared."""
+    splits = load_splits(config)
+    sizes = {"train_examples": len(splits.train), "test_examples": len(splits.test)}
+    now = {"class_names": list(splits.class_names), **sizes}
+    for run in finished:
+        if changed := [name for name, value in now.items() if run.data_info[name] != value]:
+            raise ValueError(
+                f"the data are not those that {run.path} was made with: {', '.join(changed)} differ. Restore the data, "
+                "or choose another folder with --out"
+            )
 
 
 def _check_setting(config: Config, chosen: Sequence[str]) -> None:

@@ -112,7 +112,7 @@ def read_from(name: str, root: Path) -> Files:
     """What `load(name, root=root)` reads, of what is there; all of `root` where that is a file, or of another set."""
     root = root.expanduser()
     places = _PLACES.get(name)
-    if places is None or root.suffix == ".npz" or not root.is_dir():
+    if places is None or _is_arrays(root) or not root.is_dir():
         return Files(root)
     return Files(root, [place for place in places(root) if place.exists()])
 
@@ -159,7 +159,7 @@ def _find(
     if name == "domains":
         return read_domains(root, held_out), imagenets.MEAN, imagenets.STD
     reader = {"tinyimagenet": imagenets.tiny_imagenet, "imagenet": imagenets.imagenet}.get(name, image_folder)
-    source = npz(root) if root.suffix == ".npz" else reader(root)
+    source = npz(root) if _is_arrays(root) else reader(root)
     if name == "tinyimagenet":
         return source, cifar.MEAN, cifar.STD
     return source, imagenets.MEAN, imagenets.STD
@@ -176,3 +176,8 @@ def _open(source: Source, image_size: int | None, bad_images: BadImages) -> tupl
         split: ArrayDataset(found.images, found.labels, extras=found.extras, image_size=image_size)
         for split, found in arrays.items()
     }, ()
+
+
+def _is_arrays(root: Path) -> bool:
+    """Whether it is a file of arrays; one array alone is refused where it is read."""
+    return root.suffix.lower() in (".npz", ".npy")

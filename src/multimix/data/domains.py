@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import nearest_or_all
 from .datasets import ArrayDataset, Dataset, FileDataset
-from .listing import class_folders, require_folder, require_utf8, scan
+from .listing import class_folders, is_hidden, require_folder, require_utf8, scan
 from .source import Source
 
 __all__ = ["cells", "domain_names", "domain_places", "leave_one_out", "read_domains"]
@@ -35,7 +35,7 @@ def domain_names(root: Path) -> list[str]:
 
 def domain_places(root: Path) -> list[Path]:
     """The domain folders of `root`, whichever is held out."""
-    return [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    return [entry for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name)]
 
 
 def read_domains(root: Path, held_out: str | None) -> Source:

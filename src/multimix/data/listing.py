@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,15 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+OF_THE_SYSTEM = frozenset({"@eadir", "#recycle", "__macosx", "$recycle.bin", "lost+found"})
+"""Folders that a system makes among others, in lower case."""
+
 __all__ = [
     "EXTENSIONS",
     "Listing",
     "class_folders",
     "image_files",
+    "is_hidden",
     "other_pictures",
     "printable",
     "require_folder",
@@ -26,7 +31,8 @@ __all__ = [
 ]
 
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-OTHERS = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+OTHERS = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".jpe", ".dib", ".tga", ".pcx", ".psd", ".svg", ".dng",
+          ".cr2", ".cr3", ".nef", ".arw")  # fmt: skip
 """Of pictures that are not read, and must not be missing without a word."""
 
 
@@ -46,6 +52,8 @@ def unlabelled(folder: Path, names: list[str]) -> Listing:
 
 def require_folder(folder: Path, expected: str) -> None:
     """Refuse a folder that is not there, saying what was expected in it."""
+    if folder.suffix.lower() in (".zip", ".tar", ".gz", ".tgz") and folder.is_file():
+        raise FileNotFoundError(f"{folder} is an archive: unpack it, and give the folder")
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise FileNotFoundError(f"{folder} {what}: expected {expected}")
@@ -72,6 +80,15 @@ def require_utf8(names: Iterable[str], place: Path) -> None:
             ) from None
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a folder of this name is not for people's eyes.
+
+    >>> is_hidden(".ipynb_checkpoints"), is_hidden("@eaDir"), is_hidden("cats")
+    (True, True, False)
+    """
+    return name.startswith(".") or name.lower() in OF_THE_SYSTEM
+
+
 def class_folders(folder: Path) -> list[str]:
     """The names of the class folders, sorted; their position is the class index, as in torchvision's ImageFolder.
 
@@ -81,7 +98,7 @@ def class_folders(folder: Path) -> list[str]:
     """
     require_folder(folder, f"{folder}/CLASS/IMAGE, one folder for each class")
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
     if not names:
         raise FileNotFoundError(f"{folder} holds no class folders: expected {folder}/CLASS/IMAGE")
     require_utf8(names, folder)
@@ -89,7 +106,8 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def image_files(folder: Path) -> list[str]:
-    """The image files below a folder, relative to it, in a fixed order. Hidden files are left out, links followed.
+    """The image files below a folder, relative to it, in a fixed order. Hidden files and folders are left out, links
+    followed.
 
     Raises:
         ValueError: a link that leads back to a folder that it lies in, as its images would be found again and again.
@@ -119,6 +137,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
     if os.path.islink(top):
         _require_no_loop(os.path.dirname(top), [os.path.basename(top)])
     for where, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        folders[:] = [name for name in folders if not is_hidden(name)]
         if links := [name for name in folders if os.path.islink(os.path.join(where, name))]:
             _require_no_loop(os.path.abspath(where), links)
         yield where, files
@@ -141,6 +160,31 @@ def _require_no_loop(where: str, links: Sequence[str]) -> None:
             )
 
 
+def _alike(name: str, classes: Sequence[str]) -> str:
+    """A hint at a class that is written in another way: in other case, or with other signs for the same letters."""
+
+    def plain(text: str) -> str:
+        return unicodedata.normalize("NFC", text.strip()).casefold()
+
+    twin = next((known for known in classes if plain(known) == plain(name)), None)
+    return "" if twin is None else f"if it is {twin!r}, which is written otherwise, rename it; else "
+
+
+def _warn_of_loose(folder: Path) -> None:
+    with os.scandir(folder) as entries:
+        loose = sorted(
+            entry.name
+            for entry in entries
+            if entry.name.lower().endswith(EXTENSIONS + OTHERS) and not entry.name.startswith(".") and entry.is_file()
+        )
+    if loose:
+        warnings.warn(
+            f"{len(loose)} pictures lie in {printable(str(folder))} itself and are left out, since nothing says of "
+            f"which class they are: put them into the folders of their classes (the first is {printable(loose[0])})",
+            stacklevel=3,
+        )
+
+
 def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
     """The images of `folder`/CLASS/.../IMAGE.
 
@@ -157,13 +201,14 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
     """
     present = class_folders(folder)
     classes = present if classes is None else classes
+    _warn_of_loose(folder)
     names: list[str] = []
     labels: list[int] = []
     others: list[str] = []
     for name in present:
         if name not in classes:
             raise ValueError(
-                f"{folder} has a class folder {name!r} that the training set has not: "
+                f"{folder} has a class folder {name!r} that the training set has not: {_alike(name, classes)}"
                 "remove it, or add the class to the training set"
             )
         both = _files(folder / name, EXTENSIONS + OTHERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -44,7 +45,8 @@ def npz(path: Path) -> Source:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: expected an .npz file with arrays") from None
     except (ValueError, EOFError, AttributeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole .npz file of plain arrays ({error}): create it again") from error
+        fix = ", with text or numbers for Python objects: .astype(str)" if "Object" in str(error) else ""
+        raise ValueError(f"{path} is not a whole .npz file of plain arrays ({error}): create it again{fix}") from error
     splits = {split: data for split in ("train", "val", "test") if (data := _split(path, arrays, split))}
     if "train" not in splits:
         raise ValueError(
@@ -58,7 +60,8 @@ def npz(path: Path) -> Source:
             raise ValueError(
                 f"class_names of {path} must be one name for every class, got an array {arrays['class_names'].shape}"
             )
-        names = tuple(str(name) for name in arrays["class_names"])
+        given = arrays["class_names"]
+        names = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in given)
         require_utf8(names, path)
     else:
         labels = splits["train"].labels
@@ -70,6 +73,12 @@ def npz(path: Path) -> Source:
         names = tuple(str(k) for k in range(int(labels.max()) + 1))
     for split, dataset in splits.items():
         check_range(dataset.labels, len(names), f"{path.name} {split}")
+        present = set(dataset.labels.tolist())
+        if lacking := [repr(name) for number, name in enumerate(names) if number not in present]:
+            shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+            warnings.warn(
+                f"{path} has no {split} images of {shown}, of {len(names)} classes (labels count from 0)", stacklevel=2
+            )
     return Source(splits, names)
 
 
@@ -84,6 +93,9 @@ def _split(path: Path, arrays: dict[str, Any], split: str) -> ArrayDataset | Non
                 return ArrayDataset(_rgb(torch.from_numpy(arrays[image_key])), labels, extras=extras)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{image_key} and {label_key} of {path}: {error}") from error
+    for image_key, label_key in ((images.format(split), labels.format(split)) for images, labels in KEYS):
+        if image_key in arrays:
+            raise ValueError(f"{path} has {image_key} without {label_key}; it holds {', '.join(arrays)}")
     return None
 
 
@@ -93,6 +105,11 @@ def _labels(array: Any) -> Tensor:
             f"labels must be integer class indices, got text, {array.ravel()[:3].tolist()}: number the classes, alike "
             "in all splits, and save their names as class_names: class_names, train_labels = "
             "numpy.unique(train_labels, return_inverse=True) makes both"
+        )
+    if array.ndim == 2 and array.shape[1] > 1:
+        raise ValueError(
+            f"labels must be integer class indices (N,), got an array {array.shape}: of rows with one 1 each, save "
+            "labels.argmax(1)"
         )
     return torch.from_numpy(array)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -59,7 +61,7 @@ def read(path: Path, *, upright: bool = True) -> Image:
         UnreadableImageError: the file is missing, truncated or no image, or its values have no known range.
         OSError: the machine refuses to read the file (permissions, a failing disk), which is never skipped.
     """
-    pil = require("PIL.Image", "train")
+    pil = _pillow()
     try:
         with open(path, "rb") as file:
             picture: Image = pil.open(file)
@@ -72,9 +74,18 @@ def read(path: Path, *, upright: bool = True) -> Image:
         raise _unreadable(path, error) from error
 
 
+@functools.cache
+def _pillow() -> Any:
+    """Pillow without its remarks (damaged tags, many pixels), which name no file and leave nothing to do."""
+    pil = require("PIL.Image", "train")
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    warnings.filterwarnings("ignore", category=pil.DecompressionBombWarning)
+    return pil
+
+
 def is_readable(path: Path) -> bool:
     """Whether `read` can read the file, found at less cost."""
-    pil = require("PIL.Image", "train")
+    pil = _pillow()
     try:
         with open(path, "rb") as file, pil.open(file) as picture:
             _white(picture)
@@ -94,7 +105,7 @@ def side(path: Path, *, upright: bool = True) -> tuple[int, int]:
     Raises:
         UnreadableImageError: the file is missing or no image.
     """
-    pil = require("PIL.Image", "train")
+    pil = _pillow()
     try:
         with pil.open(path) as picture:
             width, height = picture.size

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .datasets import ArrayDataset
-from .listing import Listing, class_folders, require_folder, scan
+from .listing import Listing, class_folders, is_hidden, require_folder, scan
 
 __all__ = ["HELD_OUT", "Files", "Source", "image_folder", "image_folder_places"]
 
@@ -43,11 +43,8 @@ def image_folder(root: Path) -> Source:
         ValueError: an empty class; a class that the training set has not; val under two names.
     """
     require_folder(root, f"{root}/train/CLASS/IMAGE and {root}/val or {root}/test")
-    if not (root / "train").exists() and _holds_classes(root):
-        raise FileNotFoundError(
-            f"{root} holds no train folder: if its folders are classes, put them into {root / 'train'}; "
-            "val_per_class=N (--val-per-class N) then holds images out"
-        )
+    if not (root / "train").exists() and (advice := _advice(root)):
+        raise FileNotFoundError(f"{root} holds no train folder: {advice}")
     classes = class_folders(root / "train")
     splits = {"train": scan(root / "train", classes)}
     for split in HELD_OUT:
@@ -81,8 +78,20 @@ def _place(root: Path, split: str) -> Path:
     return there[0] if there else root / split
 
 
-def _holds_classes(root: Path) -> bool:
-    """Whether folders of it hold images, and none is called as a split."""
-    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+def _advice(root: Path) -> str:
+    """What may be meant by a folder without training images; "" if nothing is known."""
     splits = {"train", *(name for names in HELD_OUT.values() for name in names)}
-    return bool(folders) and not any(path.name in splits for path in folders)
+    if root.name in splits and (root.parent / "train").is_dir():
+        return f"did you mean {root.parent}?"
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
+    if whole := [path for path in folders if (path / "train").is_dir()]:
+        return f"did you mean {whole[0]}?"
+    alike = {path.name: path.name.lower().removesuffix("ing") for path in folders}
+    if wrong := [f"{name} to {split}" for name, split in alike.items() if split in splits and name != split]:
+        return f"rename {' and '.join(wrong)}"
+    if not folders or any(path.name in splits for path in folders):
+        return ""
+    return (
+        f"if its folders are classes, put them into {root / 'train'}; val_per_class=N (--val-per-class N) then holds "
+        "images out"
+    )

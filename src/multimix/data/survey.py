@@ -57,7 +57,9 @@ def once(folder: Path, names: Sequence[str], what: str, build: Callable[[], dict
             state = f"{name}\0missing\n"
         digest.update(os.fsencode(state))
     place = hashlib.blake2b(os.fsencode(f"{folder}\0{what}"), digest_size=8).hexdigest()
-    return remember(f"{folder.parent.name}-{folder.name}-{place}", digest.hexdigest(), build)
+    # A file name has 255 bytes.
+    readable = os.fsdecode(os.fsencode(f"{folder.parent.name}-{folder.name}")[:80]).encode(errors="ignore").decode()
+    return remember(f"{readable}-{place}", digest.hexdigest(), build)
 
 
 def _threads(paths: Sequence[Path]) -> int:

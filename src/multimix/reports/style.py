@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
@@ -108,6 +109,8 @@ def figure(width: float, height: float, **subplots: Any) -> Iterator[tuple[Any, 
         "axes.facecolor": "none",
     }
     matplotlib = require("matplotlib", "evaluate")
+    # Text stays text, which the reader's own fonts show.
+    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
     with matplotlib.rc_context(settings):
         drawn = require("matplotlib.figure", "evaluate").Figure(figsize=(width, height), layout="constrained")
         yield drawn, drawn.subplots(**subplots)

@@ -24,6 +24,10 @@ from .store import Store
 SPACES = {"normalized": "embeddings on the unit sphere", "raw": "embeddings as they are"}
 
 
+_FEWEST = 3
+"""Up to so many images there is nothing to lay out in the plane."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Embedding(Part):
     """Geometry of the embeddings of the test images, which are the features just before the classifier."""
@@ -41,7 +45,7 @@ class Embedding(Part):
     per_class: int = 100
     """Number of test images of each class in the UMAP pictures."""
     neighbors: int = 15
-    """UMAP's n_neighbors."""
+    """UMAP's n_neighbors; fewer where there are not as many images."""
     seed: int = 0
     """Seed of the choice of classes and images, and of UMAP."""
 
@@ -65,15 +69,16 @@ class Embedding(Part):
             say(f"measuring {SPACES[space]}")
             measured[space] = store.compute(space, functools.partial(self._measure, z, labels, space == "normalized"))
         found: dict[str, Any] = {"examples": len(z), "dimension": z.shape[1], "t": list(self.t), "spaces": measured}
-        if self.umap:
-            pick = make_generator(self.seed, "embedding", "sample")
-            chosen, groups = sample_classes(labels.cpu(), self.classes, self.per_class, pick)
+        pick = make_generator(self.seed, "embedding", "sample")
+        chosen, groups = sample_classes(labels.cpu(), self.classes, self.per_class, pick)
+        if self.umap and len(chosen) > _FEWEST:
+            neighbors = min(self.neighbors, len(chosen) - 1)
             say(f"projecting {len(chosen)} embeddings by UMAP")
             generator = make_generator(self.seed, "umap")
             found["umap"] = {
                 "points": store.compute(
                     "umap",
-                    lambda: umap(z[chosen.to(z.device)], neighbors=self.neighbors, generator=generator).tolist(),
+                    lambda: umap(z[chosen.to(z.device)], neighbors=neighbors, generator=generator).tolist(),
                 ),
                 "groups": groups.tolist(),
                 "names": [subject.class_names[int(k)] for k in labels.cpu()[chosen].unique()],
