@@ -94,6 +94,15 @@ def test_a_class_that_is_written_in_another_way_is_told(tmp_path: Path, tree, tr
         load("imagefolder", root=root)
 
 
+def test_control_characters_in_the_name_of_a_class_are_refused(tmp_path: Path, tree) -> None:
+    root = tree(tmp_path, {split: {"a\x1b[31m": 2, "b\u00a0c": 2} for split in ("train", "test")})
+    with pytest.raises(ValueError, match=r"^the name 'a\\x1b\[31m' in \S+train has control characters"):
+        load("imagefolder", root=root)
+    assert len(
+        load("imagefolder", root=tree(tmp_path / "other", {"train": {"b\u00a0c": 2, "d": 1}, "test": {"d": 1}})).test
+    )
+
+
 def test_a_held_out_split_that_lacks_classes_is_told(tmp_path: Path, tree) -> None:
     root = tree(tmp_path, {"train": COUNTS["train"], "test": COUNTS["val"]})
     with pytest.warns(

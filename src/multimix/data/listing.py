@@ -71,6 +71,11 @@ def printable(name: str) -> str:
 def require_utf8(names: Iterable[str], place: Path) -> None:
     """Refuse names of classes or domains, found in `place`, that no report could be written with."""
     for name in names:
+        if any(unicodedata.category(sign) == "Cc" for sign in name):
+            raise ValueError(
+                f"the name {name!r} in {printable(str(place))} has control characters, which neither a terminal nor a "
+                "page can show: rename it"
+            )
         try:
             name.encode()
         except UnicodeEncodeError:

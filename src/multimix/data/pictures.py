@@ -217,5 +217,5 @@ def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
     elif type(error).__name__ == "UnidentifiedImageError":
         reason = "it is not an image, or of an unknown format"
     else:
-        reason = str(error) or type(error).__name__
+        reason = str(error).rstrip(".") or type(error).__name__
     return UnreadableImageError(f"cannot read the image {path}: {reason}: {fix}{OR_SKIP}")
