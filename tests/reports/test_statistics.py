@@ -103,7 +103,7 @@ BETTER, WORSE, NOISE = Difference(0.03, 0.01, 5), Difference(-0.03, 0.01, 5), Di
         (
             {"a": NOISE, "b": NOISE},
             True,
-            "for no method these runs show a difference from ERM in M: a (+1.00 ± 2.00) and b (+1.00 ± 2.00).",
+            "for no method do these runs show a difference from ERM in M: a (+1.00 ± 2.00) and b (+1.00 ± 2.00).",
         ),
         ({"a": NOISE}, True, "for a (+1.00 ± 2.00) the difference from ERM in M is within the noise."),
         (

@@ -86,7 +86,7 @@ def histogram_panel(
     described: str,
 ) -> str:
     """Two histograms, each heights and edges, over each other: one filled, one as an outline."""
-    with figure(2.7, 2.1) as (drawn, axes):
+    with figure(2.7, 2.5) as (drawn, axes):
         axes.stairs(*filled, fill=True, color=color, alpha=0.55)
         axes.stairs(*outline, color=INK, linewidth=1.1)
         axes.set_xlim(filled[1][0], max(filled[1][-1], outline[1][-1]))

@@ -33,7 +33,13 @@ def headline(summary: Summary) -> list[str]:
             f"{best.label}, {100 * best.last_accuracy.mean:.2f} %; run at least three seeds before you choose.",
             *left,
         ]
-    where = "On this data and budget, " if summary.one_setting else "On this data, each against ERM of its settings: "
+    best = max(summary.rows, key=lambda row: row.last_accuracy.mean)
+    where = (
+        f"The highest test accuracy is that of {best.label}, {100 * best.last_accuracy.mean:.2f} %. On this data and "
+        "budget, "
+        if summary.one_setting
+        else "On this data, each against ERM of its settings: "
+    )
     return [
         where + sentence("test accuracy", accuracy, higher_is_better=True),
         "Calibration: " + sentence("calibration error", calibration, higher_is_better=False),
@@ -55,7 +61,7 @@ def sentence(metric: str, differences: Mapping[str, Difference], *, higher_is_be
         if label not in unknown:
             by_verdict[difference.verdict].append(f"{label} ({points(difference)})")
     if len(by_verdict["noise"]) == len(differences) > 1:
-        return f"for no method these runs show a difference from ERM in {metric}: {_enumerate(by_verdict['noise'])}."
+        return f"for no method do these runs show a difference from ERM in {metric}: {_enumerate(by_verdict['noise'])}."
     clauses: list[str] = []
     for verdict, word in ((better, "better"), (worse, "worse")):
         if names := by_verdict[verdict]:

@@ -63,7 +63,8 @@ def hull_panels() -> list[Panel]:
         Panel(
             "MultiMix, α = 0.1",
             _draw(z, multimix_points(z, 0.1), label="MultiMix with alpha 0.1"),
-            "The same sampler with a small concentration: points lie near examples, edges and faces.",
+            "The same sampler with a small concentration: points lie near examples, edges and faces. With 10 points "
+            "α = 0.1 does what 0.02 does in a mini-batch of 64.",
         ),
     ]
 

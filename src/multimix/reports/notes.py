@@ -35,7 +35,7 @@ def kicker(summary: Summary) -> str:
 
 def headline(summary: Summary) -> str:
     """How the sentences above it came about."""
-    if not summary.baselines:
+    if not any(row.accuracy_difference and row.accuracy_difference.n > 1 for row in summary.rows):
         return ""
     same = "" if summary.one_setting else " with the same settings"
     here = "this training set, this network and this budget" if summary.one_setting else "these settings"
@@ -43,7 +43,7 @@ def headline(summary: Summary) -> str:
         f"In brackets: the mean difference from ERM{same} in percentage points after the last epoch, over runs paired "
         "by seed, with its 95 % t-interval. A method is called better or worse only when the interval leaves out zero. "
         f"The intervals are not corrected for the number of methods, and they describe {here}: "
-        f"{'another one' if summary.one_setting else 'others'} can turn the order round."
+        "with others the order may be reversed."
     )
 
 

@@ -99,7 +99,8 @@ def _hull(summary: Summary) -> Section:
         "A mini-batch of b = 10 points in the plane and the points sampled from it (orange), as in the paper's "
         "Figure 1, drawn by the sampler that training uses. The more examples are mixed, the nearer a mixture comes to "
         f"the centre: in the batches of {batches} used here, α = 1 spreads a mixture over about {spread} examples. "
-        "Mixtures that all resemble the mean say little about any one class, which slows learning in short training.",
+        "Mixtures that all resemble the mean say little about any one class, which slows learning when the schedule is "
+        "short.",
         hull_panels(),
         layout="wide",
     )

@@ -60,7 +60,8 @@ def measure_speed(
     where = "one GPU" if device == "cuda" else f"{threads} CPU thread{'s' if threads > 1 else ''}"
     how = (
         f"Speed is of whole training steps on one real {what} without data loading, in one process on {where} after "
-        f"the runs, each method in turns with ERM: medians of up to {ROUNDS} rounds; for methods that toss a coin, the "
-        "expected time."
+        f"the runs, each method in turns with ERM: medians of up to {ROUNDS} rounds; for methods that choose at random "
+        "for each mini-batch, the expected time. Compare methods by the ratio, which is of steps side by side: on "
+        "a busy machine the images per second of different moments do not compare."
     )
     return speeds, how

@@ -144,6 +144,7 @@ def to_svg(drawn: Any, description: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = svg.replace(' id="halo"', ' class="halo"')  # which the page's style sheet knows
     # Ids that nothing refers to would only repeat from one figure of the page to the next.
     used = set(re.findall(r"#([\w.-]+)", svg))
     svg = re.sub(r' id="([\w.-]+)"', lambda match: match[0] if match[1] in used else "", svg)

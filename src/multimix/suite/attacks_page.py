@@ -10,7 +10,7 @@ from typing import Any
 from ..extras import require
 from ..reports.cells import NOTHING, Cell, Table
 from ..reports.section import Panel, Section
-from ..reports.style import figure, to_svg
+from ..reports.style import figure, line, to_svg
 from ..reports.tables import estimates_table
 from .batches import described
 from .part import Results, first_result
@@ -122,12 +122,12 @@ def curves(points: Points, colors: Mapping[str, str], *, xlabel: str, descriptio
     and logarithmic beyond."""
     ticker = require("matplotlib.ticker", "evaluate")
     with figure(3.1, 2.5) as (drawn, axes):
-        for label, line in points.items():
-            x = [at for at, _ in line]
-            mean = [statistics.fmean(values) for _, values in line]
-            axes.plot(x, mean, "o-", color=colors[label], markersize=2.8, clip_on=False)
-            if all(len(values) > 1 for _, values in line):
-                std = [statistics.stdev(values) for _, values in line]
+        for label, found in points.items():
+            x = [at for at, _ in found]
+            mean = [statistics.fmean(values) for _, values in found]
+            axes.plot(x, mean, **line(colors[label]), markersize=2.8, clip_on=False)
+            if all(len(values) > 1 for _, values in found):
+                std = [statistics.stdev(values) for _, values in found]
                 low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
                 axes.fill_between(x, low, high, color=colors[label], alpha=0.15, linewidth=0)
         ticks = [x for x, _ in next(iter(points.values()))]
@@ -136,7 +136,7 @@ def curves(points: Points, colors: Mapping[str, str], *, xlabel: str, descriptio
         axes.xaxis.set_major_locator(ticker.FixedLocator(ticks))
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(ticker.NullLocator())
-        highest = max(max(values) for line in points.values() for _, values in line)
+        highest = max(max(values) for found in points.values() for _, values in found)
         axes.set_ylim(0, min(100.0, max(10.0, 1.15 * highest)))
         axes.set_xlabel(xlabel)
         axes.set_ylabel("error, %")

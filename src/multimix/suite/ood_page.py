@@ -9,7 +9,7 @@ from typing import Any
 from ..reports.cells import Table
 from ..reports.charts import histogram_panel
 from ..reports.section import Panel, Section
-from ..reports.style import INK, figure, to_svg
+from ..reports.style import INK, figure, line, to_svg
 from ..reports.tables import estimates_table
 from .part import Results, first_result
 
@@ -91,7 +91,12 @@ def roc_chart(curves: Mapping[str, Sequence[Sequence[float]]], colors: Mapping[s
         axes.plot([0, 1], [0, 1], color=INK, alpha=0.35, linewidth=0.8, linestyle=(0, (4, 3)))
         for label, seeds in curves.items():
             mean = [fmean(values) for values in zip(*seeds, strict=True)]
-            axes.plot([k / (len(mean) - 1) for k in range(len(mean))], mean, color=colors[label], linewidth=1.3)
+            axes.plot(
+                [k / (len(mean) - 1) for k in range(len(mean))],
+                mean,
+                **line(colors[label]) | {"marker": ""},
+                linewidth=1.3,
+            )
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.01)
         axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])

@@ -16,6 +16,7 @@ from ..data.catalogue import read_from
 from ..data.source import Files
 from ..evaluation.inference import evaluating
 from ..reports.conditions import data_name, training
+from ..reports.plan import read_plan
 from ..reports.runs import Group, Run, find_runs, group_runs
 from ..training import RunDirectory, load_run
 from ..training.devices import default_device
@@ -84,7 +85,7 @@ def run_candidates(
     batch_size: int | None = None,
     data_root: Path | None = None,
 ) -> list[Candidate]:
-    """The runs at or below `paths`, ERM first, and each with the weights of every epoch in `which`.
+    """The runs at or below `paths`, ERM first or as in a comparison, each with the weights of every epoch in `which`.
 
     Args:
         device: default: the GPU if there is one and the run did not ask for the CPU.
@@ -95,9 +96,11 @@ def run_candidates(
         FileNotFoundError: a path does not exist or holds no run, or a run has no weights.
         ValueError: files are damaged, or the runs are on different data.
     """
+    # Of a comparison as its page has them, so that both give a method the same colour.
+    order = [method for path in paths if (plan := read_plan(path)) for method in plan.methods]
     return [
         run_candidate(_with_data(run, data_root), group, which=epoch, device=device, batch_size=batch_size)
-        for group in group_runs(find_runs(paths))
+        for group in group_runs(find_runs(paths), order)
         for run in group.runs.values()
         for epoch in which
     ]
