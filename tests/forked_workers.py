@@ -1,4 +1,4 @@
-"""The workers of `multimix compare` and the like at the price of a fork instead of all their imports.
+"""The workers of `multimix compare` and the like at the price of a fork instead of all their imports, or of none.
 
 Real workers are spawned, as those of `tests/cli/test_compare.py` (Ctrl-C) and `tests/cli/test_readme.py` are.
 """
@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from multimix.cli import workers
+from multimix.cli.workers import Job
+from multimix.training import train
 
 IMPORTS = ["lightning_fabric", "sklearn.datasets", "torch", "torch.utils.tensorboard", "multimix.cli.workers"]
 
@@ -21,3 +23,15 @@ def fork_workers(patch: pytest.MonkeyPatch) -> None:
     context.set_forkserver_preload(IMPORTS)
     stand_in = SimpleNamespace(get_context=lambda method: context, get_start_method=multiprocessing.get_start_method)
     patch.setattr(workers, "multiprocessing", stand_in)
+
+
+def train_here(jobs: list[Job], **_: object) -> dict[Job, str]:
+    """In place of `run_jobs`: all of them in this process, one after the other."""
+    for job in jobs:
+        train(job.config, job.out)
+    return {}
+
+
+def stop_here(jobs: list[Job], **_: object) -> dict[Job, str]:
+    """In place of `run_jobs`: Ctrl-C before the first has begun."""
+    raise KeyboardInterrupt

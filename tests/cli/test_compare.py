@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.forked_workers import fork_workers
+from tests.forked_workers import fork_workers, train_here
 
 from multimix import cli, recipes
 from multimix.cli import planned
@@ -262,12 +262,7 @@ def test_a_speed_that_cannot_be_measured_takes_no_table_with_it(
     def out_of_memory(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
 
-    def train_all(jobs: list[Job], **_: object) -> dict[Job, str]:
-        for job in jobs:
-            train(job.config, job.out)
-        return {}
-
-    monkeypatch.setattr("multimix.cli.planned.run_jobs", train_all)
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", train_here)
     monkeypatch.setattr("multimix.cli.compare.measure_speed", out_of_memory)
     with pytest.warns(UserWarning, match="the training speed is not measured: CUDA out of memory. Tried"):
         cli.main(["compare", "--methods", "erm", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path / "out")])

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.forked_workers import fork_workers
+from tests.forked_workers import fork_workers, train_here
 
 from multimix.cli import main
-from multimix.cli.workers import Job
 from multimix.evaluation import accuracy, predict
-from multimix.training import load_run, setting, train
+from multimix.training import load_run, setting
 from multimix.training.files import locked
 
 NAMES = ["art", "clip art", "photo"]
@@ -145,12 +144,6 @@ def test_every_domain_is_held_out_and_a_lost_run_is_made_again(root, tmp_path, m
     assert "are on different data: make one report for each" in capsys.readouterr().err
 
 
-def finished(jobs: list[Job], **_: object) -> dict[Job, str]:
-    for job in jobs:
-        train(job.config, job.out)
-    return {}
-
-
 def test_a_signal_while_a_later_domain_is_read_leaves_the_page_of_what_is_finished(
     root, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -162,7 +155,7 @@ def test_a_signal_while_a_later_domain_is_read_leaves_the_page_of_what_is_finish
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("multimix.cli.planned._check_setting", ended_in_the_second)
-    monkeypatch.setattr("multimix.cli.planned.run_jobs", finished)
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", train_here)
     command = ["domains", "office-home", *small(root), "--methods", "erm", "--seeds", "1"]
     command += ["--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stop:
@@ -173,7 +166,7 @@ def test_a_signal_while_a_later_domain_is_read_leaves_the_page_of_what_is_finish
 
 
 def test_what_another_process_is_at_is_left_to_it(root, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("multimix.cli.planned.run_jobs", finished)
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", train_here)
     command = ["domains", "office-home", *small(root), "--methods", "erm", "--seeds", "1"]
     command += ["--out", str(tmp_path / "out")]
     main(command)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.forked_workers import fork_workers
+from tests.forked_workers import fork_workers, stop_here, train_here
 
 from multimix.cli import main
 from multimix.cli.workers import Job
@@ -69,6 +69,15 @@ def test_a_sweep_is_drawn_and_goes_on(
     ]  # fmt: skip
 
 
+def stopped_sweep(out: Path) -> list[str]:
+    """Its command."""
+    command = ["sweep", "digits", "--methods", "multimix-alone", *SMALL, "--vary", "n=5", "--out", str(out)]
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 130
+    return command
+
+
 def test_a_sweep_that_is_stopped_shows_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,10 +86,7 @@ def test_a_sweep_that_is_stopped_shows_what_is_finished(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("multimix.cli.planned.run_jobs", first_only)
-    command = ["sweep", "digits", "--methods", "multimix-alone", *SMALL, "--vary", "n=5", "--out", str(tmp_path)]
-    with pytest.raises(SystemExit) as stop:
-        main(command)
-    assert stop.value.code == 130
+    stopped_sweep(tmp_path)
     assert "Continue with: multimix sweep digits" in capsys.readouterr().err
     assert [p["seeds"] for p in json.loads((tmp_path / "sweep.json").read_text())["points"]] == [1, 0]
     assert (tmp_path / "sweep.html").is_file()
@@ -89,14 +95,8 @@ def test_a_sweep_that_is_stopped_shows_what_is_finished(
 def test_a_sweep_that_is_stopped_before_anything_is_finished_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(jobs: list[Job], **_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("multimix.cli.planned.run_jobs", stopped)
-    command = ["sweep", "digits", "--methods", "multimix-alone", *SMALL, "--vary", "n=5", "--out", str(tmp_path)]
-    with pytest.raises(SystemExit) as stop:
-        main(command)
-    assert stop.value.code == 130
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", stop_here)
+    stopped_sweep(tmp_path)
     assert "Continue with: multimix sweep digits" in capsys.readouterr().err
     assert not (tmp_path / "sweep.html").exists()
 
@@ -116,23 +116,12 @@ def test_when_all_runs_fail_it_says_so(
 def test_runs_of_a_comparison_in_the_same_folder_are_no_points_of_a_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def all_of(jobs: list[Job], **_: object) -> dict[Job, str]:
-        for job in jobs:
-            train(job.config, job.out)
-        return {}
-
-    def stopped(jobs: list[Job], **_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("multimix.cli.planned.run_jobs", all_of)
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", train_here)
     monkeypatch.setattr("multimix.cli.compare._report", lambda plan, options: None)
     main(["compare", "digits", "--methods", "erm", *SMALL, "--out", str(tmp_path)])
-    monkeypatch.setattr("multimix.cli.planned.run_jobs", stopped)
-    sweep = ["sweep", "digits", "--methods", "multimix-alone", *SMALL, "--vary", "n=5", "--out", str(tmp_path)]
-    with pytest.raises(SystemExit) as stop:
-        main(sweep)
-    assert stop.value.code == 130
-    monkeypatch.setattr("multimix.cli.planned.run_jobs", all_of)
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", stop_here)
+    sweep = stopped_sweep(tmp_path)
+    monkeypatch.setattr("multimix.cli.planned.run_jobs", train_here)
     main(sweep)
     assert {p["base"] for p in json.loads((tmp_path / "sweep.json").read_text())["points"]} == {"multimix-alone"}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from study import DECAYS, HEADS, LOSSES, SETS, read
 
+from multimix.reports.cells import difference_cell
 from multimix.reports.statistics import Difference, estimate, paired_difference
 
 DOCUMENT = Path(__file__).parents[2] / "frozen.md"
@@ -74,7 +75,8 @@ def over(runs: Runs, head: str, loss: str, key: str, scale: float) -> Difference
 
 
 def signed(difference: Difference, digits: int) -> str:
-    return f"{difference.mean:+.{digits}f} ± {difference.half_width:.{digits}f}".replace("-", "−")
+    cell = difference_cell(difference, digits=digits, scale=1)
+    return f"{cell.text} {cell.spread}"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from ..errors import one_line
 from ..reports import summarize, write_page
 from ..reports.plan import Plan
 from ..reports.speed import measure_speed
-from ..training import RunDirectory
 from ..training.devices import default_device
 from .console import show_results
 from .planned import run_plan, workers_and_threads
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> None:
 
 def _report(plan: Plan, options: Options) -> None:
     """Measure the speed if it is not known yet, then the table and the page."""
-    done = [m for m in plan.methods if any(RunDirectory(out).result.is_file() for _, _, out in plan.jobs([m]))]
+    done = [method for method in plan.methods if plan.ended([method])]
     if not done:
         return
     if set(done) - set(plan.speed):

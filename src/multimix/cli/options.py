@@ -66,9 +66,9 @@ def _at_home(value: Any) -> Any:
     if isinstance(value, Path):
         return value.expanduser()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changed = {field.name: _at_home(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        same = all(changed[name] is getattr(value, name) or changed[name] == getattr(value, name) for name in changed)
-        return value if same else dataclasses.replace(value, **changed)
+        given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        changed = {name: found for name, one in given.items() if (found := _at_home(one)) != one}
+        return dataclasses.replace(value, **changed) if changed else value
     return value
 
 

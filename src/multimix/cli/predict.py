@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..data.listing import EXTENSIONS, image_files, other_pictures, printable
+from ..data.listing import EXTENSIONS, all_pictures, printable
 from ..data.pictures import OR_SKIP
 from ..errors import one_line
 from ..extras import require
@@ -152,7 +152,8 @@ def _images(place: Path) -> Sequence[Path]:
         if not place.exists():
             raise FileNotFoundError(f"{place} does not exist: expected an image, or a folder of images")
         return [place]
-    names = image_files(place) + other_pictures(place)  # these are tried, and named where they cannot be read
+    images, others = all_pictures(place)
+    names = images + others  # these are tried, and named where they cannot be read
     if not names:
         raise ValueError(f"{place} holds no images ({', '.join(EXTENSIONS)})")
     return [place / name for name in names]

@@ -207,6 +207,17 @@ def check_range(labels: Tensor, num_classes: int, split: str) -> None:
         )
 
 
+def lacking(labels: Tensor, class_names: Sequence[str]) -> str:
+    """The first few of the classes of which there is no example; "" where none is lacking.
+
+    >>> lacking(torch.tensor([0, 2]), ["ant", "bee", "cat"])
+    "'bee'"
+    """
+    present = set(labels.tolist())
+    absent = [repr(name) for number, name in enumerate(class_names) if number not in present]
+    return ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+
+
 def _check_labels(labels: Tensor, count: int, extras: Mapping[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be integer class indices, got {labels.dtype}: convert them")

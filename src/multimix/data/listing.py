@@ -19,10 +19,10 @@ OF_THE_SYSTEM = frozenset({"@eadir", "#recycle", "__macosx", "$recycle.bin", "lo
 __all__ = [
     "EXTENSIONS",
     "Listing",
+    "all_pictures",
     "class_folders",
     "image_files",
     "is_hidden",
-    "other_pictures",
     "printable",
     "require_folder",
     "require_utf8",
@@ -118,21 +118,19 @@ def image_files(folder: Path) -> list[str]:
         ValueError: a link that leads back to a folder that it lies in, as its images would be found again and again.
         OSError: the machine refuses to read a folder.
     """
-    return _files(folder, EXTENSIONS)
+    return all_pictures(folder)[0]
 
 
-def other_pictures(folder: Path) -> list[str]:
-    """The pictures below a folder whose formats are not read; as `image_files` gives those whose are."""
-    return _files(folder, OTHERS)
-
-
-def _files(folder: Path, extensions: tuple[str, ...]) -> list[str]:
-    found = []
+def all_pictures(folder: Path) -> tuple[list[str], list[str]]:
+    """What `image_files` gives, and in the same way the pictures whose formats are not read."""
+    found: list[str] = []
+    others: list[str] = []
     for where, files in sorted(_walk(folder)):
         for file in sorted(files):
-            if file.lower().endswith(extensions) and not file.startswith("."):
-                found.append(os.path.relpath(os.path.join(where, file), folder))
-    return found
+            if file.lower().endswith(EXTENSIONS + OTHERS) and not file.startswith("."):
+                kind = found if file.lower().endswith(EXTENSIONS) else others
+                kind.append(os.path.relpath(os.path.join(where, file), folder))
+    return found, others
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -216,9 +214,8 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
                 f"{folder} has a class folder {name!r} that the training set has not: {_alike(name, classes)}"
                 "remove it, or add the class to the training set"
             )
-        both = _files(folder / name, EXTENSIONS + OTHERS)
-        files = [file for file in both if file.lower().endswith(EXTENSIONS)]
-        others += [os.path.join(name, file) for file in both if not file.lower().endswith(EXTENSIONS)]
+        files, unread = all_pictures(folder / name)
+        others += [os.path.join(name, file) for file in unread]
         if not files:
             raise ValueError(
                 f"class {name!r} is empty: {folder / name} holds no images ({', '.join(EXTENSIONS)}): "

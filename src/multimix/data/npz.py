@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..extras import require
-from .datasets import ArrayDataset, check_range
+from .datasets import ArrayDataset, check_range, lacking
 from .listing import require_utf8
 from .source import Source
 
@@ -73,11 +73,9 @@ def npz(path: Path) -> Source:
         names = tuple(str(k) for k in range(int(labels.max()) + 1))
     for split, dataset in splits.items():
         check_range(dataset.labels, len(names), f"{path.name} {split}")
-        present = set(dataset.labels.tolist())
-        if lacking := [repr(name) for number, name in enumerate(names) if number not in present]:
-            shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+        if absent := lacking(dataset.labels, names):
             warnings.warn(
-                f"{path} has no {split} images of {shown}, of {len(names)} classes (labels count from 0)", stacklevel=2
+                f"{path} has no {split} images of {absent}, of {len(names)} classes (labels count from 0)", stacklevel=2
             )
     return Source(splits, names)
 

@@ -188,7 +188,7 @@ def _orientation(picture: Image) -> int:
 def _turned(picture: Image, orientation: int) -> Image:
     if orientation == 1:
         return picture
-    how = require("PIL.Image", "train").Transpose
+    how = _pillow().Transpose
     turns = (how.FLIP_LEFT_RIGHT, how.ROTATE_180, how.FLIP_TOP_BOTTOM, how.TRANSPOSE, how.ROTATE_270, how.TRANSVERSE,
              how.ROTATE_90)  # fmt: skip
     return picture.transpose(turns[orientation - 2])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .datasets import ArrayDataset
+from .datasets import ArrayDataset, lacking
 from .listing import Listing, class_folders, is_hidden, require_folder, scan
 
 __all__ = ["HELD_OUT", "Files", "Source", "image_folder", "image_folder_places"]
@@ -50,11 +50,9 @@ def image_folder(root: Path) -> Source:
     for split in HELD_OUT:
         if (place := _place(root, split)).is_dir():
             splits[split] = scan(place, classes)
-            present = set(splits[split].labels.tolist())
-            if lacking := [repr(name) for number, name in enumerate(classes) if number not in present]:
-                shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+            if absent := lacking(splits[split].labels, classes):
                 warnings.warn(
-                    f"{place} holds no images of {shown}: accuracies are over the other classes", stacklevel=2
+                    f"{place} holds no images of {absent}: accuracies are over the other classes", stacklevel=2
                 )
     if "val" in splits and "test" not in splits:
         splits["test"] = splits.pop("val")

@@ -212,9 +212,8 @@ def options_of(name: str) -> dict[str, inspect.Parameter]:
     """
     if name not in NAMES:
         meant = _ELSEWHERE.get(re.sub("[-_ ]", "", name.casefold()))
-        raise ValueError(
-            f"unknown method {name!r}{f': did you mean {meant}?' if meant else nearest_or_all(name, NAMES)}"
-        )
+        hint = f": did you mean {meant}?" if meant else nearest_or_all(name, NAMES)
+        raise ValueError(f"unknown method {name!r}{hint}")
     # Of a class without a constructor of its own, the signature is that of torch.nn.Module, (*args, **kwargs).
     open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(NAMES[name]).parameters

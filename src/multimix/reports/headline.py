@@ -26,17 +26,16 @@ def headline(summary: Summary) -> list[str]:
     if not accuracy:
         return ["Only ERM is finished, so there is nothing to compare it with yet."]
     left = [unsaid(alone)] if alone else []
+    highest = max(summary.rows, key=lambda row: row.last_accuracy.mean)
+    best = f"that of {highest.label}, {100 * highest.last_accuracy.mean:.2f} %"
     if all(difference.n == 1 for difference in accuracy.values()):
-        best = max(summary.rows, key=lambda row: row.last_accuracy.mean)
         return [
-            "One seed cannot tell a difference from noise. The highest test accuracy here is that of "
-            f"{best.label}, {100 * best.last_accuracy.mean:.2f} %; run at least three seeds before you choose.",
+            "One seed cannot tell a difference from noise. The highest test accuracy here is "
+            f"{best}; run at least three seeds before you choose.",
             *left,
         ]
-    best = max(summary.rows, key=lambda row: row.last_accuracy.mean)
     where = (
-        f"The highest test accuracy is that of {best.label}, {100 * best.last_accuracy.mean:.2f} %. On this data and "
-        "budget, "
+        f"The highest test accuracy is {best}. On this data and budget, "
         if summary.one_setting
         else "On this data, each against ERM of its settings: "
     )

@@ -49,9 +49,13 @@ class Plan:
             for method in self.methods if methods is None else methods:
                 yield method, seed, self.folder / folder_name(method) / f"seed{seed}"
 
+    def ended(self, methods: Sequence[str] | None = None) -> list[Path]:
+        """The folders of the runs that have ended, of all methods or of those given."""
+        return [out for _, _, out in self.jobs(methods) if RunDirectory(out).result.is_file()]
+
     def finished(self) -> list[Run]:
         """The runs that have ended; whatever else lies in the folder is not looked at."""
-        return [read_run(out) for _, _, out in self.jobs() if RunDirectory(out).result.is_file()]
+        return [read_run(out) for out in self.ended()]
 
     def write(self) -> None:
         """Write `compare.json`; a kill leaves the old file or the new one."""
