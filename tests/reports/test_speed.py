@@ -91,3 +91,13 @@ def test_the_batch_that_is_timed_is_balanced_where_training_is(tmp_path: Path, m
     tell(monkeypatch, lambda model, method, batch: timed.append(batch) or 1.0)
     speed.measure_speed(config, ["erm"], device="cpu")
     assert timed[0].extras["domain"].bincount().tolist() == [4, 4]
+
+
+def test_images_per_second_agree_with_the_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [timing.Row("erm", 100.0, 1.0, 10.0, 1.0), timing.Row("cutmix", 130.0, 0.9, 8.0, 1.0)]  # of a quieter moment
+    monkeypatch.setattr(speed, "beside_erm", lambda *_, **__: iter(rows))
+    found, how = speed.measure_speed(recipes.get("digits"), ["erm", "cutmix"], device="cpu")
+    assert found == {"erm": Speed(100.0, 1.0), "cutmix": Speed(90.0, 0.9)}
+    assert "images per second are ERM's times the ratio" in how
+    monkeypatch.setattr(speed, "beside_erm", lambda *_, **__: iter(rows[1:]))
+    assert speed.measure_speed(recipes.get("digits"), ["cutmix"], device="cpu")[0] == {"cutmix": Speed(130.0, 0.9)}

@@ -19,6 +19,7 @@ from ..training import Config
 from ..training.devices import connect
 from ..training.setting import build_model, load_splits, train_loader
 from .plan import Speed
+from .runs import BASELINE
 
 ROUNDS = 9
 SECONDS = 8.0
@@ -55,13 +56,16 @@ def measure_speed(
             warnings.warn(f"the training speed of {row.method} is not measured: {row.why_not}", stacklevel=2)
         else:
             speeds[row.method] = Speed(row.images_per_second, row.relative)
+    if erm := speeds.get(BASELINE):
+        speeds = {method: replace(speed, images_per_second=erm.images_per_second * speed.relative)
+                  for method, speed in speeds.items()}  # fmt: skip
     threads = torch.get_num_threads()
     what = "batch" if at_a_time.batch_size == config.batch_size else "micro-batch"
     where = "one GPU" if device == "cuda" else f"{threads} CPU thread{'s' if threads > 1 else ''}"
     how = (
         f"Speed is of whole training steps on one real {what} without data loading, in one process on {where} after "
         f"the runs, each method in turns with ERM: medians of up to {ROUNDS} rounds; for methods that choose at random "
-        "for each mini-batch, the expected time. Compare methods by the ratio, which is of steps side by side: on "
-        "a busy machine the images per second of different moments do not compare."
+        "for each mini-batch, the expected time. The ratio is of steps side by side; images per second are ERM's "
+        "times the ratio, since on a busy machine those of different moments do not compare."
     )
     return speeds, how
