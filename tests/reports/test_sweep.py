@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from multimix import recipes
-from multimix.reports.sweep import Axis, as_csv, metric, page, panel, points, table, with_option
+from multimix.reports.sweep import Axis, as_csv, headline, metric, page, panel, points, table, with_option
 from multimix.training import Config
 
 
@@ -63,8 +63,24 @@ def test_differences_are_paired_by_seed_and_nothing_is_trained_twice() -> None:
     assert less.difference.mean == pytest.approx(0.1)
     assert less.difference.half_width == pytest.approx(4.30265 * 0.02 / 3**0.5, rel=1e-5)  # Student's, 2 degrees
     assert (default.method, default.accuracy, default.difference) == ("multimix", found[0].accuracy, None)
-    text = page(found, {}, split="test", conditions={})
-    assert "Best test accuracy: 76.67 % with multimix(n=10), +10.00 ± 4.97 points over multimix as it is." in text
+    said = "Best test accuracy: 76.67 % with multimix(n=10), +10.00 ± 4.97 points over multimix as it is"
+    assert headline(found, split="test") == f"{said}."
+    assert said.replace(" ± ", "\u00a0±\u00a0") in page(found, {}, split="test", conditions={})
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "judged"),
+    [((0.6, 0.9), "is, which is within the noise."), ((0.9,), "is, which so few runs cannot tell from noise.")],
+)
+def test_the_headline_does_not_call_noise_an_improvement(accuracies: tuple[float, ...], judged: str) -> None:
+    trained = {"multimix": runs(0.5, 0.7), "multimix(n=10)": runs(*accuracies)}
+    found = points(["multimix"], [Axis("n", ["10"])], trained, recipes.get("digits"), "test_accuracy")
+    assert headline(found, split="test").endswith(judged)
+
+
+def test_the_best_of_one_point_is_not_marked() -> None:
+    single = points(["multimix"], [], {"multimix": runs(0.5)}, recipes.get("digits"), "test_accuracy")
+    assert not any(cell.top for row in table(single, split="test").rows for cell in row)
 
 
 def test_what_a_method_of_a_later_sweep_does_not_take_is_left_out() -> None:

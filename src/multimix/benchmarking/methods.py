@@ -164,7 +164,7 @@ def expected_times(
 ) -> dict[str, list[float]]:
     """Seconds per step of every method in every round.
 
-    A method that tosses a coin for every mini-batch counts with its expected time: its parts are timed apart and
+    A method that chooses at random for every mini-batch counts with its expected time: its parts are timed apart and
     weighted with their probabilities, where timing the mixture would need very many steps.
 
     Args:

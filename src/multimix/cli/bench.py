@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
                 _steps(options, device, rates, record)
         if "sampler" in options.tables:
             _sampler(options, device, record)
-        _footnotes(device, rates)
+        _footnotes(options.tables, device, rates)
 
 
 def _device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
@@ -169,8 +169,11 @@ def _sampler(options: Options, device: Device, record: Record) -> None:
         print(f"{alpha:>10} {row.pytorch_ns:>9.2f} {row.ours_ns:>9.2f} {row.faster.text('.2f'):>22}", flush=True)
 
 
-def _footnotes(device: Device, rates: Mapping[loss.Precision, floor.Rates]) -> None:
-    print("\n[low, high] holds the true median over rounds; of ERM it is a second copy's: the noise.")
+def _footnotes(tables: Sequence[Table], device: Device, rates: Mapping[loss.Precision, floor.Rates]) -> None:
+    copy = "; of ERM it is a second copy's: the noise" if "steps" in tables else ""
+    print(f"\n[low, high] holds the true median over rounds{copy}.")
+    if not {"loss", "steps"} & set(tables):
+        return  # nothing was compared with a floor
     if device == "cpu":
         per_second = ", ".join(f"{value:.2g} {name}" for name, value in list(rates["float32"]._asdict().items())[:4])
         print(

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         description="Whole training steps (forward, loss, backward, optimiser) on made-up images, each method in turns "
         "with ERM in this process; the ratio is the median over rounds. The interval holds the true median with a "
         "probability of 95 % (under six rounds: the extremes); for ERM it is of a second copy, the noise. Methods that "
-        "toss a coin count with their expected time.",
+        "choose at random for every mini-batch count with their expected time.",
     )
     listed = methods.split_list(options.methods)
     every = [name for given in listed for name in (methods.complete() if given == "all" else [given])]

@@ -100,6 +100,7 @@ def _write(plans: dict[str, Plan], config: Config, folder: Path) -> None:
     chosen = list(dict.fromkeys(method for plan in plans.values() for method in plan.methods))
     found = report.rows(chosen, list(plans), runs)
     show_table(report.table(found))
+    print("", *report.headline(found), sep="\n")
     write_json(folder / "domains.json", {"split": "test", "epoch": "last", "methods": report.as_json(found)})
     write_text(folder / "domains.csv", report.as_csv(runs))
     first = next(iter(plans.values()))

@@ -121,6 +121,7 @@ def write(plan: Plan, bases: Sequence[str], axes: Sequence[Axis], config: Config
         return
     split: report.Split = "validation" if key == "val_accuracy" else "test"
     show_table(report.table(found, split=split))
+    print(f"\n{report.headline(found, split=split)}")
     with naming_another_folder():
         _write_files(plan, bases, axes, config, found, split)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .statistics import Difference, Estimate
@@ -32,6 +32,18 @@ class Table:
 
 NOTHING = Cell("–", "")
 """Where there is no number."""
+
+
+def best_of(
+    values: Iterable[float | None], *, digits: int, choose: Callable[[Iterable[float]], float] = max
+) -> float | None:
+    """The value of a column to mark, rounded as it is shown; None where none is better than another.
+
+    >>> best_of([0.123, None, 0.456], digits=2), best_of([0.123, None], digits=2)
+    (0.46, None)
+    """
+    known = [round(value, digits) for value in values if value is not None and not math.isnan(value)]
+    return choose(known) if len(set(known)) > 1 else None
 
 
 def number_cell(

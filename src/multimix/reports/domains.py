@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .cells import Cell, Table, difference_cell, percent_cell
+from .cells import Cell, Table, best_of, difference_cell, percent_cell
 from .charts import dots_and_bars
 from .headline import sentence
-from .page import fill
+from .page import fill, nonbreaking
 from .runs import BASELINE, Run
 from .section import Panel, Section
 from .statistics import Difference, Estimate, estimate, paired_difference
@@ -58,7 +58,7 @@ def table(found: Sequence[Row]) -> Table:
     """One row for each method, one column for each held-out domain, and the average."""
     domains = list(found[0].domains)
     columns = [[row.domains[domain] for row in found] for domain in domains] + [[row.average for row in found]]
-    best = [max((round(e.mean, 4) for e in column if e is not None), default=None) for column in columns]
+    best = [best_of([e and e.mean for e in column], digits=4) for column in columns]
     compared, lines = any(row.difference for row in found), []
     for row in found:
         cells = [Cell(row.method, row.method)]
@@ -100,7 +100,7 @@ def page(found: Sequence[Row], *, conditions: Mapping[str, str]) -> str:
     return fill(
         title="Leave one domain out",
         kicker="multimix domains",
-        headline=_headline(found),
+        headline=[nonbreaking(said) for said in headline(found)],
         headline_note="Each number is of images of a domain that was not trained on, after the last epoch."
         + (
             " In brackets: the mean difference from ERM in percentage points, over runs paired by seed, with its 95 % "
@@ -122,7 +122,8 @@ def page(found: Sequence[Row], *, conditions: Mapping[str, str]) -> str:
     )
 
 
-def _headline(found: Sequence[Row]) -> list[str]:
+def headline(found: Sequence[Row]) -> list[str]:
+    """Who is ahead on average, and how the methods differ from ERM."""
     averages = [(row.average.mean, row.method) for row in found if row.average is not None]
     if not averages:
         return ["No method is finished on every domain yet."]

@@ -52,27 +52,29 @@ def sentence(metric: str, differences: Mapping[str, Difference], *, higher_is_be
     >>> differences = {"a": Difference(0.012, 0.004, 5), "b": Difference(-0.02, 0.03, 5)}
     >>> sentence("test accuracy", differences, higher_is_better=True)
     'a (+1.20 ± 0.40) is better than ERM in test accuracy; for b (−2.00 ± 3.00) the difference is within the noise.'
+
+    Of many methods with the same verdict those that differ most are named.
     """
     better, worse = ("higher", "lower") if higher_is_better else ("lower", "higher")
     unknown = {label: difference for label, difference in differences.items() if difference.verdict == "unknown"}
-    by_verdict: dict[str, list[str]] = {better: [], worse: [], "noise": []}
+    by_verdict: dict[str, dict[str, Difference]] = {better: {}, worse: {}, "noise": {}}
     for label, difference in differences.items():
         if label not in unknown:
-            by_verdict[difference.verdict].append(f"{label} ({points(difference)})")
+            by_verdict[difference.verdict][label] = difference
     if len(by_verdict["noise"]) == len(differences) > 1:
-        return f"for no method do these runs show a difference from ERM in {metric}: {_enumerate(by_verdict['noise'])}."
+        return f"for no method do these runs show a difference from ERM in {metric}: {_named(by_verdict['noise'])}."
     clauses: list[str] = []
     for verdict, word in ((better, "better"), (worse, "worse")):
         if names := by_verdict[verdict]:
             than = "" if clauses else f" than ERM in {metric}"
-            clauses.append(f"{_enumerate(names)} {'is' if len(names) == 1 else 'are'} {word}{than}")
+            clauses.append(f"{_named(names)} {'is' if len(names) == 1 else 'are'} {word}{than}")
     if names := by_verdict["noise"]:
         than = "" if clauses else f" from ERM in {metric}"
-        clauses.append(f"for {_enumerate(names)} the difference{than} is within the noise")
+        clauses.append(f"for {_named(names)} the difference{than} is within the noise")
     for single, pairs in ((True, "only one pair of runs"), (False, "no spread between pairs of runs")):
-        if names := [f"{label} ({points(d)})" for label, d in unknown.items() if (d.n == 1) is single]:
+        if names := {label: d for label, d in unknown.items() if (d.n == 1) is single}:
             what = "" if clauses else f" a difference from ERM in {metric} from noise"
-            clauses.append(f"for {_enumerate(names)} there is {pairs}, which cannot tell{what}")
+            clauses.append(f"for {_named(names)} there is {pairs}, which cannot tell{what}")
     return f"{'; '.join(clauses)}."
 
 
@@ -91,6 +93,25 @@ def points(difference: Difference) -> str:
     """
     cell = difference_cell(difference)
     return f"{cell.text} {cell.spread}".rstrip()
+
+
+MOST = 5
+"""Methods that a sentence names; of more it names `FEW`."""
+FEW = 3
+
+
+def _named(differences: Mapping[str, Difference]) -> str:
+    """The methods with their differences; of many, those that differ most.
+
+    >>> _named({name: Difference(mean / 100, 0.01, 3) for name, mean in zip("abcdef", range(6))})
+    'f (+5.00 ± 1.00), e (+4.00 ± 1.00), d (+3.00 ± 1.00) and 3 others'
+    """
+    labels = list(differences)
+    if len(labels) > MOST:
+        labels = sorted(labels, key=lambda label: -abs(differences[label].mean))[:FEW]
+    named = [f"{label} ({points(differences[label])})" for label in labels]
+    left = len(differences) - len(named)
+    return _enumerate([*named, f"{left} others"] if left else named)
 
 
 def _enumerate(names: Sequence[str]) -> str:

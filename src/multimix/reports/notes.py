@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..functional import SMALL_ALPHA
+from ..training.progress import duration
 from .conditions import data_name, several, training
 from .summary import Summary
 
@@ -21,13 +22,14 @@ def title(summary: Summary) -> str:
 def kicker(summary: Summary) -> str:
     """The conditions in a few words."""
     configs = [run.config for run in summary.runs]
+    epochs = several(config.epochs for config in configs)
     seeds = several(len(row.seeds) for row in summary.rows)
     return " · ".join(
         [
             "multimix report",
             f"{several(run.data_info['train_examples'] for run in summary.runs)} training images",
             several(config.model for config in configs),
-            f"{several(config.epochs for config in configs)} epochs",
+            f"{epochs} epoch{'' if epochs == '1' else 's'}",
             f"{seeds} seed{'' if seeds == '1' else 's'}",
         ]
     )
@@ -96,7 +98,7 @@ def conditions(summary: Summary, made: str | None = None) -> dict[str, str]:
             for m in machines
         ),
         "Versions": several(", ".join(f"{name} {number}" for name, number in v.items()) for v in versions),
-        "Time": f"{sum(run.seconds for run in runs):.0f} seconds of training and evaluation, all runs together",
+        "Time": f"{duration(sum(run.seconds for run in runs))} of training and evaluation, all runs together",
     }
     if summary.plans:
         found["Command"] = several(plan.command for plan in summary.plans)

@@ -38,7 +38,7 @@ def render(summary: Summary) -> str:
     return fill(
         title=notes.title(summary),
         kicker=notes.kicker(summary),
-        headline=[sentence.replace(" ± ", "\u00a0±\u00a0") for sentence in headline(summary)],
+        headline=[nonbreaking(sentence) for sentence in headline(summary)],
         headline_note=notes.headline(summary),
         missing=summary.missing,
         results=results_table(summary, colors),
@@ -63,6 +63,11 @@ def fill(**values: Any) -> str:
         css=markup(read("page.css")), script=markup(read("page.js")), svg=markup, stroke=stroke, **values
     )
     return text
+
+
+def nonbreaking(sentence: str) -> str:
+    """A sentence whose intervals stay on one line."""
+    return sentence.replace(" ± ", "\u00a0±\u00a0")
 
 
 def now() -> str:

@@ -12,13 +12,13 @@ from typing import Any, Literal
 from .. import published
 from ..methods import canonical, spelled, split_list
 from ..training import Config
-from .cells import NOTHING, Cell, Table, difference_cell, number_cell, percent_cell
+from .cells import NOTHING, Cell, Table, best_of, difference_cell, number_cell, percent_cell
 from .charts import dots_and_bars
 from .headline import points as differing
-from .page import fill
+from .page import fill, nonbreaking
 from .runs import Run
 from .section import Panel, Section
-from .statistics import Difference, Estimate, estimate, paired_difference
+from .statistics import Difference, Estimate, Verdict, estimate, paired_difference
 from .style import INK, figure, method_colors, to_svg
 from .tables import csv_text
 
@@ -115,14 +115,16 @@ def panel(axis: Axis, found: Sequence[Point], *, split: Split) -> str:
     bases = list(dict.fromkeys(point.base for point in found))
     colors = method_colors(bases, None)
     with figure(4.6, 3.0) as (drawn, axes):
-        for base in bases:
+        for k, base in enumerate(bases):
+            # Side by side, or the bars of methods that are alike would hide each other.
+            shift = 0.12 * (k - (len(bases) - 1) / 2)
             for point in found:
                 if point.base == base and not point.option and point.accuracy is not None:
                     axes.axhline(100 * point.accuracy.mean, color=colors[base], linewidth=1, linestyle=(0, (4, 3)))
             mine = [p for p in found if p.base == base and p.option == axis.option]
-            done = [(x, p.accuracy) for x, p in enumerate(mine) if p.accuracy is not None]
+            done = [(x + shift, p.accuracy) for x, p in enumerate(mine) if p.accuracy is not None]
             dots_and_bars(axes, done, label=base, color=colors[base])
-            stars = [(x, p.paper) for x, p in enumerate(mine) if p.paper is not None]
+            stars = [(x + shift, p.paper) for x, p in enumerate(mine) if p.paper is not None]
             if stars:
                 axes.plot(*zip(*stars, strict=True), "*", color=colors[base], markersize=10, markeredgecolor=INK)
         long = sum(map(len, axis.values)) > 36
@@ -139,7 +141,7 @@ def panel(axis: Axis, found: Sequence[Point], *, split: Split) -> str:
 
 def table(found: Sequence[Point], *, split: Split) -> Table:
     """One row for each point."""
-    best = max((round(p.accuracy.mean, 4) for p in found if p.accuracy is not None), default=None)
+    best = best_of([p.accuracy and p.accuracy.mean for p in found], digits=4)
     with_paper = any(p.paper is not None for p in found)
     rows = []
     for p in found:
@@ -161,9 +163,6 @@ def table(found: Sequence[Point], *, split: Split) -> Table:
 
 def page(found: Sequence[Point], panels: Mapping[str, str], *, split: Split, conditions: Mapping[str, str]) -> str:
     """The page: a figure for each option, and every point in a table."""
-    bases = list(dict.fromkeys(point.base for point in found))
-    done = [point for point in found if point.accuracy is not None]
-    best = max(done, key=lambda point: point.accuracy.mean if point.accuracy else 0.0)
     starred = any(point.paper is not None for point in found)
     caption = (
         "Mean over seeds; bars are one standard deviation; the dashed line is the method as it is. Look at whether the "
@@ -174,12 +173,11 @@ def page(found: Sequence[Point], panels: Mapping[str, str], *, split: Split, con
         "One option at a time",
         caption,
         [Panel(option, svg) for option, svg in panels.items()],
-        legend=method_colors(bases, None),
     )
     return fill(
         title="Ablations",
         kicker="multimix sweep",
-        headline=[_headline(best, f"{split} accuracy")],
+        headline=[nonbreaking(headline(found, split=split))],
         headline_note="The best of many settings looks better than it is: confirm it with other seeds before using it."
         + (
             " It was chosen by the test set, which flatters it further: --val-per-class sets a validation split apart."
@@ -195,10 +193,25 @@ def page(found: Sequence[Point], panels: Mapping[str, str], *, split: Split, con
     )
 
 
-def _headline(best: Point, name: str) -> str:
-    accuracy = "" if best.accuracy is None else f"{100 * best.accuracy.mean:.2f} %"
-    change = f", {differing(best.difference)} points over {best.base} as it is" if best.difference else ""
-    return f"Best {name}: {accuracy} with {best.method}{change}."
+def headline(found: Sequence[Point], *, split: Split) -> str:
+    """The best point, and whether it differs from the method as it is.
+
+    Raises:
+        ValueError: no point has been measured.
+    """
+    accuracy, best = max(((p.accuracy.mean, p) for p in found if p.accuracy is not None), key=lambda each: each[0])
+    change = ""
+    if best.difference:
+        change = f", {differing(best.difference)} points over {best.base} as it is{_WORTH[best.difference.verdict]}"
+    return f"Best {split} accuracy: {100 * accuracy:.2f} % with {best.method}{change}."
+
+
+_WORTH: Mapping[Verdict, str] = {
+    "higher": "",
+    "lower": "",
+    "noise": ", which is within the noise",
+    "unknown": ", which so few runs cannot tell from noise",
+}
 
 
 def as_rows(found: Sequence[Point]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from .cells import NOTHING, Cell, Table, difference_cell, number_cell, percent_cell
+from .cells import NOTHING, Cell, Table, best_of, difference_cell, number_cell, percent_cell
 from .statistics import Estimate, estimate
 from .summary import Row, Summary
 
@@ -27,10 +27,10 @@ def results_table(summary: Summary, colors: Mapping[str, str] | None = None) -> 
         if summary.baselines:
             columns.append("speed ÷\nERM's")
     best = {
-        "last": max(round(row.last_accuracy.mean, 4) for row in summary.rows),
-        "best": max(round(row.best_accuracy.mean, 4) for row in summary.rows),
-        "ece": min(round(row.ece.mean, 4) for row in summary.rows),
-        "nll": min(round(row.nll.mean, 3) for row in summary.rows),
+        "last": best_of([row.last_accuracy.mean for row in summary.rows], digits=4),
+        "best": best_of([row.best_accuracy.mean for row in summary.rows], digits=4),
+        "ece": best_of([row.ece.mean for row in summary.rows], digits=4, choose=min),
+        "nll": best_of([row.nll.mean for row in summary.rows], digits=3, choose=min),
     }
     rows = []
     for row in summary.rows:
@@ -73,9 +73,8 @@ def estimates_table(
         digits = 2 if "%" in title else _digits([value.mean for value in found if value is not None])
         best = None
         if title.endswith(("↑", "↓")):
-            choose = max if title.endswith("↑") else min
-            known = [round(value.mean, digits) for value in found if value is not None and not math.isnan(value.mean)]
-            best = choose(known, default=None)
+            means = [None if value is None else value.mean for value in found]
+            best = best_of(means, digits=digits, choose=max if title.endswith("↑") else min)
         for cells, value in zip(rows, found, strict=True):
             cells.append(_estimated(value, digits, best))
     return Table([first, *titles], rows)
@@ -115,7 +114,7 @@ def per_class_table(
         rows = sorted(rows, key=lambda row: -_range(row[1]))[:limit]
     table = []
     for name, means in rows:
-        top = max((round(mean, 4) for mean in means if mean is not None), default=None)
+        top = best_of(means, digits=4)
         cells = [
             Cell(
                 "" if m is None else f"{100 * m:.1f}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..reports.cells import NOTHING, Cell, Table, difference_cell
@@ -52,8 +52,14 @@ def differences_section(differences: Differences, colors: Mapping[str, str]) -> 
     if not any(d.verdict != "unknown" for of_label in differences.values() for d in of_label.values()):
         return None
     titles = list(dict.fromkeys(title for of_label in differences.values() for title in of_label))
+    digits = {
+        title: _digits([of_label[title] for of_label in differences.values() if title in of_label]) for title in titles
+    }
     rows = [
-        [Cell(label, label, color=colors.get(label, "")), *(_cell(of_label.get(title)) for title in titles)]
+        [
+            Cell(label, label, color=colors.get(label, "")),
+            *(_cell(of_label.get(title), digits[title]) for title in titles),
+        ]
         for label, of_label in differences.items()
     ]
     return Section(
@@ -67,9 +73,13 @@ def differences_section(differences: Differences, colors: Mapping[str, str]) -> 
     )
 
 
-def _cell(difference: Difference | None) -> Cell:
+def _digits(column: Sequence[Difference]) -> int:
+    """Decimals that suit the largest number of a column."""
+    size = max(max(abs(d.mean), 0 if math.isnan(d.half_width) else d.half_width) for d in column)
+    return 3 if size < 1 else 2 if size < 1000 else 0
+
+
+def _cell(difference: Difference | None, digits: int) -> Cell:
     if difference is None:
         return NOTHING
-    size = max(abs(difference.mean), 0 if math.isnan(difference.half_width) else difference.half_width)
-    digits = 3 if size < 1 else 2 if size < 1000 else 0
     return difference_cell(difference, digits=digits, scale=1, top=difference.verdict in ("higher", "lower"))

@@ -48,9 +48,9 @@ def _speeds(results: Results, colors: Mapping[str, str]) -> Section:
         f"{first['batch']} images of {first['image_size']} pixels in precision {first['precision']}, without reading "
         f"them, on {where}; torch {machine['torch']}, {machine['date']}. Each method takes turns with ERM in one "
         "process, so compare the speeds relative to ERM's; images per second taken at different times do not compare. "
-        f"{_noise(results)}A method that tosses a coin for every batch counts with its "
-        "expected time. The deviation over seeds is noise of the measurement. MiB are what a step allocates beyond "
-        f"weights and images. {' '.join(failed)}",
+        f"{_noise(results)}A method that chooses at random for every batch counts with its expected time. The "
+        "deviation over seeds is noise of the measurement. MiB are what a step allocates beyond weights and "
+        f"images. {' '.join(failed)}",
         table=estimates_table(values, row_colors),
     )
 
