@@ -140,7 +140,7 @@ def test_other_data_than_those_of_finished_runs_are_refused_before_anything_is_t
     with pytest.raises(SystemExit) as stop:
         cli.main(["compare", *command, "--methods", "erm,cutmix", "--seeds", "1", "--out", str(out)])
     assert stop.value.code == 2
-    message = f"the data are not those that {out / 'erm' / 'seed0'} was made with: test_examples differ"
+    message = f"the data are not those that the run in {out / 'erm' / 'seed0'} was made with: test_examples differ"
     assert message in capsys.readouterr().err
     assert not (out / "cutmix").exists()
 

@@ -334,8 +334,39 @@ def test_changed_data_are_refused(tmp_path):
     stored = json.loads((run / "config.json").read_text())
     stored["data_info"]["train_examples"] -= 1
     (run / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(ValueError, match=r"data are not those .* train_examples differ"):
+    with pytest.raises(ValueError, match=r"data are not those .* made with: train_examples differ"):
         train(CONFIG, run, resume=True)
+
+
+@pytest.mark.parametrize("what", ["images", "labels"])
+def test_exchanged_data_are_refused(tmp_path, what):
+    np = pytest.importorskip("numpy")
+    generator = np.random.default_rng(0)
+    arrays = {
+        f"{split}_{kind}": made
+        for split in ("train", "test")
+        for kind, made in (
+            ("images", generator.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)),
+            ("labels", np.arange(20) % 10),
+        )
+    }
+    np.savez(tmp_path / "some.npz", **arrays)
+    config = replace(CONFIG, data="imagefolder", data_root=tmp_path / "some.npz", per_class=None, val_per_class=0)
+    train(replace(config, epochs=1), tmp_path / "run")
+    arrays[f"train_{what}"] = arrays[f"train_{what}"][::-1]
+    np.savez(tmp_path / "some.npz", **arrays)
+    with pytest.raises(ValueError, match="made with: images or labels of train differ"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def test_a_run_of_a_version_that_knew_less_of_its_data_is_continued(tmp_path):
+    run = interrupted(tmp_path / "run", after=1)
+    stored = json.loads((run / "config.json").read_text())
+    for split in ("train", "test"):
+        del stored["data_info"][f"{split}_digest"]
+    (run / "config.json").write_text(json.dumps(stored))
+    train(CONFIG, run, resume=True)
+    assert (run / "result.json").is_file()
 
 
 def test_a_directory_with_something_in_it_is_refused(tmp_path):

@@ -19,7 +19,7 @@ from ..training.devices import default_device
 from ..training.files import locked
 from ..training.interrupt import as_ctrl_c
 from ..training.optimizers import warn_of_unreached
-from ..training.rundir import refuse_changes
+from ..training.rundir import refuse_changes, refuse_other_data
 from ..training.setting import build_model, load_splits, train_loader
 from .board import Board
 from .workers import Job, run_jobs
@@ -120,15 +120,9 @@ def _is_finished(job: Job) -> bool:
 
 def _refuse_other_data(finished: Sequence[Run], config: Config) -> None:
     """Refuse to train beside runs on other data before anything is trained; afterwards nothing could be compared."""
-    splits = load_splits(config)
-    sizes = {"train_examples": len(splits.train), "test_examples": len(splits.test)}
-    now = {"class_names": list(splits.class_names), **sizes}
+    now = load_splits(config).identity()
     for run in finished:
-        if changed := [name for name, value in now.items() if run.data_info[name] != value]:
-            raise ValueError(
-                f"the data are not those that {run.path} was made with: {', '.join(changed)} differ. Restore the data, "
-                "or choose another folder with --out"
-            )
+        refuse_other_data(run.data_info, now, run.path)
 
 
 def _check_setting(config: Config, chosen: Sequence[str]) -> None:

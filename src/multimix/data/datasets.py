@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +68,16 @@ class ArrayDataset:
         """The examples `indices` (M,), in that order."""
         extras = {name: values[indices] for name, values in self.extras.items()}
         return ArrayDataset(self.images[indices], self.labels[indices], extras=extras, image_size=self.image_size)
+
+    def digest(self) -> str:
+        """What tells it from a data set with other labels or pixels.
+
+        >>> black = ArrayDataset(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
+        >>> white = ArrayDataset(255 - black.images, black.labels)
+        >>> black.digest() == white.digest(), black.digest() == black.subset(torch.tensor([0, 1])).digest()
+        (False, True)
+        """
+        return _digest(self.labels.numpy(), self.images.contiguous().numpy())
 
     def __repr__(self) -> str:
         return f"ArrayDataset({len(self)} images, {tuple(self.images.shape[1:])})"
@@ -135,6 +147,10 @@ class FileDataset:
             extras={name: values[indices] for name, values in self.extras.items()},
         )
 
+    def digest(self) -> str:
+        """What tells it from a data set with other labels or names of files, which are not read."""
+        return _digest(self.labels.numpy(), self._ends.numpy(), self._text)
+
     def __repr__(self) -> str:
         return f"FileDataset({len(self)} images in {str(self.folder)!r}, image_size={self.image_size})"
 
@@ -187,6 +203,17 @@ class DataSplits:
         """The number of classes."""
         return len(self.class_names)
 
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other data; results that differ in this do not compare."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "image_size": self.image_size,
+            **{f"{name}_examples": 0 if split is None else len(split) for name, split in splits.items()},
+            **{f"{name}_digest": split.digest() for name, split in splits.items() if split is not None},
+        }
+
     def __repr__(self) -> str:
         sizes = f"train={len(self.train)}, "
         sizes += f"val={len(self.val)}, " if self.val is not None else ""
@@ -195,6 +222,14 @@ class DataSplits:
             f"DataSplits({sizes}test={len(self.test)} images, {self.num_classes} classes, "
             f"image_size={self.image_size}{skipped})"
         )
+
+
+def _digest(*parts: Any) -> str:
+    """Of contiguous bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def check_range(labels: Tensor, num_classes: int, split: str) -> None:

@@ -25,7 +25,7 @@ from .optimizers import make_optimizer, warn_of_unreached
 from .progress import Progress, Reporter
 from .records import TensorBoard, best_record, environment, selection_metric
 from .repeatability import borrowed_global_state, refuse_late_determinism
-from .rundir import RunDirectory
+from .rundir import RunDirectory, refuse_other_data
 from .setting import build_model, data_options, make_loaders, refuse_out_in_data
 from .state import TrainingState
 from .step import TrainingStep, compiled_stages
@@ -172,16 +172,8 @@ def _data_info(splits: data.DataSplits, model: SplitModel) -> dict[str, Any]:
         # The model may have statistics of its own (pretrained weights); what it uses is what must be kept.
         return None if buffer is None else buffer.flatten().tolist()
 
-    return {
-        "num_classes": splits.num_classes,
-        "class_names": list(splits.class_names),
-        "image_size": splits.image_size,
-        "mean": channel_values(model.pixel_mean),
-        "std": channel_values(model.pixel_std),
-        "train_examples": len(splits.train),
-        "val_examples": 0 if splits.val is None else len(splits.val),
-        "test_examples": len(splits.test),
-    }
+    statistics = {"mean": channel_values(model.pixel_mean), "std": channel_values(model.pixel_std)}
+    return splits.identity() | statistics
 
 
 def _begin(
@@ -189,12 +181,7 @@ def _begin(
 ) -> None:
     if run.config.is_file():
         _, before = run.read_config()
-        changed = [key for key in data_info if before.get(key) != data_info[key]]
-        if changed:
-            raise ValueError(
-                f"the data are not those the run in {run.path} began with: {', '.join(changed)} differ. "
-                "Restore the data, or start a new run"
-            )
+        refuse_other_data(before, data_info, run.path)
     run.checkpoints.mkdir(exist_ok=True)
     run.result.unlink(missing_ok=True)
     _give_up_exported(run)

@@ -256,6 +256,28 @@ def refuse_changes(stored: Config, config: Config, where: Path) -> None:
         )
 
 
+def refuse_other_data(before: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
+    """Raise ValueError, saying what differs, when a run knew other data.
+
+    Args:
+        before: `data_info` of the run; what one of an earlier version does not say is not compared.
+        now: what is known of the data now.
+    """
+    changed = [name for name, value in now.items() if before.get(name, value) != value]
+    told = []
+    for name in changed:
+        split = name.removesuffix("_digest")
+        if split == name:
+            told.append(name)
+        elif f"{split}_examples" not in changed:
+            told.append(f"images or labels of {split}")
+    if told:
+        raise ValueError(
+            f"the data are not those that the run in {where} was made with: {', '.join(told)} differ. Restore the "
+            "data, or choose another directory with --out"
+        )
+
+
 def _shown(config: Config, name: str) -> str:
     value = getattr(config, name)
     return "none" if value is None else str(value)
