@@ -206,6 +206,19 @@ def test_damaged_tags_cost_nothing_but_the_turn(tmp_path: Path, monkeypatch: pyt
     assert pictures.read(tmp_path / "photo.jpg").size == pictures.side(tmp_path / "photo.jpg") == (40, 24)
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_of_very_thin_pictures_the_middle_is_used_at_no_great_cost(upright: bool) -> None:
+    thin = Image.fromarray(np.arange(100_000, dtype=np.uint32).astype(np.uint8)[None, :, None].repeat(3, 2))
+    fitted = pictures.fit(thin.transpose(Image.Transpose.TRANSPOSE) if upright else thin, 224)  # else 20 GB
+    assert fitted.size == (224, 224)
+    assert np.unique(np.asarray(fitted)).tolist() == [49_999 % 256, 50_000 % 256]
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 120, 3), dtype=np.uint8))
+    expected = np.asarray(tv.center_crop(tv.resize(wide, [64], antialias=True), [64, 64]))
+    assert np.array_equal(np.asarray(pictures.fit(wide, 64)), expected)  # 15 times as wide as high: as torchvision
+    longer = Image.fromarray(np.pad(np.asarray(wide), ((0, 0), (60, 60), (0, 0))))
+    assert np.abs(np.asarray(pictures.fit(longer, 64)).astype(int) - expected).max() <= 1
+
+
 def test_training_images_alone_need_a_held_out_test_set(tmp_path: Path, tree) -> None:
     root = tree(tmp_path, {"train": COUNTS["train"]})
     with pytest.raises(ValueError, match="neither val nor test"):

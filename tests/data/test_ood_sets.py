@@ -236,3 +236,10 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "empty" / "broken.png").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cannot read the image"):
         ood_set(f"mine={tmp_path / 'empty'}", image_size=32)
+
+
+def test_pictures_of_formats_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    write(tmp_path / "dtd" / "images" / "banded" / "banded_1.jpg", 40)
+    (tmp_path / "dtd" / "images" / "banded" / "banded_2.avif").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"1 pictures in \S+ are left out, since \.avif is not read: convert"):
+        assert len(ood_set(f"dtd={tmp_path}", image_size=32)) == 1

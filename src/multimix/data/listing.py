@@ -112,13 +112,16 @@ def class_folders(folder: Path) -> list[str]:
 
 def image_files(folder: Path) -> list[str]:
     """The image files below a folder, relative to it, in a fixed order. Hidden files and folders are left out, links
-    followed.
+    followed; pictures whose formats are not read are counted in a warning.
 
     Raises:
         ValueError: a link that leads back to a folder that it lies in, as its images would be found again and again.
         OSError: the machine refuses to read a folder.
     """
-    return all_pictures(folder)[0]
+    found, others = all_pictures(folder)
+    if found and others:
+        warn_of_unread(folder, others)
+    return found
 
 
 def all_pictures(folder: Path) -> tuple[list[str], list[str]]:
@@ -131,6 +134,16 @@ def all_pictures(folder: Path) -> tuple[list[str], list[str]]:
                 kind = found if file.lower().endswith(EXTENSIONS) else others
                 kind.append(os.path.relpath(os.path.join(where, file), folder))
     return found, others
+
+
+def warn_of_unread(folder: Path, names: Sequence[str]) -> None:
+    """Say how many pictures are left out, whose formats are not read."""
+    kinds = ", ".join(sorted({os.path.splitext(name)[1].lower() for name in names}))
+    warnings.warn(
+        f"{len(names)} pictures in {printable(str(folder))} are left out, since {kinds} is not read: convert them "
+        f"to .jpg or .png (the first is {printable(names[0])})",
+        stacklevel=3,
+    )
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -224,10 +237,5 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
         names += [os.path.join(name, file) for file in files]
         labels += [classes.index(name)] * len(files)
     if others:
-        kinds = ", ".join(sorted({os.path.splitext(name)[1].lower() for name in others}))
-        warnings.warn(
-            f"{len(others)} pictures in {printable(str(folder))} are left out, since {kinds} is not read: convert them "
-            f"to .jpg or .png (the first is {printable(others[0])})",
-            stacklevel=2,
-        )
+        warn_of_unread(folder, others)
     return Listing(folder, names, torch.tensor(labels))

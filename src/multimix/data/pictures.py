@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,14 @@ __all__ = [
 SMALL_SIDE = 96
 """Images up to this side are used whole; larger ones are cut from a somewhat larger picture, as for ImageNet."""
 
-VERSION = 3
+VERSION = 4
 """Raised whenever a file comes to be read as other pixels, or is no longer readable, so that no cache hides it."""
 
 OR_SKIP = ", or leave out unreadable images with bad_images='skip' (--bad-images skip)"
 """Ends the message of an image that cannot be read."""
+
+THINNEST = 16
+"""How many times longer one side may be than the other; of longer ones the middle is resized."""
 
 BITS_PER_SAMPLE = 258
 """A tag of TIFF files."""
@@ -134,8 +138,23 @@ def fit(picture: Image, size: int, how: Resize = Resize()) -> Image:
     transforms = require("torchvision.transforms.v2", "train")
     v2, mode = transforms.functional, transforms.InterpolationMode(how.interpolation)
     shorter = how.shorter or (size if size <= SMALL_SIDE else round(size * 256 / 224))
-    fitted: Image = v2.center_crop(v2.resize(picture, [shorter], mode, antialias=True), [size, size])
+    resized = v2.resize(_not_too_thin(picture, size / shorter), [shorter], mode, antialias=True)
+    fitted: Image = v2.center_crop(resized, [size, size])
     return fitted
+
+
+def _not_too_thin(picture: Image, needed: float) -> Image:
+    """The middle of a picture whose longer side would become so long that it takes gigabytes, most of it cut off.
+
+    Args:
+        needed: at least how much longer one side must stay than the other.
+    """
+    width, height = picture.size
+    most = min(width, height) * max(THINNEST, math.ceil(2 * needed))
+    left, top = max(0, (width - most) // 2), max(0, (height - most) // 2)
+    if not (left or top):
+        return picture
+    return picture.crop((left, top, width - left, height - top))
 
 
 def pixels(picture: Image) -> Tensor:
