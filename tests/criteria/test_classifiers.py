@@ -145,3 +145,10 @@ def test_class_weights_of_other_classifiers_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=f"one nn.Linear or 1x1 convolution, got {named}: use attention='gap'"):
             class_weights(other)
+
+
+def test_a_function_that_does_not_take_maps_is_told_what_it_was_given() -> None:
+    head = nn.Linear(6, 3)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as failure:
+        mm.DenseMultiMix(7)(torch.randn(4, 6, 5, 5), torch.tensor([0, 1, 2, 0]), lambda z: head(z))
+    assert "mixed features of shape (7, 6, 5, 5), (n, d, *spatial)" in failure.value.__notes__[0]

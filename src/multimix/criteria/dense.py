@@ -190,7 +190,7 @@ class DenseMultiMix(MultiMix):
             logits, wanted = as_logits(classifier(mixed)), f"(n, {r}, classes)"
             fits = logits.ndim == 3 and logits.shape[1] == r
         else:
-            logits, wanted = as_logits(classifier(mixed.mT.unflatten(2, spatial))), "(n, classes, *spatial)"
+            logits, wanted = _of_maps(classifier, mixed.mT.unflatten(2, spatial)), "(n, classes, *spatial)"
             fits = logits.ndim == 2 + len(spatial)
         if not fits or logits.shape[0] != n:
             raise ValueError(
@@ -208,6 +208,17 @@ class DenseMultiMix(MultiMix):
         text = f"{super().extra_repr()}, attention={self.attention!r}, nonlinearity={self.nonlinearity!r}"
         text += "" if self.detach_attention else ", detach_attention=False"
         return text if self.normalize == "position" else f"{text}, normalize={self.normalize!r}"
+
+
+def _of_maps(classifier: Classifier, mixed: Tensor) -> Tensor:
+    try:
+        return as_logits(classifier(mixed))
+    except RuntimeError as error:
+        error.add_note(
+            f"DenseMultiMix called the classifier with mixed features of shape {tuple(mixed.shape)}, (n, d, *spatial). "
+            "A linear layer is applied at every position where it is given itself, not inside a function"
+        )
+        raise
 
 
 def is_dense(targets: Tensor) -> bool:
