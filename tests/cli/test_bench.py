@@ -110,9 +110,9 @@ def test_a_disk_that_becomes_full_stops_no_measurement(small: None, tmp_path: Pa
         write(path, value)
 
     monkeypatch.setattr("multimix.benchmarking.record.write_json", filling)
-    with pytest.warns(UserWarning, match="what is measured is not kept for now: .*No space left") as told:
+    with pytest.warns(UserWarning, match="results cannot be saved for now: .*No space left") as told:
         main([*QUICK, str(tmp_path / "bench.json"), "--tables", "loss", "sampler"])
-    assert len([one for one in told if "not kept" in str(one.message)]) == 1
+    assert len([one for one in told if "cannot be saved" in str(one.message)]) == 1
     found = json.loads((tmp_path / "bench.json").read_text())
     assert (len(found["loss"]), len(found["sampler"])) == (2, 2)
 
@@ -131,7 +131,7 @@ def test_a_gpu_of_unknown_rates_has_a_footnote(monkeypatch, capsys) -> None:
     main(["bench", "--tables", "loss"])
     printed = capsys.readouterr().out
     assert "2.00 [1.90, 2.10]" in printed
-    assert "– : no rates of GeForce GTX 1080 are known" in printed
+    assert "– : the rates of GeForce GTX 1080 are unknown" in printed
 
 
 @pytest.mark.parametrize(

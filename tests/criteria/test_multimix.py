@@ -388,7 +388,7 @@ def test_limit_warns_of_attention_to_few_examples() -> None:
     limit = mm.DenseMultiMix(math.inf)
     assert told(ordinary, limit) == []
     (message,) = told(few, limit)  # once
-    assert "100% of the loss is of positions where fewer than 10 effective examples" in message
+    assert "100% of the loss comes from positions where fewer than 10 effective examples" in message
     assert told(few, mm.DenseMultiMix(100)) == []
     (message,) = told(some, mm.DenseMultiMix(math.inf))
     assert "19% of the loss" in message

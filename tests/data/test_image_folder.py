@@ -89,7 +89,7 @@ def test_what_may_be_meant_by_a_folder_without_training_images(tmp_path: Path, t
 def test_a_class_that_is_written_in_another_way_is_told(tmp_path: Path, tree, trained: str, held_out: str) -> None:
     root = tree(tmp_path, {"train": {trained: 2, "cat": 2}, "test": {held_out: 1, "cat": 1}})
     with pytest.raises(
-        ValueError, match=r"that the training set has not: if it is '[^']+', which is written otherwise, rename"
+        ValueError, match=r"that the training set lacks: if it is '[^']+', which is written otherwise, rename"
     ):
         load("imagefolder", root=root)
 
@@ -306,7 +306,7 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path, tree) -> None:
 
 def test_a_test_class_that_is_not_trained_is_refused(tmp_path: Path, tree) -> None:
     root = tree(tmp_path, {**COUNTS, "test": {"ant": 1, "dog": 1}})
-    with pytest.raises(ValueError, match=r"/test has a class folder 'dog' that the training set has not"):
+    with pytest.raises(ValueError, match=r"/test has a class folder 'dog' that the training set lacks"):
         load("imagefolder", root=root)
 
 
@@ -404,7 +404,7 @@ def test_a_file_the_machine_refuses_to_read_is_never_skipped(tmp_path: Path, tre
         ({"name": "cifar-10"}, "unknown data set 'cifar-10': did you mean cifar10"),
         ({"name": "xyz"}, "expected one of digits, cifar10"),
         ({"name": "digits"}, "digits come with scikit-learn and are read from nowhere else: leave out root, got"),
-        ({"root": None}, "imagefolder needs to be told where it lies"),
+        ({"root": None}, "imagefolder has no default folder"),
         ({"per_class": 0}, "per_class must be at least 1, got 0"),
         ({"val_per_class": -1}, "val_per_class must be at least 0, got -1"),
         ({"image_size": 0}, "image_size must be at least 1, got 0"),

@@ -155,7 +155,7 @@ def test_a_disk_that_cannot_be_written_stops_nothing(images: detection.Detection
             detector(), images, settings(epochs=1), checkpoint=tmp_path / "file" / "detector.pt"
         )
     assert len(losses) == 1
-    assert any("is not kept for later" in str(one.message) for one in caught)
+    assert any("cannot be saved for later" in str(one.message) for one in caught)
 
 
 def test_a_disk_that_has_room_again_is_written_to(
@@ -171,7 +171,7 @@ def test_a_disk_that_has_room_again_is_written_to(
 
     monkeypatch.setattr(fine_tuning, "save_checkpoint", save)
     monkeypatch.setattr(fine_tuning, "SAVE_EVERY", 0.0)
-    with pytest.warns(UserWarning, match="is not kept for later"):
+    with pytest.warns(UserWarning, match="cannot be saved for later"):
         detection.fine_tune(detector(), images, settings(epochs=2), checkpoint=tmp_path / "detector.pt")
     assert len(writes) > 1
     assert load_checkpoint(tmp_path / "detector.pt")["state"]["step"] == len(writes)

@@ -128,7 +128,7 @@ def test_a_row_is_compared_with_erm_of_its_own_settings(make_run: MakeRun) -> No
     assert as_json(summary)["baselines"] == summary.baselines
     apart = summarize([runs[0], runs[-1]])
     assert headline(apart) == [
-        "No ERM run with settings and seed of another method is finished, so the page cannot say which helps."
+        "No finished ERM run shares settings and seed with another method, so the page cannot say which helps."
     ]
 
 

@@ -84,7 +84,7 @@ def test_an_interrupted_evaluation_goes_on(digits_run, squares: Path, monkeypatc
     monkeypatch.setattr(fine_tuning, "_step", counted)
     with pytest.raises(SystemExit, match="130"):
         evaluate(run, squares)
-    assert "every result is saved that could be. Continue with: multimix evaluate" in capsys.readouterr().err
+    assert "every result that could be saved is. Continue with: multimix evaluate" in capsys.readouterr().err
     evaluate(run, squares)
     assert len(steps) == 6
     first, second = (json.loads((path / "evaluation.json").read_text())["models"][0] for path in (whole, run))
@@ -161,7 +161,7 @@ def test_what_is_left_out_and_what_cannot_be_learnt_is_warned_of(subject: Subjec
     told = " ".join(str(one.message) for one in caught)
     assert "4 images or boxes of" in told
     assert "such as 0.png: the image is missing; the page lists them" in told
-    assert "no image to train on shows rde, which the images to test on do" in told
+    assert "no training image shows rde, but test images do" in told
     page = sections({"erm": [result]}, COLORS)
     assert page[0].caption.endswith("2.png: the image is missing, and 1 more, listed below.")
     (listed,) = [section for section in page if section.title == "Left out of the detection set"]

@@ -375,7 +375,7 @@ def test_mistakes_are_one_line_before_anything_is_evaluated(
         ([run, "--accuracy.bin", "3"], "did you mean --accuracy.bins?"),
         ([run, "--attacks.limit", "0"], "limit counts test images, so it must be at least 1"),
         ([run, "--corruptions.limit", "-1"], "limit counts test images, so it must be at least 1"),
-        ([run, "--attacks.pgd-eps", "300"], "pgd_eps is in 1/255, so at most 255, which is any image at all; got 300"),
+        ([run, "--attacks.pgd-eps", "300"], "pgd_eps is in 1/255, so at most 255, which allows any image; got 300"),
         ([run, "--attacks.curve-eps", "1", "300"], "curve_eps is in 1/255"),
         ([run, "--intrusion.threshold", "2"], "threshold must be at least 0 and below 1, got 2"),
         ([run, "--embedding.neighbors", "1"], "neighbors must be at least 2, got 1"),

@@ -210,7 +210,7 @@ def test_weights_that_change_meanwhile_are_not_measured_under_the_old_name(digit
     candidate.load()
     path = run / "model.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
-    with pytest.raises(ValueError, match="has other weights than at the start, since it is trained on"):
+    with pytest.raises(ValueError, match="has changed weights since the start, as it is still training"):
         candidate.load()
 
 

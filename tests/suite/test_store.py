@@ -56,7 +56,7 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_not_replaced(tmp_path: Path,
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", failing)
         store = Store(path, identity="w", options={"limit": 1})
-        with pytest.warns(UserWarning, match="results are not kept for later: .*Input/output error"):
+        with pytest.warns(UserWarning, match="results cannot be saved for later: .*Input/output error"):
             assert store.compute("minute", lambda: 2) == 2
     assert path.read_bytes() == before
     store.compute("another minute", lambda: 3)  # and the first, with what was there
@@ -106,7 +106,7 @@ def test_values_are_the_same_before_and_after_the_file(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_computed_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     store = Store(tmp_path / "file" / "part.json", identity="w", options={})
-    with pytest.warns(UserWarning, match="not kept for later"):
+    with pytest.warns(UserWarning, match="cannot be saved for later"):
         assert store.compute("a", lambda: 1) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -124,7 +124,7 @@ def test_what_a_full_disk_refused_is_written_when_it_has_room_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "write_json", full)
-        with pytest.warns(UserWarning, match="not kept for later: No space left"):
+        with pytest.warns(UserWarning, match="cannot be saved for later: No space left"):
             assert store.compute("a", lambda: 1) == 1
     assert store.compute("b", lambda: 2) == 2
     again = Store(path, identity="w", options={})

@@ -506,7 +506,7 @@ def test_an_image_that_cannot_be_read_costs_nothing_that_was_done(split, batch, 
                 file.mkdir()
 
     run = tmp_path / "run"
-    with pytest.raises(error, match=rf"{split}/.*png.*is saved in {run}; resuming it takes a readable file under that"):
+    with pytest.raises(error, match=rf"{split}/.*png.*is saved in {run}; resuming it needs a readable file under that"):
         train(config, run, progress=break_all)
     saved = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
     assert (saved["epoch"], saved["batch"], saved["step"]) == (0, batch, batch)

@@ -81,7 +81,7 @@ class Record(AbstractContextManager["Record"]):
             self._unwritten = False
         except OSError as error:
             if not self._unwritten:  # there may be room again at the next row, which writes all of them
-                warnings.warn(f"what is measured is not kept for now: {error}", stacklevel=3)
+                warnings.warn(f"results cannot be saved for now: {error}", stacklevel=3)
             self._unwritten = True
 
     def _save(self) -> None:

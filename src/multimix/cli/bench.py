@@ -42,7 +42,7 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to measure; auto: the GPU if there is one."""
     compile: bool = True
-    """Also the direct form of the loss compiled by torch.compile, which takes seconds to a minute for each size."""
+    """Also time the direct form of the loss compiled by torch.compile, which takes seconds to a minute a size."""
     json: Path | None = field(default=None)
     """Write the results here too, as they come."""
 
@@ -183,9 +183,7 @@ def _footnotes(tables: Sequence[Table], device: Device, rates: Mapping[loss.Prec
     elif rates:
         print("Floor: the least time for the operations of loss and classifier at the vendor's rates.")
     else:
-        print(
-            f"– : no rates of {torch.cuda.get_device_name()} are known (multimix.benchmarking.floor), hence no floor."
-        )
+        print(f"– : the rates of {torch.cuda.get_device_name()} are unknown (multimix.benchmarking.floor): no floor.")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -49,7 +49,7 @@ class Common:
     data: str | None = None
     """Data set of library models, such as imagefolder."""
     data_root: Path | None = None
-    """Folder of --data, with train/ and val/ or test/, or classes; for runs alone: where their images have moved to."""
+    """Folder of --data, with train/ and val/ or test/, or class folders; for runs: where their images have moved."""
     weights: Path | None = None
     """Weights of a library model, .safetensors or .pth; default: the published ones."""
     image_size: int | None = None
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> None:
             with naming_another_folder():
                 left_out = write_evaluation(outcomes, parts, out, command=command)
     except KeyboardInterrupt:
-        print(f"\nStopped; every result is saved that could be. Continue with: {command}", file=sys.stderr)
+        print(f"\nStopped; every result that could be saved is. Continue with: {command}", file=sys.stderr)
         raise SystemExit(130) from None
     print(f"Page: {out / 'evaluation.html'} (also evaluation.json, evaluation.csv and plots/)")
     for line in [*_failures(outcomes), *(f"not on the page: {line}" for line in left_out)]:

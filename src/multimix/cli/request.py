@@ -34,7 +34,7 @@ class PlanOptions:
     seeds: int = 3
     """Number of runs of every method, with seeds from --seed on."""
     out: Path | None = None
-    """Folder of all that is made; default: runs/COMMAND-RECIPE. The same command continues where it stopped."""
+    """Folder for all output; default: runs/COMMAND-RECIPE. The same command continues where it stopped."""
     jobs: int | None = None
     """Runs at the same time; default: one for each CPU core, or one for each GPU."""
     config: Config

@@ -218,8 +218,8 @@ def _warn_where_uneven(criterion: MultiMix, a_BR: Tensor, normalize: str) -> Non
     criterion._looked = share > _UNEVEN or a_BR.device.type != "cpu"
     if share > _UNEVEN:
         warnings.warn(
-            f"n=math.inf is inaccurate for attention as uneven as this: {share:.0%} of the loss is of positions where "
-            f"fewer than {_FEWEST_ATTENDED} effective examples make a mixture, since few are attended there (or all "
+            f"n=math.inf is inaccurate for attention as uneven as this: {share:.0%} of the loss comes from positions "
+            f"where fewer than {_FEWEST_ATTENDED} effective examples make a mixture: few are attended to there (or all "
             "others are padding). Use a finite n, such as n=1000; with a mask, normalize='global' may be enough",
             stacklevel=3,
         )

@@ -153,9 +153,7 @@ def _find(
     if name in ("cifar10", "cifar100"):
         return cifar.cifar(name, root, download=download), cifar.MEAN, cifar.STD
     if root is None:
-        raise ValueError(
-            f"{name} needs to be told where it lies: give its folder as root (--data-root on the command line)"
-        )
+        raise ValueError(f"{name} has no default folder: give its folder as root (--data-root on the command line)")
     if name == "domains":
         return read_domains(root, held_out), imagenets.MEAN, imagenets.STD
     reader = {"tinyimagenet": imagenets.tiny_imagenet, "imagenet": imagenets.imagenet}.get(name, image_folder)

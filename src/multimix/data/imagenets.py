@@ -53,7 +53,7 @@ def _tiny_root(root: Path) -> Path:
 def _annotated(folder: Path, wnids: Sequence[str]) -> Listing:
     annotations = folder / "val_annotations.txt"
     if not annotations.is_file():
-        raise FileNotFoundError(f"{annotations} does not exist: it says the classes of {folder / 'images'}")
+        raise FileNotFoundError(f"{annotations} does not exist: it gives the classes of {folder / 'images'}")
     index = {wnid: label for label, wnid in enumerate(wnids)}
     names, labels = [], []
     for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
@@ -97,13 +97,13 @@ def imagenet(root: Path) -> Source:
         return Source({"train": train, "test": scan(root / "val", wnids)}, names)
     if len(val_wnids) != len(loose):
         raise ValueError(
-            f"{root / 'val'} holds {len(loose)} images outside class folders, and the development kit tells the "
+            f"{root / 'val'} holds {len(loose)} images outside class folders, and the development kit gives the "
             f"classes of {len(val_wnids)}: put ILSVRC2012_devkit_t12.tar.gz in {root}, or sort all into folders"
         )
     index = {wnid: label for label, wnid in enumerate(wnids)}
     if unknown := sorted(set(val_wnids) - set(index)):
         raise ValueError(
-            f"{root / 'val'} has images of {len(unknown)} classes that {root / 'train'} has not ({unknown[0]}, ...): "
+            f"{root / 'val'} has images of {len(unknown)} classes that {root / 'train'} lacks ({unknown[0]}, ...): "
             "sort those of the training classes into folders"
         )
     labels = torch.tensor([index[wnid] for wnid in val_wnids])

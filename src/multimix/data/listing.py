@@ -195,8 +195,8 @@ def _warn_of_loose(folder: Path) -> None:
         )
     if loose:
         warnings.warn(
-            f"{len(loose)} pictures lie in {printable(str(folder))} itself and are left out, since nothing says of "
-            f"which class they are: put them into the folders of their classes (the first is {printable(loose[0])})",
+            f"{len(loose)} pictures lie in {printable(str(folder))} itself and are left out, since nothing says which "
+            f"class they belong to: put them into the folders of their classes (the first is {printable(loose[0])})",
             stacklevel=3,
         )
 
@@ -224,7 +224,7 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
     for name in present:
         if name not in classes:
             raise ValueError(
-                f"{folder} has a class folder {name!r} that the training set has not: {_alike(name, classes)}"
+                f"{folder} has a class folder {name!r} that the training set lacks: {_alike(name, classes)}"
                 "remove it, or add the class to the training set"
             )
         files, unread = all_pictures(folder / name)

@@ -224,5 +224,5 @@ class _Keeper:
             save_checkpoint(self._path, content)
         except OSError as error:
             # The disk may have room again in a minute.
-            warnings.warn(f"the fine-tuning up to here is not kept for later: {error}", stacklevel=3)
+            warnings.warn(f"the fine-tuning so far cannot be saved for later: {error}", stacklevel=3)
         self._saved = time.monotonic()

@@ -36,7 +36,7 @@ def mode(model: Classifier) -> list[Finding]:
             "evaluation mode",
             False,
             f"{training} modules of the model are in training mode, where dropout and batch normalisation make it "
-            "another function of an image; the attacks switch to evaluation mode, other code may not: model.eval().",
+            "a different function; the attacks switch to evaluation mode, but other code may not: call model.eval().",
         )
     ]
 
@@ -67,7 +67,7 @@ def deterministic(first: Tensor, second: Tensor) -> Finding:
     return Finding(
         "deterministic",
         False,
-        f"{text}: the model is random, so one gradient is not its direction; average gradients over several passes.",
+        f"{text}: the model is random, so one gradient says little; average gradients over several passes.",
     )
 
 
@@ -76,7 +76,7 @@ def gradients(zero: float, slack: float) -> Finding:
     text = f"The gradient of the loss is exactly zero for {_percent(zero)} of the images"
     if zero <= slack:
         return Finding("gradients", True, f"{text}.")
-    return Finding("gradients", False, f"{text}: an attack cannot move these, which hides errors.")
+    return Finding("gradients", False, f"{text}: an attack cannot change these, which hides errors.")
 
 
 def eps_zero(same: bool, after: float, clean: float) -> Finding:
@@ -107,7 +107,9 @@ def unbounded(error: float) -> Finding:
     if error >= UNBOUNDED:
         return Finding("unbounded", True, f"{text}.")
     return Finding(
-        "unbounded", False, f"{text}, where a working one fools nearly all: the gradients are masked, or lead nowhere."
+        "unbounded",
+        False,
+        f"{text}, where a working attack fools nearly all: the gradients are masked, or lead nowhere.",
     )
 
 

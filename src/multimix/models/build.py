@@ -118,7 +118,7 @@ def _make(
     if make is None:
         raise ValueError(f"unknown model {name!r}{_hint(name)} (known: {', '.join(NAMES)})")
     if pretrained:
-        raise ValueError(f"there are no published weights for {name}: pretrained goes with torchvision and timm models")
+        raise ValueError(f"there are no published weights for {name}: pretrained is for torchvision and timm models")
     return make(num_classes=num_classes, channels=channels, mean=mean, std=std)
 
 

@@ -22,7 +22,7 @@ def headline(summary: Summary) -> list[str]:
     if not summary.baselines:
         return ["There are no finished ERM runs here, so the page cannot say which method helps."]
     if not accuracy and alone:
-        return ["No ERM run with settings and seed of another method is finished, so the page cannot say which helps."]
+        return ["No finished ERM run shares settings and seed with another method, so the page cannot say which helps."]
     if not accuracy:
         return ["Only ERM is finished, so there is nothing to compare it with yet."]
     left = [unsaid(alone)] if alone else []

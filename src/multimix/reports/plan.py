@@ -81,7 +81,7 @@ def read_plan(folder: Path) -> Plan | None:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{path} is not what `multimix compare`, `sweep` and `domains` write ({error}): delete it, and the "
-            "same command writes it again; the runs stay"
+            "same command writes it again; the runs are kept"
         ) from None
 
 

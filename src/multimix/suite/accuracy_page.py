@@ -48,7 +48,7 @@ def _numbers(results: Results, colors: Mapping[str, str]) -> Section:
     return Section(
         "Accuracy and calibration",
         f"Of all {first_result(results)['examples']:,} test images: mean ± standard deviation over seeds. NLL is the "
-        "negative log-likelihood in nats. ECE is the expected calibration error, the mean distance of confidence "
+        "negative log-likelihood in nats. ECE is the expected calibration error, the mean gap between confidence "
         "and accuracy in bins of equal width; the adaptive one has bins of equal size, which is fairer where most "
         "predictions are confident; the class-wise one looks at the probability of every class, not only of the "
         "predicted one. A mean confidence below the accuracy means under-confidence.",

@@ -49,7 +49,7 @@ class Attacks(Part):
     random_start: bool = True
     """Start PGD at a random point of the ball instead of at the image."""
     restarts: int = 1
-    """Number of PGD attempts; each further one is at the images that are still classified rightly."""
+    """Number of PGD attempts; each further one attacks the images still classified correctly."""
     l2_eps: float = 0.5
     """Radius of PGD's l2 ball, for pixels in [0, 1]; the step is a fifth of it."""
     curve_eps: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16)
@@ -73,7 +73,7 @@ class Attacks(Part):
         radii = {"fgsm_eps": self.fgsm_eps, "pgd_eps": self.pgd_eps, "pgd_step": self.pgd_step}
         for name, most in {**radii, "curve_eps": max(self.curve_eps, default=0)}.items():
             if most > 255:
-                raise ValueError(f"{name} is in 1/255, so at most 255, which is any image at all; got {most:g}")
+                raise ValueError(f"{name} is in 1/255, so at most 255, which allows any image; got {most:g}")
         for name in ("curve_eps", "curve_steps"):
             values = getattr(self, name)
             if not values or values[0] <= 0 or any(b <= a for a, b in pairwise(values)):

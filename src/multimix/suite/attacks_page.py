@@ -42,7 +42,7 @@ def _errors(results: Results, colors: Mapping[str, str]) -> Section:
         f"{settings['pgd_steps']} steps of {settings['pgd_step']:g}/255 in the l-infinity ball (l2: a fifth of the "
         f"radius), with {start}{restarts}{precision}. The curves are of {curve_n:,} images. Look at whether the order "
         "of methods holds along the curves. Errors near 100 % mean no robustness, whatever the differences; an "
-        "advantage under FGSM that PGD takes away is of the gradient, not of the model.",
+        "advantage under FGSM that PGD takes away comes from the gradient, not the model.",
         [
             Panel(title, curves(_points(results, key), colors, xlabel=xlabel, description=title))
             for title, key, xlabel in panels

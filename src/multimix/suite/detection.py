@@ -124,8 +124,8 @@ class Detection(Part):
             )
         if unseen := tested - trained:
             warnings.warn(
-                f"no image to train on shows {', '.join(sorted(unseen))}, which the images to test on do: their "
-                "average precision is 0, and counts",
+                f"no training image shows {', '.join(sorted(unseen))}, but test images do: their average "
+                "precision is 0, and counts",
                 stacklevel=2,
             )
         settings, tuning = self._settings(), self._fine_tuning(seed=subject.seed)

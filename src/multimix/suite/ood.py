@@ -42,7 +42,7 @@ class Ood(Part):
     name: ClassVar[str] = "ood"
 
     sets: tuple[str, ...] = NOISES
-    """gaussian-noise, uniform-noise, or NAME=FOLDER of images; any NAME, but those of --ood.download have layouts."""
+    """gaussian-noise, uniform-noise, or NAME=FOLDER of images; NAME is free, but --ood.download's have layouts."""
     detectors: tuple[str, ...] = tuple(LOGIT_SCORES)
     """Scores, the first in detail: max-softmax, energy, entropy, max-logit, odin, mahalanobis, knn, vim, react."""
     limit: int | None = 10_000

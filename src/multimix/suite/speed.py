@@ -39,7 +39,7 @@ class Speed(Part):
     rounds: int = 9
     """Number of rounds in which a method and ERM take turns; the median over the rounds counts."""
     seconds: float = 4.0
-    """About how many seconds to time each method beside ERM; slow networks take as long as 3 rounds take."""
+    """About how many seconds to time each method beside ERM; slow networks take 3 rounds, however long."""
 
     def __post_init__(self) -> None:
         for text in self.methods:

@@ -95,7 +95,7 @@ class Store:
             # What lies on a read-only or a full disk can be evaluated all the same. A disk may also have room again:
             # the next write holds all the pieces.
             if not self._warned:
-                warnings.warn(f"results are not kept for later: {error}", stacklevel=3)
+                warnings.warn(f"results cannot be saved for later: {error}", stacklevel=3)
             self._warned = True
 
 

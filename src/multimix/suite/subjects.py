@@ -120,7 +120,7 @@ def run_candidate(
     def load() -> Subject:
         subject = run_subject(run, group.label, which=which, device=where, batch_size=batch_size)
         if file_digest(RunDirectory(run.path).weights_or_checkpoint(which)) != weights:
-            raise ValueError(f"{run.path} has other weights than at the start, since it is trained on: evaluate again")
+            raise ValueError(f"{run.path} has changed weights since the start, as it is still training: evaluate again")
         return subject
 
     return Candidate(

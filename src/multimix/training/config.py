@@ -72,7 +72,7 @@ class Config:
     workers: int = 2
     """Loader processes for data sets that are streamed from files."""
     bad_images: BadImages = "error"
-    """What an unreadable image does: stop with its name, or be skipped and counted."""
+    """What to do about an unreadable image: stop and name it, or skip and count it."""
 
     # optimisation
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -106,7 +106,7 @@ class Config:
 
     # machine
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Device type; auto takes a usable GPU (none of Apple), else the CPU."""
+    """Device type; auto takes a usable GPU (but not Apple's), else the CPU."""
     devices: int = 1
     """Processes per node (under torchrun: set by it)."""
     nodes: int = 1
@@ -124,7 +124,7 @@ class Config:
 
     # output
     evaluate_every: int = 1
-    """Evaluate after every so many epochs, and after the last; the best epoch is one of these."""
+    """Evaluate every so many epochs, and after the last; the best epoch is one of these."""
     evaluate_train: int = 0
     """Number of training images to evaluate too, neither augmented nor mixed: train_clean_accuracy in metrics.jsonl."""
     checkpoint_minutes: float | None = None

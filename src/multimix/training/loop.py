@@ -104,8 +104,8 @@ class Loop:
                 raise  # the others wait for this one in their step, and could not save
             self._save()
             raise type(error)(
-                f"{error}. The run is saved in {self.run.path}; resuming it takes a readable file under that name, "
-                "since without this image the data would be others"
+                f"{error}. The run is saved in {self.run.path}; resuming it needs a readable file under that name, "
+                "since without this image the data would be different"
             ) from error
         except RuntimeError as error:
             if self.ranks.size > 1 or LOADER_DIED not in str(error):
