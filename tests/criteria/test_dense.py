@@ -206,6 +206,27 @@ def test_a_chain_that_works_on_the_last_dimension_is_given_tokens(first: nn.Modu
     assert torch.equal(loss, mm.DenseMultiMix(7)(maps.flatten(2).mT, labels, mlp, generator=rng(7)))
 
 
+@pytest.mark.parametrize("hidden", [6, 7], ids=["as many units as positions", "more"])
+@pytest.mark.parametrize("first", [False, True], ids=["in the middle", "at the front"])
+def test_batch_normalisation_is_over_mixed_positions_that_are_real(hidden: int, first: bool) -> None:
+    maps, labels = normal(5, 3, 2, 3, seed=1), make_targets("index", 5, 4)
+    front = [nn.BatchNorm1d(3), nn.Linear(3, hidden)] if first else [nn.Linear(3, hidden), nn.BatchNorm1d(hidden)]
+    head = nn.Sequential(*front, nn.Tanh(), nn.Linear(hidden, 4)).double()
+    alone, mask = copy.deepcopy(head), torch.ones(5, 2, 3, dtype=torch.bool)
+    mask[:, 1, 2] = False
+    criterion = mm.DenseMultiMix(7, attention="uniform", normalize="global")
+    loss = criterion(maps, labels, head, generator=rng(7), mask=mask)
+    tokens, lam = maps.flatten(2).mT[:, :5], drawn(7, 5, 7, positions=6)[:5]
+    mixed = torch.einsum("rnb,brd->rnd", lam, tokens)
+    logits = alone(mixed.reshape(35, 3)).view(5, 7, 4)
+    expected = direct_loss(logits, lam @ one_hot(labels, 4), None, "global")
+    assert torch.allclose(loss, expected, rtol=1e-11)
+    for found, wanted in zip(head.buffers(), alone.buffers(), strict=True):
+        assert torch.allclose(found, wanted)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
 def test_the_loss_behind_another_classifier_is_in_full_precision_under_autocast() -> None:
     tokens, targets = normal(5, 3, 4, seed=1).float(), make_targets("soft", 5, 4).float()
     losses = []

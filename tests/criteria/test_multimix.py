@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.criteria.draws import drawn
-from tests.functional.oracles import direct_loss, loss_loop, make_targets, normal, one_hot, rng
+from tests.functional.oracles import direct_loss, loss_loop, make_targets, normal, one_hot, rng, simplex
 from torch import Tensor, nn
 
 import multimix as mm
@@ -142,6 +142,22 @@ def test_a_subclass_that_changes_its_call_gets_the_mixed_embeddings() -> None:
     z, labels, head = normal(6, 3, seed=1), make_targets("index", 6, 4), make(Squashed(3, 4))
     expected = mm.MultiMix(50)(z, labels, lambda z: head(z), generator=rng(3))
     assert torch.allclose(mm.MultiMix(50)(z, labels, head, generator=rng(3)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [50, math.inf])
+def test_gradients_of_many_models_on_batches_of_their_own(n: float) -> None:
+    w, z, labels = normal(3, 4, 6, seed=1), normal(3, 8, 6, seed=2), torch.arange(24).view(3, 8) % 4
+    lam = simplex(3, 50, 8, seed=3)
+
+    def loss(w: Tensor, z: Tensor, labels: Tensor, lam: Tensor) -> Tensor:
+        logits = z @ w.mT
+        limit = mm.MultiMix(math.inf, alpha=4.0)
+        return mm.functional.mixed_cross_entropy(logits, labels, lam) if n == 50 else limit.from_logits(logits, labels)
+
+    found = torch.func.vmap(torch.func.grad(loss))(w, z, labels, lam)
+    for k in range(3):
+        one = w[k].clone().requires_grad_()
+        assert torch.allclose(torch.autograd.grad(loss(one, z[k], labels[k], lam[k]), one)[0], found[k], atol=1e-12)
 
 
 def test_vmap_over_labels() -> None:

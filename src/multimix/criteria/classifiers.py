@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 Classifier = Callable[[Tensor], Tensor]
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.SyncBatchNorm)
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _CAST_FOR_TORCHSCRIPT = "timm.layers.linear.Linear"
@@ -115,7 +117,16 @@ def wants_tokens(classifier: Classifier) -> bool:
     """
     passing = (nn.Identity, nn.modules.dropout._DropoutNd)
     first = next((layer for layer in _layers(classifier) if not isinstance(layer, passing)), None)
-    return isinstance(first, (nn.Linear, nn.LayerNorm))
+    return isinstance(first, (nn.Linear, nn.LayerNorm, nn.BatchNorm1d))
+
+
+def normalizes_rows(classifier: Classifier) -> bool:
+    """Whether a chain has batch normalisation of embeddings (b, d), which would take positions (b, r, d) for channels.
+
+    >>> normalizes_rows(nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5))), normalizes_rows(nn.Linear(3, 5))
+    (True, False)
+    """
+    return any(isinstance(layer, _BATCH_NORMS) for layer in _layers(classifier))
 
 
 def class_weights(classifier: Classifier, *, gradient: bool = False) -> Tensor:

@@ -15,7 +15,16 @@ from ..functional import attend, attention_map
 from ..functional._checks import Alpha, as_probabilities, check_choice, check_floating, check_targets, mixing_dtype
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED, normalized_weights, or_one
-from .classifiers import Classifier, apply_linear, as_logits, called, class_weights, is_linear, wants_tokens
+from .classifiers import (
+    Classifier,
+    apply_linear,
+    as_logits,
+    called,
+    class_weights,
+    is_linear,
+    normalizes_rows,
+    wants_tokens,
+)
 from .dense_targets import dense_targets_loss
 from .multimix import MultiMix, check_classes, check_some, draw_weights, finite, loss_from_logits
 
@@ -178,7 +187,7 @@ class DenseMultiMix(MultiMix):
         tokens, targets, a = self.of_all(tokens, targets, a)
         b, r = a.shape
         check_some(b, tokens)
-        check_targets(targets, b)
+        check_targets(targets, b, beside=tokens)
         if wants_tokens(classifier):
             spatial = None
         n = finite(self.n, classifier)
@@ -187,8 +196,9 @@ class DenseMultiMix(MultiMix):
         # What has no weight may be anything, but not 0, which a classifier that normalises makes NaN.
         mixed = torch.where(s[..., None] > 0, mixed, 1.0).transpose(0, 1)
         if spatial is None:
-            logits, wanted = as_logits(classifier(mixed)), f"(n, {r}, classes)"
-            fits = logits.ndim == 3 and logits.shape[1] == r
+            by_row = normalizes_rows(classifier)
+            logits = _of_rows(classifier, mixed, s.mT > 0) if by_row else as_logits(classifier(mixed))
+            wanted, fits = f"(n, {r}, classes)", logits.ndim == 3 and logits.shape[1] == r
         else:
             logits, wanted = _of_maps(classifier, mixed.mT.unflatten(2, spatial)), "(n, classes, *spatial)"
             fits = logits.ndim == 2 + len(spatial)
@@ -219,6 +229,14 @@ def _of_maps(classifier: Classifier, mixed: Tensor) -> Tensor:
             "A linear layer is applied at every position where it is given itself, not inside a function"
         )
         raise
+
+
+def _of_rows(classifier: Classifier, mixed_NRD: Tensor, real_NR: Tensor) -> Tensor:
+    """Logits (n, r, c) of a classifier of embeddings (b, d); what has no weight is not given to it, and has zeros."""
+    found = as_logits(classifier(mixed_NRD[real_NR]))
+    logits_NRC = found.new_zeros(*real_NR.shape, found.shape[-1])
+    logits_NRC[real_NR] = found
+    return logits_NRC
 
 
 def is_dense(targets: Tensor) -> bool:

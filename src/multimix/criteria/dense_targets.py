@@ -44,7 +44,7 @@ def dense_targets_loss(
     wanted = (b, r, c) if targets.is_floating_point() else (b, r)
     if tuple(targets.shape) != wanted:
         raise ValueError(f"dense targets must be {wanted} for logits {(b, r, c)}, got {tuple(targets.shape)}")
-    check_targets(targets.flatten(0, 1), b * r, c)
+    check_targets(targets.flatten(0, 1), b * r, c, beside=logits_RBC)
     if criterion.n == math.inf:
         raise ValueError("n=math.inf has no dense targets: use a finite n, such as n=1000")
     if criterion.implementation == "triton":

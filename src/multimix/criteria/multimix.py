@@ -144,7 +144,7 @@ class MultiMix(Criterion):
         embeddings, targets = self.of_all(embeddings, targets)
         b = embeddings.shape[0]
         check_some(b, embeddings)
-        check_targets(targets, b)
+        check_targets(targets, b, beside=embeddings)
         n = finite(self.n, classifier)
         lam = draw_weights(self, n, b, None, embeddings, generator)
         logits = as_logits(classifier(mix(embeddings, lam)))
@@ -267,7 +267,7 @@ def loss_from_logits(
     r, b, c = logits_RBC.shape
     check_classes(c)
     check_some(b, logits_RBC)
-    check_targets(targets, b, c)
+    check_targets(targets, b, c, beside=logits_RBC)
     scale = criterion.scale(b)
     if criterion.n == math.inf:
         if not torch.compiler.is_compiling():

@@ -75,11 +75,20 @@ def check_floating(**tensors: object) -> None:
             raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
 
 
-def check_targets(targets: Tensor, b: int, c: int | None = None) -> None:
-    """Class indices (b,) or probabilities (b, c); told apart by dtype and number of dimensions."""
+def check_targets(targets: Tensor, b: int, c: int | None = None, *, beside: Tensor | None = None) -> None:
+    """Class indices (b,) or probabilities (b, c); told apart by dtype and number of dimensions.
+
+    Args:
+        beside: what they are used with, on the same device.
+    """
     if not isinstance(targets, Tensor):
         raise TypeError(
             f"targets must be a tensor of class indices (b,) or probabilities (b, c), got {type(targets).__name__}"
+        )
+    if beside is not None and targets.device != beside.device:
+        raise ValueError(
+            f"targets are on {targets.device}, what they go with is on {beside.device}: move them, "
+            f"targets.to({str(beside.device)!r})"
         )
     if targets.is_floating_point():
         if targets.ndim != 2 or targets.shape[0] != b or (c is not None and targets.shape[1] != c):
@@ -97,7 +106,7 @@ def check_targets(targets: Tensor, b: int, c: int | None = None) -> None:
             + ("; for one-hot targets use a floating-point dtype" if targets.ndim == 2 else "")
         )
     # Reading the values of a tensor on an accelerator would stall it; there the indexing kernels check.
-    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    hidden = torch.compiler.is_compiling() or _is_transformed()
     if c is not None and targets.device.type == "cpu" and b and not hidden:
         low, high = targets.long().aminmax()
         if low < 0 or high >= c:
@@ -136,7 +145,14 @@ def as_probabilities(targets: Tensor, c: int, dtype: torch.dtype = torch.float32
     """Targets (b,) or (b, c) as probabilities (b, c)."""
     if targets.is_floating_point():
         return targets.to(dtype)
+    if _is_transformed():  # `one_hot` looks at the values, which vmap forbids
+        return (targets[..., None] == torch.arange(c, device=targets.device)).to(dtype)
     return torch.nn.functional.one_hot(targets.long(), c).to(dtype)
+
+
+def _is_transformed() -> bool:
+    """Whether a transform of torch.func is under way."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def mixing_dtype(*dtypes: torch.dtype) -> torch.dtype:

@@ -111,7 +111,7 @@ def _class_vectors(targets: Tensor | None, weight: Tensor | None, b: int, d: int
     if weight.ndim != 2 or weight.shape[1] != d:
         raise ValueError(f"weight must be (c, {d}) for features with {d} channels, got {tuple(weight.shape)}")
     c = weight.shape[0]
-    check_targets(targets, b, c)
+    check_targets(targets, b, c, beside=weight)
     if targets.is_floating_point():
         return as_probabilities(targets, c, dtype) @ weight.to(dtype)
     return weight.to(dtype)[targets.long()]

@@ -97,7 +97,7 @@ def expected_mixed_cross_entropy(
         logits = logits[None]
     r, b, c = logits.shape
     m = b if m is None else check_count("m", m, most=b)
-    check_targets(targets, b, c)
+    check_targets(targets, b, c, beside=logits)
     if a is not None and a.shape != (b, r):
         raise ValueError(f"attention must be ({b}, {r}) for logits {tuple(logits.shape)}, got {tuple(a.shape)}")
     needs_reference = targets.requires_grad or (a is not None and a.requires_grad)

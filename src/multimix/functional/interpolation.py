@@ -47,9 +47,9 @@ def interpolate(
         if targets.ndim < 1 or len(targets) != b:
             raise ValueError(f"targets must be ({b}, ...), one for each example, got {tuple(targets.shape)}")
         if num_classes is not None:
-            check_targets(targets, b, num_classes)
+            check_targets(targets, b, num_classes, beside=embeddings)
     else:
-        check_targets(targets, b, num_classes)
+        check_targets(targets, b, num_classes, beside=embeddings)
         if num_classes is None:
             raise ValueError(
                 f"targets are class indices {tuple(targets.shape)}: give num_classes, or one-hot targets (b, c)"

@@ -131,7 +131,7 @@ def _check(logits: Tensor, targets: Tensor, lam: Tensor, weight: Tensor | None) 
         raise ValueError(
             f"logits of no examples, classes or positions cannot be mixed, got shape {tuple(logits.shape)}"
         )
-    check_targets(targets, b, c)
+    check_targets(targets, b, c, beside=logits)
     if weight is None:
         return
     check_tensor("weight", weight)

@@ -125,6 +125,6 @@ def probabilities(images: Tensor, targets: Tensor, num_classes: int | None) -> T
         num_classes = targets.shape[1]
     check_count("num_classes", num_classes)
     check_some_images(images)
-    check_targets(targets, images.shape[0], num_classes)
+    check_targets(targets, images.shape[0], num_classes, beside=images)
     dtype = targets.dtype if targets.is_floating_point() else torch.float32
     return as_probabilities(targets, num_classes, dtype)
