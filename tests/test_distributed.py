@@ -54,6 +54,25 @@ def test_without_other_processes_the_examples_are_returned() -> None:
     assert mm.gather(tokens) is tokens
 
 
+@pytest.mark.parametrize("other", [torch.ones(2, 7), torch.ones(2, 5, 1), torch.ones(2, 5).double()], ids=str)
+def test_what_differs_in_more_than_its_number_is_refused(monkeypatch: pytest.MonkeyPatch, other: Tensor) -> None:
+    told: list[Tensor] = []  # by the other process, of its examples
+
+    def all_gather(found: list[Tensor], mine: Tensor) -> None:
+        told.extend([mine] * (not told))
+        for place, given in zip(found, (told[0] if mine.dtype == torch.long else mine, mine), strict=True):
+            place.copy_(given)
+
+    monkeypatch.setattr("multimix.distributed.process_count", lambda: 2)
+    for name, value in {"get_world_size": lambda: 2, "get_rank": lambda: 1, "all_gather": all_gather}.items():
+        monkeypatch.setattr(torch.distributed, name, value)
+    mm.gather(other)
+    with pytest.raises(
+        ValueError, match=r"got torch.float32 of shape \(3, 5\) on rank 1, .*pad sequences to one length"
+    ):
+        mm.gather(torch.ones(3, 5))
+
+
 @pytest.mark.slow
 def test_gradients_are_those_of_one_process_with_all_examples(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_one_of_two, (str(tmp_path / "store"),), nprocs=2)
@@ -78,6 +97,8 @@ def _one_of_two(rank: int, store: str) -> None:
             torch.testing.assert_close(ours.grad, gradient)
         with pytest.raises(ValueError, match="generator with the same seed"):
             mm.methods.parse("multimix(gather=True)")(mm.models.smallnet(num_classes=3, image_size=8), tokens, labels)
+        with pytest.raises(ValueError, match=r"must agree in all but their number, got torch\.float32"):
+            step.gathering_dense(tokens[own, : 3 + rank, :5], labels[own], step.head, generator=rng(2))
         _exact_dense_loss(rank)
         _a_process_without_examples(rank, tokens, labels)
     finally:

@@ -28,6 +28,9 @@ def gather(examples: Tensor) -> Tensor:
         examples: (b, ...): clean logits (the least to send), embeddings, features, attention or targets. `b` may differ
             between processes, the rest may not.
 
+    Raises:
+        ValueError: on all processes, where the rest differs.
+
     The criteria do this with `gather=True`; this is for losses of your own. Every process must call it equally often,
     or all wait for ever. It can be differentiated once only.
 
@@ -44,12 +47,25 @@ def gather(examples: Tensor) -> Tensor:
     return gathered
 
 
+def _counts(examples: Tensor) -> list[int]:
+    """Of the examples of each process. What differs in more would abort the program in the next collective, or hang."""
+    rest = random.derive_seed(str(examples.dtype), *examples.shape[1:])
+    mine = torch.tensor([len(examples), rest], device=examples.device)
+    found = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, mine)
+    counts, rests = torch.stack(found).T.tolist()
+    if len(set(rests)) > 1:
+        raise ValueError(
+            f"examples of all processes must agree in all but their number, got {examples.dtype} of shape "
+            f"{tuple(examples.shape)} on rank {dist.get_rank()}, and others elsewhere: pad sequences to one length"
+        )
+    return list(map(int, counts))
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, examples: Tensor) -> Tensor:
-        sizes = [torch.zeros((), dtype=torch.long, device=examples.device) for _ in range(dist.get_world_size())]
-        dist.all_gather(sizes, torch.tensor(len(examples), device=examples.device))
-        counts = torch.stack(sizes).tolist()
+        counts = _counts(examples)
         # Collectives take equal shapes.
         padded = examples.new_zeros(max(counts), *examples.shape[1:])
         padded[: len(examples)] = examples
