@@ -145,6 +145,7 @@ class DenseMultiMix(MultiMix):
     ) -> Tensor:
         """The same loss from clean logits (b, r, c) and attention (b, r), where the caller has them already; targets as
         there, dense ones (b, r) or (b, r, c)."""
+        check_floating(logits=logits)
         if logits.ndim != 3:
             raise ValueError(f"logits must be (b, r, c), got {tuple(logits.shape)}")
         if a is not None and a.shape != logits.shape[:2]:

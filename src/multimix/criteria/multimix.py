@@ -133,6 +133,7 @@ class MultiMix(Criterion):
 
     def from_logits(self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The same loss from clean logits (b, c) of a linear classifier, where the caller has them already."""
+        check_floating(logits=logits)
         if logits.ndim != 2:
             raise ValueError(f"logits must be (b, c), got {tuple(logits.shape)}")
         logits, targets = self.of_all(logits, targets)
