@@ -162,3 +162,12 @@ def test_public_names() -> None:
     functions = {"sample_weights", "interpolate", "attention_map", "attend", "mixed_cross_entropy"}
     assert functions <= set(mm.functional.__all__)
     assert all(callable(getattr(mm.functional, name)) for name in mm.functional.__all__ if not name.isupper())
+
+
+def test_a_method_that_is_looked_for_in_the_wrong_place_is_named() -> None:
+    import multimix
+
+    with pytest.raises(AttributeError, match=r"has no attribute 'CutMix': did you mean multimix\.methods\.CutMix\?"):
+        _ = multimix.CutMix
+    with pytest.raises(AttributeError, match=r"has no attribute 'CatMix'$"):
+        _ = multimix.CatMix

@@ -52,7 +52,9 @@ if not TYPE_CHECKING:  # type checkers would take every misspelled name for Any
             return globals()[name]
         if name.isidentifier() and not name.startswith("_") and find_spec(f"{__name__}.{name}"):
             return import_module(f".{name}", __name__)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        meant = name[:1].isupper() and hasattr(import_module(f"{__name__}.methods"), name)
+        hint = f": did you mean multimix.methods.{name}?" if meant else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:
