@@ -1,6 +1,6 @@
 """Draw the figures of the results document from the metrics kept here: `python docs/results/make.py`.
 
-Learning curves; of more methods than lines stay apart, the accuracy in the end.
+Learning curves; of more methods than lines stay apart, the difference from ERM in the end.
 """
 
 import json
@@ -16,7 +16,11 @@ from multimix.reports.style import BASELINE_COLOR, figure, line, method_colors, 
 HERE = Path(__file__).parent
 MOST_CURVES = 10
 
-Runs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
+FAR = -20
+"""Points behind ERM from which on a run is named at the edge instead of stretching the figure."""
+
+Runs = Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]
+"""By method, then by seed: the epochs."""
 
 
 def main() -> None:
@@ -30,18 +34,20 @@ def main() -> None:
 
 
 def read(folder: Path) -> Runs:
-    """The epochs of every run by method, ERM first."""
-    runs: dict[str, list[list[dict[str, Any]]]] = {}
+    """Every run, ERM first."""
+    runs: dict[str, dict[int, list[dict[str, Any]]]] = {}
     files = sorted(folder.glob("*-seed*.jsonl"), key=lambda file: (not file.name.startswith("erm-"), file.name))
     for file in files:
         epochs = [json.loads(line) for line in file.read_text().splitlines()]
-        runs.setdefault(file.name.rpartition("-seed")[0], []).append(epochs)
+        method, _, seed = file.stem.rpartition("-seed")
+        runs.setdefault(method, {})[int(seed)] = epochs
     return runs
 
 
 def curves(folder: str, runs: Runs, colors: Mapping[str, str]) -> str:
     with figure(9, 3.2, ncols=2) as (drawn, (accuracy, loss)):
-        for method, seeds in runs.items():
+        for method, by_seed in runs.items():
+            seeds = list(by_seed.values())
             for axes, key, scale in ((accuracy, "test_accuracy", 100), (loss, "train_loss", 1)):
                 epochs = [epoch["epoch"] for epoch in seeds[0] if key in epoch]
                 found = scale * np.array([[epoch[key] for epoch in run if key in epoch] for run in seeds])
@@ -66,18 +72,31 @@ def curves(folder: str, runs: Runs, colors: Mapping[str, str]) -> str:
 
 
 def dots(folder: str, runs: Runs, colors: Mapping[str, str]) -> str:
-    final = {method: [100 * seed[-1]["test_accuracy"] for seed in seeds] for method, seeds in runs.items()}
-    order = sorted(final, key=lambda method: np.mean(final[method]))
+    final = {
+        method: {seed: 100 * epochs[-1]["test_accuracy"] for seed, epochs in seeds.items()}
+        for method, seeds in runs.items()
+    }
+    points = {
+        method: [accuracy - final["erm"][seed] for seed, accuracy in seeds.items()]
+        for method, seeds in final.items()
+        if method != "erm"
+    }
+    order = sorted(points, key=lambda method: np.mean(points[method]))
     with figure(9, 0.9 + 0.22 * len(order)) as (drawn, axes):
-        axes.axvline(np.mean(final["erm"]), color=BASELINE_COLOR, linewidth=1, linestyle=(0, (4, 3)))
+        axes.axvline(0, color=BASELINE_COLOR, linewidth=1, linestyle=(0, (4, 3)))
         for y, method in enumerate(order):
-            axes.plot(np.mean(final[method]), y, "|", color=colors[method], markersize=11, markeredgewidth=1.6)
-            axes.scatter(final[method], [y] * len(final[method]), s=18, color=colors[method], alpha=0.7, linewidths=0)
+            mean = np.mean(points[method])
+            if mean < FAR:
+                axes.text(FAR, y, f"← {mean:.0f}".replace("-", "−"), va="center", color=colors[method])
+                continue
+            axes.plot(mean, y, "|", color=colors[method], markersize=11, markeredgewidth=1.6)
+            axes.scatter(points[method], [y] * len(points[method]), s=18, color=colors[method], alpha=0.7, linewidths=0)
         axes.set_yticks(range(len(order)), order)
         axes.tick_params(axis="y", length=0)
-        axes.set(xlabel="test accuracy after the last epoch, %", ylim=(-0.7, len(order) - 0.3))
+        axes.set(xlabel="test accuracy after the last epoch: points from ERM with the same seed")
+        axes.set(xlim=(FAR - 0.5, None), ylim=(-0.7, len(order) - 0.3))
         return to_svg(
-            drawn, f"test accuracy on {folder} after the last epoch: a dot for each seed, a line at their mean"
+            drawn, f"difference from ERM in test accuracy on {folder}: a dot for each seed, a line at their mean"
         )
 
 
