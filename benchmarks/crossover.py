@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from multimix import DenseMultiMix
-from multimix.benchmarking import floor
+from multimix.benchmarking import floor, measure
 from multimix.benchmarking.measure import interleaved, ratio
 from multimix.benchmarking.record import Record
 from multimix.errors import first_line
@@ -51,8 +51,8 @@ def main() -> None:
             ("MEASURED_CLOSED_FORM", by, lambda by=by: closed_form_on_gpu(record, getattr(torch, by)))
             for by in ("bfloat16", "float32")
         ]
-        for name, by, measure in measured:
-            least = entry(measure())
+        for name, by, find in measured:
+            least = entry(find())
             if least is None:
                 print(f"{name}, {by}: nothing, the kernel is slower at the largest size")
                 continue
@@ -64,7 +64,8 @@ def main() -> None:
 
 
 def entry(faster: list[tuple[int, bool]]) -> float | None:
-    """From sizes, and whether the kernel was faster there, to the least size from which it always was."""
+    """From sizes, and whether the kernel was faster there or not clearly slower, to the least size from which it always
+    was; one noisy loss at a large size would else rule it out everywhere."""
     slower = max((size for size, won in faster if not won), default=0)
     return min((float(size) for size, _ in faster if size > slower), default=None)
 
@@ -104,10 +105,12 @@ def in_turns(
     except Exception as error:  # the compiler's and the kernels' own among them
         print(f"{', '.join(f'{name}={value}' for name, value in size.items())} failed: {first_line(error)}")
         record.add(table, size | {"why_not": first_line(error)})
+        measure.synchronize("cuda")  # raises where the device can no longer be used, and nothing more can be measured
         return None
 
 
 def closed_form_on_gpu(record: Record, dtype: torch.dtype) -> list[tuple[int, bool]]:
+    torch.set_float32_matmul_precision("highest")  # other measurements set it
     faster: list[tuple[int, bool]] = []
     for r, c in CLOSED_FORM_SIZES:
         logits = torch.randn(B, r, c, device="cuda", dtype=dtype).transpose(0, 1).requires_grad_()
@@ -123,11 +126,11 @@ def closed_form_on_gpu(record: Record, dtype: torch.dtype) -> list[tuple[int, bo
         if times is None:
             faster.append((logits.numel(), False))
             continue
-        over, kernels = ratio(times["fused"], times["triton"]).median, statistics.median(times["triton"])
-        faster.append((logits.numel(), over > 1))
+        over, kernels = ratio(times["fused"], times["triton"]), statistics.median(times["triton"])
+        faster.append((logits.numel(), over.high > 1))
         rate = 5 * dtype.itemsize * logits.numel() / kernels / 1e12
-        record.add("closed_form", size | {"triton_ms": 1e3 * kernels, "fused_over_triton": over})
-        print(f"n=inf {dtype} r={r} c={c}: triton {1e3 * kernels:.3f} ms, {over:.2f}x fused, {rate:.2f} TB/s")
+        record.add("closed_form", size | {"triton_ms": 1e3 * kernels, "fused_over_triton": over.median})
+        print(f"n=inf {dtype} r={r} c={c}: triton {1e3 * kernels:.3f} ms, {over.median:.2f}x fused, {rate:.2f} TB/s")
     return faster
 
 
@@ -156,16 +159,16 @@ def sampled_on_gpu(record: Record, precision: str) -> list[tuple[int, bool]]:
         if times is None:
             faster.append((r * n * B * c, False))
             continue
-        over = ratio(times["chunked"], times["triton"]).median
+        over = ratio(times["chunked"], times["triton"])
         rates = floor.gpu_rates(torch.cuda.get_device_name(), precision)
         work = floor.sampled_loss(positions=r, n=n, b=B, c=c, itemsize=dtype.itemsize)
         kernel = statistics.median(times["triton"])
-        faster.append((r * n * B * c, over > 1))
+        faster.append((r * n * B * c, over.high > 1))
         over_floor = kernel / floor.seconds(work, rates) if rates else None
-        row = {"triton_ms": 1e3 * kernel, "chunked_over_triton": over, "over_floor": over_floor}
+        row = {"triton_ms": 1e3 * kernel, "chunked_over_triton": over.median, "over_floor": over_floor}
         record.add("sampled", size | row)
         beside = "floor not known" if over_floor is None else f"{over_floor:.1f}x floor"
-        print(f"{precision} r={r} n={n} c={c}: triton {1e3 * kernel:.3f} ms, {over:.2f}x chunked, {beside}")
+        print(f"{precision} r={r} n={n} c={c}: triton {1e3 * kernel:.3f} ms, {over.median:.2f}x chunked, {beside}")
     return faster
 
 

@@ -3,11 +3,13 @@
 import itertools
 import math
 import os
+import types
 
 import pytest
 import torch
 
 import multimix as mm
+from multimix.kernels import triton_launch
 from multimix.kernels.triton_launch import (
     MOST_EXAMPLES,
     MOST_EXAMPLES_CLOSED_FORM,
@@ -90,3 +92,17 @@ def test_products_are_as_precise_as_asked_for() -> None:
         assert precision(torch.float32) == "tf32"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_the_compiler_does_not_trace_into_the_search_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    triton_launch._has_compiler.cache_clear()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    properties = types.SimpleNamespace(shared_memory_per_block_optin=2**18)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if triton_launch._why_not_on(torch.device("cuda"), 2**17) is None else x
+
+    assert torch.compile(step, fullgraph=True, backend="eager")(torch.zeros(())).item() == 1

@@ -71,3 +71,11 @@ def test_the_generator_of_that_device_is_seeded(monkeypatch: pytest.MonkeyPatch)
     seed_global_state(7, torch.device("cuda:1"))
     assert generators[1].initial_seed() == 7 != generators[0].initial_seed()
     torch.set_rng_state(state)
+
+
+def test_one_process_does_not_look_for_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> bool:
+        raise RuntimeError("cannot load MPI library")  # what mpi4py does without one
+
+    monkeypatch.setattr("lightning_fabric.plugins.environments.mpi.MPIEnvironment.detect", broken)
+    assert connect(replace(recipes.get("digits"), accelerator="cpu")).world_size == 1

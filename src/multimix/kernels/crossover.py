@@ -43,5 +43,11 @@ def closed_form_kernel_is_faster(logits_PBC: Tensor) -> bool:
 def _listed(measured: Table, logits_PBC: Tensor, n: int, by: str) -> bool:
     if logits_PBC.device.type != "cuda" or not measured or logits_PBC.shape[1] > MOST_MEASURED:
         return False
-    capability = torch.cuda.get_device_capability(logits_PBC.device)
-    return n * logits_PBC.numel() >= measured.get((*capability, by), math.inf)
+    return n * logits_PBC.numel() >= measured.get((*_capability(logits_PBC.device), by), math.inf)
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+_capability._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in `triton_launch`

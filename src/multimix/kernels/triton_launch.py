@@ -112,20 +112,27 @@ def why_not(
         return "Triton is not installed"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None
-    if logits_PBC.device.type != "cuda" or torch.version.cuda is None:
-        return (
-            f"logits on {logits_PBC.device}: the kernel needs an NVIDIA GPU (or TRITON_INTERPRET=1, to test on the CPU)"
-        )
+    return _why_not_on(logits_PBC.device, shared_memory)
+
+
+def _why_not_on(device: torch.device, shared_memory: int) -> str | None:
+    if device.type != "cuda" or torch.version.cuda is None:
+        return f"logits on {device}: the kernel needs an NVIDIA GPU (or TRITON_INTERPRET=1, to test on the CPU)"
     if not _has_compiler():
         return "a system without a C compiler, which Triton needs to launch kernels"
-    major, minor = torch.cuda.get_device_capability(logits_PBC.device)
+    major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return f"compute capability {major}.{minor}: the kernel needs 8.0 or higher"
-    found: Any = torch.cuda.get_device_properties(logits_PBC.device)  # of a type that not all versions describe whole
+    found: Any = torch.cuda.get_device_properties(device)  # of a type that not all versions describe whole
     shared = found.shared_memory_per_block_optin
     if shared < shared_memory:
         return f"{shared // 1024} KiB of shared memory: the kernel needs {shared_memory // 1024}"
     return None
+
+
+# The compiler would trace into the search for a C compiler, and break the graph; so it asks once. (What
+# `torch._dynamo.assume_constant_result` sets, without importing the compiler.)
+_why_not_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.lru_cache(maxsize=1)

@@ -52,7 +52,7 @@ def connect(config: Config) -> Fabric:
             devices=[torch.cuda.current_device()] if alone else devices,
             num_nodes=nodes,
             strategy=_distributed_strategy() if several else "auto",
-            plugins=[_precision(config.precision, accelerator)],
+            plugins=[_precision(config.precision, accelerator), *_environment(several)],
         )
     except (RuntimeError, fabric.utilities.exceptions.MisconfigurationException) as error:
         raise ValueError(
@@ -62,6 +62,13 @@ def connect(config: Config) -> Fabric:
     if config.cuda_graphs and made.device.type != "cuda":
         raise ValueError(f"cuda_graphs needs a CUDA device, got accelerator={accelerator!r}: leave cuda_graphs off")
     return made
+
+
+def _environment(several: bool) -> list[Any]:
+    """One process alone needs no search for launchers, which fails where mpi4py is without its library."""
+    if several or (dist.is_available() and dist.is_torchelastic_launched()):
+        return []
+    return [require("lightning_fabric.plugins.environments", "train").LightningEnvironment()]
 
 
 def default_device(config: Config) -> Literal["cpu", "cuda"]:
