@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,7 @@ def test_an_earlier_file_stays_until_the_new_one_is_whole(small: None, tmp_path:
 
     def interrupted(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGINT if by == "Ctrl-C" else signal.SIGTERM)
+        time.sleep(60)  # until the signal arrives, which may be a moment later
 
     with monkeypatch.context() as patch:
         patch.setattr("multimix.benchmarking.steps.run", interrupted)
