@@ -79,7 +79,7 @@ def _by_class(model: Mapping[str, Any]) -> dict[str, float]:
 
 def print_table(numbers: Numbers) -> None:
     """Mean ± standard deviation over seeds; an asterisk where the 95 % interval of the paired difference from ERM
-    leaves out zero."""
+    excludes zero."""
     titles = list(dict.fromkeys(title for row in numbers.values() for title in row))
     if not titles:
         return

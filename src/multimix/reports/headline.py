@@ -13,7 +13,7 @@ from .summary import Summary
 def headline(summary: Summary) -> list[str]:
     """One sentence about accuracy and one about calibration, and one about what cannot be compared.
 
-    A method is called better or worse only when the 95 % interval of its paired difference from ERM leaves out 0. It
+    A method is called better or worse only when the 95 % interval of its paired difference from ERM excludes 0. It
     is compared with the ERM runs of its own settings alone.
     """
     accuracy = {row.label: row.accuracy_difference for row in summary.rows if row.accuracy_difference}

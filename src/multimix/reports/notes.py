@@ -43,7 +43,7 @@ def headline(summary: Summary) -> str:
     here = "this training set, this network and this budget" if summary.one_setting else "these settings"
     return (
         f"In brackets: the mean difference from ERM{same} in percentage points after the last epoch, over runs paired "
-        "by seed, with its 95 % t-interval. A method is called better or worse only when the interval leaves out zero. "
+        "by seed, with its 95 % t-interval. A method is called better or worse only when the interval excludes zero. "
         f"The intervals are not corrected for the number of methods, and they describe {here}: "
         "with others the order may be reversed."
     )

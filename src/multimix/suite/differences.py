@@ -65,7 +65,7 @@ def differences_section(differences: Differences, colors: Mapping[str, str]) -> 
     return Section(
         "Difference from ERM",
         "In the unit of each number: the mean of the differences between runs with the same seed and the same settings "
-        "± the half-width of its 95 % t-interval. Bold are differences whose interval leaves out zero, whichever way "
+        "± the half-width of its 95 % t-interval. Bold are differences whose interval excludes zero, whichever way "
         "they go; the others are within the noise. The intervals are not corrected for the number of comparisons: of a "
         "hundred differences that are none, five would be bold. They cover the noise of training, not that of the "
         "choice of test images.",

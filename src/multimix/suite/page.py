@@ -68,7 +68,7 @@ def write_evaluation(outcomes: Sequence[Outcome], parts: Sequence[Part], out: Pa
         headline=_sentences(of_first_kind, parts, baselines),
         headline_note="In brackets: the mean difference from ERM with the same settings in percentage points, over "
         "runs paired by seed, with its 95 % t-interval. A method is called better or worse only when the interval "
-        "leaves out zero; the intervals are not corrected for the number of methods and measures."
+        "excludes zero; the intervals are not corrected for the number of methods and measures."
         if any(difference.n > 1 for of_label in differences.values() for difference in of_label.values())
         else "",
         missing=[
