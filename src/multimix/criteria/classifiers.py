@@ -51,6 +51,12 @@ def apply_linear(classifier: Classifier, tokens: Tensor) -> Tensor:
     return as_logits(classifier(tokens))
 
 
+def check_callable(classifier: object) -> None:
+    """A layer or function; of networks with several heads, one of them."""
+    if not callable(classifier):
+        raise TypeError(f"the classifier must be a layer or a function, got {type(classifier).__name__}")
+
+
 def as_logits(found: object) -> Tensor:
     """What a classifier returned, if it is a tensor."""
     if isinstance(found, Tensor):

@@ -20,6 +20,7 @@ from .classifiers import (
     apply_linear,
     as_logits,
     called,
+    check_callable,
     class_weights,
     is_linear,
     normalizes_rows,
@@ -89,12 +90,14 @@ class DenseMultiMix(MultiMix):
                 "uniform"), and cost a loop over positions; with normalize="global" the memory of r n b weights too.
             classifier: a linear layer or 1x1 convolution takes the exact path through the clean logits; anything
                 else is called on mixed features (n, d, *spatial) or (n, r, d) and must return logits (n, c, *spatial')
-                or (n, r, c); a chain that begins with a linear layer or LayerNorm always gets (n, r, d). Where spatial'
-                is smaller, targets and weights are averaged down to it.
+                or (n, r, c); a chain that begins with a linear layer, LayerNorm or BatchNorm1d always gets (n, r, d),
+                or with batch normalisation in it the rows of that. Where spatial' is smaller, targets and weights are
+                averaged down to it.
             mask: bool (b, r) or (b, *spatial), True where the position is real; padding is left out.
             generator: as in `MultiMix`.
         """
         check_floating(features=features)
+        check_callable(classifier)
         if features.ndim < 3 or (features.shape[0] == 0 and not self.gather):
             raise ValueError(
                 f"features must be (b, d, *spatial) or (b, r, d) with at least one example, got {tuple(features.shape)}"

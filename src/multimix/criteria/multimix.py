@@ -28,7 +28,7 @@ from ..functional.closed_form import check_spread_weight, relative_attention
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED
 from ..kernels.ops import sampled_cross_entropy
-from .classifiers import Classifier, apply_linear, as_logits, called, is_linear
+from .classifiers import Classifier, apply_linear, as_logits, called, check_callable, is_linear
 from .criterion import Criterion
 
 
@@ -76,7 +76,7 @@ class MultiMix(Criterion):
     ) -> None:
         super().__init__()
         self.gather = gather
-        self.n = check_n(n)
+        self.n = n
         self.alpha = alpha
         self.m = None if m is None else check_count("m", m)
         if n == math.inf:
@@ -89,6 +89,15 @@ class MultiMix(Criterion):
                 "split into a mean and a spread"
             )
         self.implementation = check_choice("implementation", implementation, ("auto", "triton", "reference"))
+
+    @property
+    def n(self) -> int | float:
+        """The number of mixtures. It may be set between steps."""
+        return self._n
+
+    @n.setter
+    def n(self, n: int | float) -> None:
+        self._n = check_n(n)
 
     @property
     def alpha(self) -> tuple[float, float]:
@@ -117,6 +126,7 @@ class MultiMix(Criterion):
                 `torch.manual_seed` without touching the global RNG.
         """
         check_floating(embeddings=embeddings)
+        check_callable(classifier)
         # A process without examples of its own has to take part all the same.
         if embeddings.ndim < 2 or (embeddings.shape[0] == 0 and not self.gather):
             raise ValueError(

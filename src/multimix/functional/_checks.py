@@ -63,7 +63,9 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
 def check_tensor(name: str, value: object) -> Tensor:
     """A tensor, and not an array or a list of numbers."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}: torch.as_tensor(...) makes one")
+        several = hasattr(value, "keys")  # a dictionary, or what Hugging Face's models return
+        fix = "pick one out, such as .logits or .last_hidden_state" if several else "torch.as_tensor(...) makes one"
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}: {fix}")
     return value
 
 
@@ -102,8 +104,7 @@ def check_targets(targets: Tensor, b: int, c: int | None = None, *, beside: Tens
         raise TypeError(f"targets must be integers or floating point, got {targets.dtype}")
     if targets.ndim != 1 or targets.shape[0] != b:
         raise ValueError(
-            f"integer targets are class indices of shape ({b},), got {tuple(targets.shape)}"
-            + ("; for one-hot targets use a floating-point dtype" if targets.ndim == 2 else "")
+            f"integer targets are class indices of shape ({b},), got {tuple(targets.shape)}" + _hint(targets)
         )
     # Reading the values of a tensor on an accelerator would stall it; there the indexing kernels check.
     hidden = torch.compiler.is_compiling() or _is_transformed()
@@ -114,6 +115,13 @@ def check_targets(targets: Tensor, b: int, c: int | None = None, *, beside: Tens
                 f"class indices must be in [0, {c - 1}] for {c} classes, got values in [{int(low)}, {int(high)}]"
                 + ("; leave examples without a label out, there is no ignore_index" if low < 0 else "")
             )
+
+
+def _hint(targets: Tensor) -> str:
+    if targets.ndim != 2:
+        return ""
+    one_column = targets.shape[1] == 1
+    return "; give targets.squeeze(1)" if one_column else "; for one-hot targets use a floating-point dtype"
 
 
 def check_pixels(images: Tensor) -> None:
