@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -61,15 +60,18 @@ QUICK = ["bench", "--n", "5", "--b", "4", "--rounds", "3", "--device", "cpu", "-
 
 
 @pytest.mark.parametrize("by", ["Ctrl-C", "SIGTERM"])
-def test_an_earlier_file_stays_until_the_new_one_is_whole(small: None, tmp_path: Path, monkeypatch, capsys, by) -> None:
+def test_an_earlier_file_stays_until_the_new_one_is_whole(
+    small: None, tmp_path: Path, monkeypatch, capsys, request, by
+) -> None:
     out = tmp_path / "bench.json"
     main([*QUICK, str(out)])
     before = out.read_bytes()
 
     def interrupted(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGINT if by == "Ctrl-C" else signal.SIGTERM)
-        time.sleep(60)  # until the signal arrives, which may be a moment later
 
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     with monkeypatch.context() as patch:
         patch.setattr("multimix.benchmarking.steps.run", interrupted)
         with pytest.raises(SystemExit) as stop:
