@@ -120,6 +120,8 @@ def _is_finished(job: Job) -> bool:
 
 def _refuse_other_data(finished: Sequence[Run], config: Config) -> None:
     """Refuse to train beside runs on other data before anything is trained; afterwards nothing could be compared."""
+    if not finished:
+        return
     now = load_splits(config).identity()
     for run in finished:
         refuse_other_data(run.data_info, now, run.path)

@@ -23,7 +23,7 @@ from ..functional._checks import (
     check_targets,
     mixing_dtype,
 )
-from ..functional._transforms import needs_formula, refuse_transforms
+from ..functional._transforms import is_transformed, needs_formula, refuse_transforms
 from ..functional.closed_form import check_spread_weight, relative_attention
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED
@@ -221,7 +221,7 @@ def _warn_where_uneven(criterion: MultiMix, a_BR: Tensor, normalize: str) -> Non
     """
     b = a_BR.shape[0]
     even = _effective(criterion.alpha[0], criterion.m, b)
-    if criterion._looked or even < _FEWEST_EFFECTIVE or torch._C._are_functorch_transforms_active():
+    if criterion._looked or even < _FEWEST_EFFECTIVE or is_transformed():
         return
     pi_RB, weight_R = relative_attention(a_BR.mT.to(mixing_dtype(a_BR.dtype)), normalize == "global")
     effective_R = even / (b * pi_RB.square().sum(1))

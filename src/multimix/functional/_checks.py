@@ -8,6 +8,8 @@ import numbers
 import torch
 from torch import Tensor
 
+from ._transforms import is_transformed
+
 Alpha = float | tuple[float, float]
 
 
@@ -107,7 +109,7 @@ def check_targets(targets: Tensor, b: int, c: int | None = None, *, beside: Tens
             f"integer targets are class indices of shape ({b},), got {tuple(targets.shape)}" + _hint(targets)
         )
     # Reading the values of a tensor on an accelerator would stall it; there the indexing kernels check.
-    hidden = torch.compiler.is_compiling() or _is_transformed()
+    hidden = torch.compiler.is_compiling() or is_transformed()
     if c is not None and targets.device.type == "cpu" and b and not hidden:
         low, high = targets.long().aminmax()
         if low < 0 or high >= c:
@@ -153,14 +155,9 @@ def as_probabilities(targets: Tensor, c: int, dtype: torch.dtype = torch.float32
     """Targets (b,) or (b, c) as probabilities (b, c)."""
     if targets.is_floating_point():
         return targets.to(dtype)
-    if _is_transformed():  # `one_hot` looks at the values, which vmap forbids
+    if is_transformed():  # `one_hot` looks at the values, which vmap forbids
         return (targets[..., None] == torch.arange(c, device=targets.device)).to(dtype)
     return torch.nn.functional.one_hot(targets.long(), c).to(dtype)
-
-
-def _is_transformed() -> bool:
-    """Whether a transform of torch.func is under way."""
-    return torch._C._are_functorch_transforms_active()
 
 
 def mixing_dtype(*dtypes: torch.dtype) -> torch.dtype:

@@ -9,6 +9,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
+def is_transformed() -> bool:
+    """Whether a transform of torch.func is under way."""
+    return torch._C._are_functorch_transforms_active()
+
+
 def needs_formula(*tensors: Tensor | None) -> bool:
     """Whether derivatives are under way that only a loss written in PyTorch's own operations has.
 
@@ -16,7 +21,7 @@ def needs_formula(*tensors: Tensor | None) -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    return torch._C._are_functorch_transforms_active() or any(
+    return is_transformed() or any(
         tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
     )
 

@@ -46,8 +46,6 @@ def _listed(measured: Table, logits_PBC: Tensor, n: int, by: str) -> bool:
     return n * logits_PBC.numel() >= measured.get((*_capability(logits_PBC.device), by), math.inf)
 
 
+@triton_launch.asked_once
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
-
-
-_capability._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in `triton_launch`

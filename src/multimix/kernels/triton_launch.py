@@ -10,11 +10,15 @@ import functools
 import math
 import os
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, ParamSpec, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MOST_EXAMPLES = 256
 """Largest mini-batch: a block holds whole rows of weights."""
@@ -115,6 +119,16 @@ def why_not(
     return _why_not_on(logits_PBC.device, shared_memory)
 
 
+def asked_once(function: Callable[P, R]) -> Callable[P, R]:
+    """For what the compiler would trace into, such as the search for a C compiler, which breaks its graph.
+
+    It is `torch._dynamo.assume_constant_result`, without importing the compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@asked_once
 def _why_not_on(device: torch.device, shared_memory: int) -> str | None:
     if device.type != "cuda" or torch.version.cuda is None:
         return f"logits on {device}: the kernel needs an NVIDIA GPU (or TRITON_INTERPRET=1, to test on the CPU)"
@@ -128,11 +142,6 @@ def _why_not_on(device: torch.device, shared_memory: int) -> str | None:
     if shared < shared_memory:
         return f"{shared // 1024} KiB of shared memory: the kernel needs {shared_memory // 1024}"
     return None
-
-
-# The compiler would trace into the search for a C compiler, and break the graph; so it asks once. (What
-# `torch._dynamo.assume_constant_result` sets, without importing the compiler.)
-_why_not_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ from typing import Any
 from .cells import Cell, Table, best_of, difference_cell, percent_cell
 from .charts import dots_and_bars
 from .headline import sentence
-from .page import fill, nonbreaking
+from .page import fill
 from .runs import BASELINE, Run
 from .section import Panel, Section
 from .statistics import Difference, Estimate, estimate, paired_difference
@@ -100,7 +100,7 @@ def page(found: Sequence[Row], *, conditions: Mapping[str, str]) -> str:
     return fill(
         title="Leave one domain out",
         kicker="multimix domains",
-        headline=[nonbreaking(said) for said in headline(found)],
+        headline=headline(found),
         headline_note="Each number is of images of a domain that was not trained on, after the last epoch."
         + (
             " In brackets: the mean difference from ERM in percentage points, over runs paired by seed, with its 95 % "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from importlib.resources import files
@@ -38,7 +39,7 @@ def render(summary: Summary) -> str:
     return fill(
         title=notes.title(summary),
         kicker=notes.kicker(summary),
-        headline=[nonbreaking(sentence) for sentence in headline(summary)],
+        headline=headline(summary),
         headline_note=notes.headline(summary),
         missing=summary.missing,
         results=results_table(summary, colors),
@@ -48,8 +49,10 @@ def render(summary: Summary) -> str:
     )
 
 
-def fill(**values: Any) -> str:
+def fill(*, headline: Sequence[str], **values: Any) -> str:
     """The template with these values, and with the style and the script that make it one file."""
+    # Intervals stay on one line.
+    values["headline"] = [sentence.replace(" ± ", "\u00a0±\u00a0") for sentence in headline]
     jinja2 = require("jinja2", "evaluate")
     markup = require("markupsafe", "evaluate").Markup
     here = files(__package__)
@@ -63,11 +66,6 @@ def fill(**values: Any) -> str:
         css=markup(read("page.css")), script=markup(read("page.js")), svg=markup, stroke=stroke, **values
     )
     return text
-
-
-def nonbreaking(sentence: str) -> str:
-    """A sentence whose intervals stay on one line."""
-    return sentence.replace(" ± ", "\u00a0±\u00a0")
 
 
 def now() -> str:

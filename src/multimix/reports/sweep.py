@@ -15,7 +15,7 @@ from ..training import Config
 from .cells import NOTHING, Cell, Table, best_of, difference_cell, number_cell, percent_cell
 from .charts import dots_and_bars
 from .headline import points as differing
-from .page import fill, nonbreaking
+from .page import fill
 from .runs import Run
 from .section import Panel, Section
 from .statistics import Difference, Estimate, Verdict, estimate, paired_difference
@@ -177,7 +177,7 @@ def page(found: Sequence[Point], panels: Mapping[str, str], *, split: Split, con
     return fill(
         title="Ablations",
         kicker="multimix sweep",
-        headline=[nonbreaking(headline(found, split=split))],
+        headline=[headline(found, split=split)],
         headline_note="The best of many settings looks better than it is: confirm it with other seeds before using it."
         + (
             " It was chosen by the test set, which flatters it further: --val-per-class sets a validation split apart."

@@ -13,7 +13,7 @@ import torch
 from ..errors import one_line
 from ..reports.conditions import several
 from ..reports.headline import sentence, unsaid
-from ..reports.page import fill, nonbreaking, now
+from ..reports.page import fill, now
 from ..reports.runs import BASELINE
 from ..reports.section import Section
 from ..reports.style import method_colors, only_baseline, standalone
@@ -137,7 +137,7 @@ def _sentences(
         found = ["There is one pair of runs for each comparison with ERM: differences cannot be told from noise."]
     if alone := _alone(groups, baselines):
         found.append(unsaid(alone))
-    return [nonbreaking(text) for text in found]
+    return found
 
 
 def _alone(groups: Mapping[str, Sequence[Outcome]], baselines: Mapping[str, str]) -> list[str]:
