@@ -96,6 +96,10 @@ def test_features_that_do_not_fit_are_named(head) -> None:
         mm.DenseMultiMix(4)(torch.ones(2, 5, 6), targets, head)
     with pytest.raises(ValueError, match=r"takes embeddings of 8 numbers, got 6 from .*: give what"):
         mm.MultiMix(4)(torch.ones(2, 6), targets, head)
+    with pytest.raises(ValueError, match=r"got 7 from .*\(2, 7, 5, 8\): .*channels last.* features.flatten\(1, -2\)"):
+        mm.DenseMultiMix(4)(torch.ones(2, 7, 5, 8), targets, head)
+    with pytest.raises(ValueError, match=r"got 7 from .*\(2, 8, 7\): .*1-D convolution .* features.mT"):
+        mm.DenseMultiMix(4)(torch.ones(2, 8, 7), targets, head)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         lazy = nn.LazyLinear(3)

@@ -28,20 +28,27 @@ def is_linear(classifier: Classifier) -> bool:
     return len(kinds) <= 1 and None not in kinds
 
 
-def apply_linear(classifier: Classifier, tokens: Tensor) -> Tensor:
+def apply_linear(classifier: Classifier, tokens: Tensor, given: Tensor | None = None) -> Tensor:
     """A linear classifier at every position: tokens (b, r, d) -> logits (b, r, c), or embeddings (b, d) -> (b, c).
 
     It is called as a whole, so that hooks run: those of its user, and of what shards, offloads or adapts it.
+
+    Args:
+        given: the features that the tokens are of, for the error.
     """
     classifier = _unwrapped(classifier)
     first = next((layer for layer in _layers(classifier) if not isinstance(layer, nn.Identity)), None)
     takes = getattr(first, "in_channels" if isinstance(first, CONVOLUTIONS) else "in_features", 0)
     if takes not in (0, tokens.shape[-1]):  # lazy layers and nn.Identity take any
+        given = tokens if given is None else given
+        fix = "give what the classifier is given in the network (model.dense(features), for a model of multimix.models)"
+        if given.ndim == 3 and given.shape[1] == takes:
+            fix = "give features (b, d, t) of a 1-D convolution as (b, t, d), features.mT"
+        elif given.ndim > 3 and given.shape[-1] == takes:
+            fix = "give features with the channels last as (b, r, d), features.flatten(1, -2)"
         raise ValueError(
             f"the classifier takes embeddings of {takes} numbers, got {tokens.shape[-1]} from embeddings or features "
-            f"{tuple(tokens.shape)}: give what the classifier is given in the network (model.dense(features), for a "
-            "model of multimix.models)"
-            + ("; features (b, d, t) of a 1-D convolution as features.mT" if takes == tokens.shape[-2] else "")
+            f"{tuple(given.shape)}: {fix}"
         )
     if isinstance(first, CONVOLUTIONS):
         if tokens.ndim == 2:

@@ -116,7 +116,7 @@ class DenseMultiMix(MultiMix):
             mask = mask.flatten(1)
             tokens = tokens.masked_fill(~mask[..., None], 0)  # padding may hold anything, also NaN
         # First: weight and spectral normalisation compute the weight when the classifier is called.
-        logits = apply_linear(classifier, tokens) if is_linear(classifier) else None
+        logits = apply_linear(classifier, tokens, features) if is_linear(classifier) else None
         if is_dense(targets):
             if logits is None:
                 raise ValueError(f"dense targets need a linear classifier or 1x1 convolution, got {called(classifier)}")
@@ -147,7 +147,7 @@ class DenseMultiMix(MultiMix):
         self, logits: Tensor, targets: Tensor, a: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """The same loss from clean logits (b, r, c) and attention (b, r), where the caller has them already; targets as
-        there, dense ones (b, r) or (b, r, c)."""
+        there, dense ones (b, r) or (b, r, c). `attend_to` computes the attention; without one it is uniform."""
         check_floating(logits=logits)
         if logits.ndim != 3:
             raise ValueError(f"logits must be (b, r, c), got {tuple(logits.shape)}")
