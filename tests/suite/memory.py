@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +28,7 @@ class Memory:
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
         self.folder = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.left = math.inf
 
     def compute(self, key: str, function: Callable[[], T], *, depends_on: Mapping[str, Any] | None = None) -> T:

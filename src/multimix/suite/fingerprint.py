@@ -18,11 +18,11 @@ def fingerprint(path: Path, places: Sequence[Path] | None = None) -> str:
     Args:
         places: look only at these, which lie below `path`; where there is nothing else, the digest is the same.
 
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> before = fingerprint(folder)
-    >>> _ = (folder / "new.txt").write_text("new")
-    >>> fingerprint(folder) == before
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     before = fingerprint(Path(folder))
+    ...     _ = Path(folder, "new.txt").write_text("new")
+    ...     fingerprint(Path(folder)) == before
     False
     """
     path = path.expanduser()

@@ -29,14 +29,14 @@ class Store:
         identity: what the results depend on besides the options: a digest of the weights and of the data.
         options: the options of the part, plain JSON values.
 
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "part.json"
-    >>> store = Store(path, identity="weights 1", options={"limit": 10})
-    >>> store.compute("sum", lambda: sum(range(10)))
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path, options = Path(folder, "part.json"), {"limit": 10}
+    ...     Store(path, identity="weights 1", options=options).compute("sum", lambda: sum(range(10)))
+    ...     Store(path, identity="weights 1", options=options).compute("sum", lambda: 1 / 0)
+    ...     Store(path, identity="weights 2", options=options).compute("sum", lambda: -1)
     45
-    >>> Store(path, identity="weights 1", options={"limit": 10}).compute("sum", lambda: 1 / 0)
     45
-    >>> Store(path, identity="weights 2", options={"limit": 10}).compute("sum", lambda: -1)
     -1
     """
 
