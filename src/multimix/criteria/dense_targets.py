@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .. import random
 from ..functional import attend, mixed_cross_entropy
 from ..functional._checks import check_targets, mixing_dtype
 from ..functional._transforms import needs_formula
 from ..functional.loss import counted, or_one
 from ..kernels.ops import sampled_cross_entropy
-from .multimix import check_classes, check_some, draw_weights
+from .multimix import check_classes, check_some, draw_weights, seed_and_alpha
 
 if TYPE_CHECKING:
     from .dense import DenseMultiMix
@@ -58,10 +57,9 @@ def dense_targets_loss(
                 logits_RBC[j : j + 1],
                 targets[:, j],
                 None if attention_BR is None else attention_BR[:, j : j + 1],
-                random.draw_seed(generator),
+                *seed_and_alpha(criterion, generator),
                 n=int(criterion.n),
                 m=criterion.points(b),
-                alpha=criterion.alpha,
                 normalize="position",
             )
             for j in range(r)

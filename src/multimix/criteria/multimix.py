@@ -305,16 +305,21 @@ def loss_from_logits(
     if criterion.implementation == "triton" and by_formula:
         refuse_transforms("triton")
     if criterion.implementation != "reference" and not (needs_weights or by_formula):
-        seed = random.draw_seed(generator)
-        m = criterion.points(b)
-        alpha, chosen = criterion.alpha, criterion.implementation
+        m, chosen = criterion.points(b), criterion.implementation
+        options = {"n": n, "m": m, "normalize": normalize, "implementation": chosen}
         return scale * sampled_cross_entropy(
-            logits_RBC, targets, attention_BR, seed, n=n, m=m, alpha=alpha, normalize=normalize, implementation=chosen
+            logits_RBC, targets, attention_BR, *seed_and_alpha(criterion, generator), **options
         )
     lam, s = draw_weights(criterion, n, b, r, logits_RBC, generator), None
     if attention_BR is not None:
         lam, s = attend(lam, attention_BR)
     return scale * mixed_cross_entropy(logits_RBC, targets, lam, s, normalize, criterion.implementation)
+
+
+@random.eager
+def seed_and_alpha(criterion: MultiMix, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """What the sampled loss takes from the host. Read in a compiled region, every alpha would compile it again."""
+    return random.draw_seed(generator), torch.tensor(criterion.alpha, dtype=torch.float64, device="cpu")
 
 
 @random.eager

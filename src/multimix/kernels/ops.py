@@ -36,10 +36,10 @@ def sampled_cross_entropy(
     targets: Tensor,
     attention_BP: Tensor | None,
     seed: Tensor,
+    alpha: Tensor,
     *,
     n: int,
     m: int | None,
-    alpha: tuple[float, float],
     normalize: str,
     implementation: str = "auto",
 ) -> Tensor:
@@ -47,13 +47,14 @@ def sampled_cross_entropy(
 
     Args:
         seed: a CPU scalar.
+        alpha: (low, high), float64 on the CPU. Numbers would be constants of what `torch.compile` makes.
         implementation: "chunked": equal to `sample_weights` (with a generator on the device of the logits seeded with
             `seed`), `attend` and `mixed_cross_entropy`, without ever holding more than a block of weights. "triton":
             kernels, whose draws are others of the same distribution; ValueError where they cannot run. "auto":
             these where `crossover` has measured them to be faster, else chunked.
     """
-    options = (n, m or logits_PBC.shape[1], *alpha, normalize == "global", logits_PBC.requires_grad, implementation)
-    loss: Tensor = _sampled(logits_PBC, targets, attention_BP, seed, *options)[0]
+    options = n, m or logits_PBC.shape[1], normalize == "global", logits_PBC.requires_grad, implementation
+    loss: Tensor = _sampled(logits_PBC, targets, attention_BP, seed, alpha, *options)[0]
     return loss
 
 
@@ -147,16 +148,15 @@ def _sampled_forward(
     targets: Tensor,
     attention: Tensor | None,
     seed: Tensor,
+    alpha: Tensor,
     n: int,
     m: int,
-    low: float,
-    high: float,
     pooled: bool,
     gradient: bool,
     implementation: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     refuse_capture(logits.device)
-    draws = int(seed), n, m, low, high
+    draws = int(seed), n, m, *alpha.tolist()
     with torch.autocast(logits.device.type, enabled=False):
         losses, total_P, grad = sampled.sums(
             logits, targets, attention, *draws, gradient=gradient, implementation=implementation
@@ -176,10 +176,9 @@ def _sampled_fake(
     targets: Tensor,
     attention: Tensor | None,
     seed: Tensor,
+    alpha: Tensor,
     n: int,
     m: int,
-    low: float,
-    high: float,
     pooled: bool,
     gradient: bool,
     implementation: str = "auto",
@@ -189,20 +188,20 @@ def _sampled_fake(
 
 
 def _sampled_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:4], output[1])
-    ctx.options = *inputs[4:9], inputs[10]
+    ctx.save_for_backward(*inputs[:5], output[1])
+    ctx.options = *inputs[5:8], inputs[9]
     ctx.set_materialize_grads(False)
 
 
 def _sampled_backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    logits, targets, attention, seed, grad = ctx.saved_tensors
+    logits, targets, attention, seed, alpha, grad = ctx.saved_tensors
     if grad_loss is None:
-        return (None,) * 11
+        return (None,) * 10
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        loss = _resampled_reference(logits, targets, attention, seed, *ctx.options)
+        loss = _resampled_reference(logits, targets, attention, seed, alpha, *ctx.options)
         through = torch.autograd.grad(loss, logits, grad_loss, create_graph=True)[0]
-        return through, *(None,) * 10
-    return (grad_loss * grad).to(logits.dtype), *(None,) * 10
+        return through, *(None,) * 9
+    return (grad_loss * grad).to(logits.dtype), *(None,) * 9
 
 
 _sampled = define_operator(
@@ -211,11 +210,11 @@ _sampled = define_operator(
 
 
 def _resampled_reference(
-    logits: Tensor, targets: Tensor, attention: Tensor | None, seed: Tensor, n: int, m: int, low: float, high: float,
+    logits: Tensor, targets: Tensor, attention: Tensor | None, seed: Tensor, alpha: Tensor, n: int, m: int,
     pooled: bool, implementation: str,
 ) -> Tensor:  # fmt: skip
     """The same draws again, through the differentiable reference."""
-    lam = sampled.weights(logits, int(seed), n, m, low, high, implementation=implementation)
+    lam = sampled.weights(logits, int(seed), n, m, *alpha.tolist(), implementation=implementation)
     s = None
     if attention is not None:
         lam, s = attend(lam, attention)
