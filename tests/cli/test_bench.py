@@ -85,12 +85,24 @@ def test_an_earlier_file_stays_until_the_new_one_is_whole(
     assert out.read_bytes() != before
 
 
+def test_a_link_stays_one(small: None, tmp_path: Path) -> None:
+    out, link = tmp_path / "elsewhere.json", tmp_path / "bench.json"
+    link.symlink_to(out)
+    for _ in range(2):
+        main([*QUICK, str(link)])
+        assert link.is_symlink()
+        assert json.loads(out.read_text())["loss"]
+        out.write_text("")
+
+
 def test_what_cannot_be_written_is_refused_before_anything_is_measured(small, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("multimix.benchmarking.loss.run", lambda **_: pytest.fail("measured"))
     (tmp_path / "config.json").write_text('{"data": "digits"}')
     (tmp_path / "photo.json").write_bytes(b"\xff\xd8")
+    os.mkfifo(tmp_path / "pipe")  # a device would be replaced just as well, /dev/null for one
     for name, message in (
-        ("", "is a folder"),
+        ("pipe", "it is not a file that could be replaced"),
+        ("", "it is not a file that could be replaced"),
         ("config.json/x.json", "(File exists): name another file"),
         ("config.json", "is there already, and is not what a benchmark wrote: name another file"),
         ("photo.json", "is there already, and is not what a benchmark wrote"),
@@ -100,7 +112,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_measured(small, tm
             main([*QUICK, str(tmp_path / name)])
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "photo.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "photo.json", "pipe"]
     assert (tmp_path / "config.json").read_text() == '{"data": "digits"}'
 
 

@@ -30,7 +30,7 @@ class Record(AbstractContextManager["Record"]):
     """
 
     def __init__(self, path: Path | None, setting: Mapping[str, Any], *packages: str) -> None:
-        self._path = self._file = path
+        self._path = self._file = path and Path(os.path.realpath(path))  # a link stays one
         self._unwritten = False
         self.began = time.perf_counter()
         machine = hardware(*packages)
@@ -41,10 +41,10 @@ class Record(AbstractContextManager["Record"]):
         if self._path is None:
             return self
         try:
-            if self._path.is_dir():
-                raise IsADirectoryError(f"{self._path} is a folder")
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists():
+                if not self._path.is_file():
+                    raise OSError("it is not a file that could be replaced")
                 _refuse_other(self._path)
                 self._file = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}.partial")
             self._save()
