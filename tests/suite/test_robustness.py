@@ -453,6 +453,8 @@ def test_the_page_on_corruptions_and_the_mean_corruption_error() -> None:
     assert "mCE" not in alone.caption
     faultless = Corruptions().sections({"erm": [run(0.0, 0.0, 0.2)]}, LEGEND)[0]
     assert "mCE" not in faultless.caption
+    larger = Corruptions().sections({**results, "large": [run(0.1, 0.4, 0.2) | {"constants": "imagenet"}]}, LEGEND)[0]
+    assert "with the constants of CIFAR-10-C / ImageNet-C;" in larger.caption
 
 
 def test_the_mean_corruption_error_is_relative_to_erm_with_the_same_settings() -> None:

@@ -146,6 +146,10 @@ def test_every_label_has_a_row_beside_the_papers_table() -> None:
     assert beside.table is not None
     rows = {row[0].text: row[1].text for row in beside.table.rows}
     assert (rows["multimix, lr=0.1"], rows["multimix, lr=0.2"], rows["erm"]) == ("0.50", "0.70", "1.00")
+    assert "of smallnet on one batch of 8 images" in speeds.caption
+    wider = {**results, "erm": [results["erm"][0] | {"network": "resnet50", "batch": 4}]}
+    mixed, *_ = Speed().sections(wider, Legend(dict.fromkeys(results, "#000000")))
+    assert "of smallnet / resnet50 on one batch of 8 / 4 images" in mixed.caption
     assert "multimix" not in rows
     other = {"multimix-small-alpha": [run("multimix-small-alpha", **{"multimix-small-alpha": 0.8, "multimix": 0.6})]}
     *_, beside = Speed().sections({**results, **other}, Legend(dict.fromkeys([*results, *other], "#000000")))

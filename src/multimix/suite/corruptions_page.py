@@ -11,7 +11,7 @@ from ..reports.section import Panel, Section
 from ..reports.style import figure, to_svg
 from ..reports.tables import estimates_table
 from .batches import described
-from .part import Legend, Results, first_result
+from .part import Legend, Results, first_result, said
 
 Errors = Mapping[str, Sequence[float]]
 """By type: the error of each severity."""
@@ -37,6 +37,7 @@ def sections(results: Results, legend: Legend) -> list[Section]:
     first = first_result(results)
     of = described(first["examples"], first["test_examples"])
     references = _references(results, legend.baselines)
+    constants = said(results, lambda run: DATA_SETS[run["constants"]])
     mce = (
         " The mCE divides the error of each type by that of ERM with the same settings before taking the mean, so that "
         "hard types do not outweigh the others; below 100 % is more robust than it."
@@ -48,7 +49,7 @@ def sections(results: Results, legend: Legend) -> list[Section]:
         f"Share of misclassified images, in per cent, of {of}, corrupted in {len(first['error'])} ways and five "
         "severities; mean and standard deviation over seeds, lower is better, bold is the lowest. The corruption error "
         f"is the mean over types and severities.{mce} Corruptions are made on the fly with the constants of "
-        f"{DATA_SETS[first['constants']]}; they are not its published files, so compare within this page only.",
+        f"{constants}; they are not its published files, so compare within this page only.",
         table=_overview(results, references, legend.colors),
     )
     by_type = Section(

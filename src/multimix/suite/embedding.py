@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from ..reports.sampling import sample_classes
 from ..reports.section import Panel, Section
 from ..reports.style import CLASS_COLORS
 from ..reports.tables import estimates_table
-from .part import Legend, Part, Results, Subject, first_result
+from .part import Legend, Part, Results, Subject, first_result, said
 from .store import Store
 
 SPACES = {"normalized": "embeddings on the unit sphere", "raw": "embeddings as they are"}
@@ -126,6 +127,7 @@ def _table_section(space: str, results: Results, colors: Mapping[str, str]) -> S
 
     rows = {label: [row(run) for run in runs] for label, runs in results.items()}
     values = {label: {key: [run[key] for run in runs] for key in runs[0]} for label, runs in rows.items()}
+    dimensions = said(results, itemgetter("dimension"))
     scale = (
         "All methods have the same scale here, so that their numbers compare."
         if space == "normalized"
@@ -133,7 +135,7 @@ def _table_section(space: str, results: Results, colors: Mapping[str, str]) -> S
     )
     return Section(
         f"Embedding space: {SPACES[space]}",
-        f"Of all {first['examples']:,} test images, in {first['dimension']} dimensions. Alignment is the mean distance "
+        f"Of all {first['examples']:,} test images, in {dimensions} dimensions. Alignment is the mean distance "
         "between images of a class, to the power alpha; uniformity the log of the mean Gaussian potential of all "
         "pairs; within and between classes are mean squared distances to and of the class means; the effective rank is "
         f"the number of dimensions that the embeddings fill. {scale}",

@@ -8,13 +8,15 @@ from typing import Any
 from ..reports.charts import histogram_panel
 from ..reports.section import Panel, Section
 from ..reports.tables import estimates_table
-from .part import Results, first_result
+from .part import Results, first_result, said
 
 
 def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
     """A table of all mixings, and the histograms of every label's own ones."""
     first = first_result(results)
     clean = next(iter(first["mixings"]))
+    mixed = said(results, lambda run: f"{run['mixed']:,}")
+    bank = said(results, lambda run: f"{run['bank']:,} {run['source']}")
     rows, row_colors, panels = {}, {}, []
     for label, runs in results.items():
         for name in runs[0]["mixings"]:
@@ -48,9 +50,9 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
     made = [
         Section(
             "Manifold intrusion",
-            f"Mean squared distance of mixed embeddings of {first['mixed']:,} images to the nearest clean embedding of "
+            f"Mean squared distance of mixed embeddings of {mixed} images to the nearest clean embedding of "
             "a class that is not mixed in them, with and without projection on the unit sphere, against a bank of "
-            f"{first['bank']:,} {first['source']} images. A class counts as mixed when its weight is above "
+            f"{bank} images. A class counts as mixed when its weight is above "
             f"{first['threshold']:.3g}. "
             "Larger is better: mixed embeddings stay away from other classes. Clean images are the measure: where a "
             f"mixing is below 1 beside them, it is nearer to other classes than real images are.{no_mixing}",

@@ -14,6 +14,7 @@ from .. import data
 from ..data.pictures import Resize
 from ..data.source import Files
 from ..models import SplitModel
+from ..reports.conditions import several
 from ..reports.section import Section
 from ..training import Config
 from .store import Store
@@ -25,6 +26,15 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 def first_result(results: Results) -> Mapping[str, Any]:
     """That of the first seed of the first label, for what all have in common."""
     return next(iter(results.values()))[0]
+
+
+def said(results: Results, of: Callable[[Mapping[str, Any]], object]) -> str:
+    """What a page says of all results, where the models may differ: every value once.
+
+    >>> said({"a": [{"side": 32}, {"side": 32}], "b": [{"side": 224}]}, lambda run: f"{run['side']} pixels")
+    '32 pixels / 224 pixels'
+    """
+    return several(of(run) for runs in results.values() for run in runs)
 
 
 @dataclass(frozen=True)

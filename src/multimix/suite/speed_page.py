@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..reports.section import Panel, Section
 from ..reports.style import BASELINE_COLOR, figure, line, to_svg
 from ..reports.tables import estimates_table
 from .paper_numbers import measured_cell, published_cell, row_order
-from .part import Results, first_result
+from .part import Results, said
 
 __all__ = ["sections"]
 
@@ -25,7 +26,6 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
 
 
 def _speeds(results: Results, colors: Mapping[str, str]) -> Section:
-    first = first_result(results)
     values, row_colors, failed = {}, {}, []
     for label, runs in results.items():
         for method in runs[0]["rows"]:
@@ -40,16 +40,18 @@ def _speeds(results: Results, colors: Mapping[str, str]) -> Section:
                 "MiB per step ↓": [row["peak_mib"] for row in timed],
             }
             row_colors[name] = colors.get(label, "")
-    machine = first["machine"]
-    where = machine.get("gpu") if first["device"] == "cuda" else _threads(machine)
+    network, batch, side, precision = (
+        said(results, itemgetter(key)) for key in ("network", "batch", "image_size", "precision")
+    )
+    where = said(results, _where)
+    when = said(results, lambda run: f"torch {run['machine']['torch']}, {run['machine']['date']}")
     return Section(
         "Training speed",
-        f"Whole training steps (forward, loss, backward, optimiser) of {first['network']} on one batch of "
-        f"{first['batch']} images of {first['image_size']} pixels in precision {first['precision']}, without reading "
-        f"them, on {where}; torch {machine['torch']}, {machine['date']}. Each method takes turns with ERM in one "
-        "process, so compare the speeds relative to ERM's; images per second taken at different times do not compare. "
-        f"{_noise(results)}A method that chooses at random for every batch counts with its expected time. The "
-        "deviation over seeds is noise of the measurement. MiB are what a step allocates beyond weights and "
+        f"Whole training steps (forward, loss, backward, optimiser) of {network} on one batch of {batch} images of "
+        f"{side} pixels in precision {precision}, without reading them, on {where}; {when}. Each method takes turns "
+        "with ERM in one process, so compare the speeds relative to ERM's; images per second taken at different times "
+        f"do not compare. {_noise(results)}A method that chooses at random for every batch counts with its expected "
+        f"time. The deviation over seeds is noise of the measurement. MiB are what a step allocates beyond weights and "
         f"images. {' '.join(failed)}",
         table=estimates_table(values, row_colors),
     )
@@ -83,8 +85,9 @@ def _noise(results: Results) -> str:
     return f"{text}. "
 
 
-def _threads(machine: Mapping[str, str]) -> str:
-    return f"{threads(machine['threads'])} of {machine['cpu']}"
+def _where(run: Mapping[str, Any]) -> str:
+    machine = run["machine"]
+    return str(machine.get("gpu")) if run["device"] == "cuda" else f"{threads(machine['threads'])} of {machine['cpu']}"
 
 
 def _over_n(results: Results, colors: Mapping[str, str]) -> list[Section]:
@@ -168,7 +171,7 @@ def _beside_paper(results: Results) -> Section:
         rows.append(cells)
     units = ("1000 images/s", "÷ ERM's")
     titles = [f"paper, {network}\n{unit}" for network in networks for unit in units]
-    here_network = first_result(results)["network"]
+    here_network = said(results, itemgetter("network"))
     return Section(
         "Training speed beside the paper's",
         f"Measured here with {here_network}, see above. Published: Table 3, ImageNet, "
