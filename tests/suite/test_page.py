@@ -131,12 +131,12 @@ def test_the_page_is_written_before_its_figures_whose_names_every_file_system_ta
 ) -> None:
     long = "multimix(" + ", ".join(f"option{k}=0.123456" for k in range(30)) + ")"
     other = long.replace("option29=0.123456", "option29=0.654321")
-    outcomes = [outcome(label, 0, a=50.0) for label in ("erm", long, other)]
+    outcomes = [outcome(label, 0, a=50.0) for label in ("erm", long, other, 80 * "猫", 80 * "犬")]
     write_evaluation(outcomes, [Told("a")], tmp_path / "out", command="")
     plots = sorted(path.name for path in (tmp_path / "out" / "plots" / "last").iterdir())
-    assert len(plots) == 3
+    assert len(plots) == 5
     assert plots[0] == "a-erm.svg"
-    assert all(len(name) < 200 for name in plots)
+    assert all(len(name.encode()) < 200 for name in plots)
 
     def full(*_: object) -> None:
         raise OSError("the disk is full")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..reports.plan import folder_name
 from ..training import Config, Interrupted, RunDirectory, train
 from ..training.devices import leave_process_group
 from . import is_first_process
@@ -70,8 +70,7 @@ def default_name(recipe: str, config: Config) -> str:
     >>> default_name("digits", Config(data="digits", method="multimix(alpha=0.1, n=100)", seed=3))
     'digits-multimix-alpha=0.1-n=100-seed3'
     """
-    method = re.sub(r"[^A-Za-z0-9.=]+", "-", config.method).strip("-")
-    return f"{recipe}-{method}-seed{config.seed}"
+    return f"{recipe}-{folder_name(config.method)}-seed{config.seed}"
 
 
 def _continuation(argv: Sequence[str], out: Path) -> str:

@@ -85,10 +85,10 @@ def read_plan(folder: Path) -> Plan | None:
         ) from None
 
 
-def folder_name(method: str) -> str:
-    """The name of a method or domain without the characters that a shell or a file system minds.
+def folder_name(name: str) -> str:
+    """The name of a method, a domain or a figure without the characters that a shell or a file system minds.
 
     >>> folder_name("multimix(alpha=0.1, n=100)")
     'multimix-alpha=0.1-n=100'
     """
-    return re.sub(r"[^\w.=-]+", "-", method).strip("-")
+    return re.sub(r"[^\w.=-]+", "-", name).strip("-")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..errors import one_line
 from ..reports.conditions import several
 from ..reports.headline import sentence, unsaid
 from ..reports.page import fill, now
+from ..reports.plan import folder_name
 from ..reports.runs import BASELINE
 from ..reports.section import Section
 from ..reports.style import method_colors, only_baseline, standalone
@@ -28,7 +28,7 @@ from .running import Outcome, options_of
 __all__ = ["label_colors", "write_evaluation"]
 
 LONGEST = 150
-"""Characters of a file name, of which file systems take 255 bytes with whatever a writer puts around them."""
+"""Bytes of a file name, of which file systems take 255 with whatever a writer puts around them."""
 
 
 def write_evaluation(outcomes: Sequence[Outcome], parts: Sequence[Part], out: Path, *, command: str) -> list[str]:
@@ -174,7 +174,7 @@ def _write_plots(sections: Sequence[Section], folder: Path) -> None:
     for section in sections:
         for panel in section.panels:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / f"{_slug(f'{section.title}-{panel.title}')}.svg", standalone(panel.svg))
+            write_text(folder / f"{_slug(f'{section.title} {panel.title}')}.svg", standalone(panel.svg))
 
 
 def _slug(text: str) -> str:
@@ -182,11 +182,14 @@ def _slug(text: str) -> str:
 
     >>> _slug("PGD 4/255, error over steps")
     'pgd-4-255-error-over-steps'
+    >>> _slug("Test images against 猫 ROC curves")
+    'test-images-against-猫-roc-curves'
     """
-    slug = re.sub(r"[^a-z0-9.=]+", "-", text.lower()).strip("-")
-    if len(slug) <= LONGEST:
+    slug = folder_name(text.lower())
+    if len(slug.encode()) <= LONGEST:
         return slug
-    return f"{slug[:LONGEST]}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+    cut = slug.encode()[:LONGEST].decode(errors="ignore")
+    return f"{cut}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 def _weights(kinds: Sequence[str | None]) -> str:
