@@ -70,6 +70,12 @@ def test_speeds_are_those_of_the_clock(subject: Subject, clock: list[Any]) -> No
     assert part.headline(found) == {"training speed ÷ ERM's ↑": pytest.approx(1 / own)}
 
 
+def test_a_run_that_was_trained_with_cuda_graphs_is_timed_on_the_cpu_too(subject: Subject, clock: list[Any]) -> None:
+    assert subject.config is not None
+    graphs = replace(subject, config=replace(subject.config, accelerator="cuda", compile=True, cuda_graphs=True))
+    assert Speed(n=(10,)).evaluate(graphs, Memory(), quiet)["rows"]["multimix"]["relative"] is not None
+
+
 def test_what_is_timed_is_kept_method_by_method(subject: Subject, clock: list[Any]) -> None:
     memory = Memory()
     first = Speed(n=(10,)).evaluate(subject, memory, quiet)

@@ -203,11 +203,14 @@ def expected_times(
 def one_pass(config: Config) -> Config:
     """The configuration of what one device takes at a time: a micro-batch, as large as its memory is known to hold.
 
+    Not compiled, since the steps here are not; a CPU could not be connected for the CUDA graphs of a run on a GPU.
+
     >>> one_pass(Config(data="digits", model="smallnet", method="erm", batch_size=64, accumulate=8)).batch_size
     8
     """
     at_a_time = config.batch_size // (config.accumulate * config.devices * config.nodes)
-    return replace(config, batch_size=max(1, at_a_time), accumulate=1, devices=1, nodes=1)
+    batch_size = max(1, at_a_time)
+    return replace(config, batch_size=batch_size, accumulate=1, devices=1, nodes=1, compile=False, cuda_graphs=False)
 
 
 def steps(fabric: Fabric, config: Config, model: SplitModel, method: Method, batch: Batch) -> Steps:
