@@ -26,9 +26,9 @@ from multimix.training import load_run
 def test_svg_is_well_formed_takes_its_ink_from_the_page_and_shares_no_ids() -> None:
     differences = {"a < b & $c$": Difference(0.1, 0.2, 3), "one": Difference(0.1, math.nan, 1)}
     colors = {"a < b & $c$": "#123456", "one": "#654321"}
-    svg = difference_chart(differences, colors, xlabel="points", description='what "it" <shows>')
+    svg = difference_chart(differences, colors, xlabel="points", description=r'what "it" <shows> of a\b\1')
     root = ElementTree.fromstring(svg)
-    assert root.attrib["aria-label"] == 'what "it" <shows>'
+    assert root.attrib["aria-label"] == r'what "it" <shows> of a\b\1'
     assert "width" not in root.attrib
     assert style.INK not in svg
     assert "currentColor" in svg

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -152,10 +153,7 @@ def to_svg(drawn: Any, description: str) -> str:
     # A hundredth of a point is finer than any screen, and curves of hundreds of epochs are a quarter shorter.
     svg = re.sub(r' (?:d|x|y|points)="[^"]*"', lambda match: _short(match[0]), svg)
     svg = svg.replace(INK, "currentColor")
-    label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    about = f'role="img" aria-label="{html.escape(description)}" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return re.sub(
-        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
-        rf'<svg viewBox="\1" role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">',
-        svg,
-        count=1,
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', lambda found: f'<svg viewBox="{found[1]}" {about}>', svg, count=1
     )
