@@ -225,6 +225,9 @@ def test_the_table_of_the_game() -> None:
     best = {row[0].text: [cell.top for cell in row] for row in section.table.rows}
     assert best["cutmix: GAP ReLU"] == [False, True, False, False, False]
     assert best["erm: GAP ReLU"] == [False, False, False, False, True]
+    (*_, alone) = Attention().sections({"erm": results["erm"]}, LEGEND)
+    assert alone.table is not None
+    assert not any(cell.top for row in alone.table.rows for cell in row)
     assert "A miss by at most 15 pixels is a hit." in section.caption
     assert "Left out: images without a shared class (2)." in section.caption
     assert Attention().headline(results["erm"][0]) == {"pointing game, % ↑": 25.0}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..reports.cells import NOTHING, Cell, Table, number_cell
+from ..reports.cells import NOTHING, Cell, Table, best_of, number_cell
 from ..reports.overlays import data_uri, from_data_uri, overlay
 from ..reports.section import Panel, Section
 from .part import Results, first_result
@@ -94,9 +94,8 @@ def _title(kind: str) -> list[str]:
     return [words.get(word, word) for word in kind.split("-")]
 
 
-def _pointing(played: Results, colors: Mapping[str, str]) -> Section:
+def _pointing_table(played: Results, colors: Mapping[str, str]) -> Table:
     first = first_result(played)["pointing"]
-    n = first["images"]
     chance, area, center = (first[key] for key in ("chance", "area", "center"))
     rows = []
     for label, runs in played.items():
@@ -118,9 +117,10 @@ def _pointing(played: Results, colors: Mapping[str, str]) -> Section:
                 ]
             )
     for column in (1, 4):
-        best = max((float(row[column].text) for row in rows), default=None)
-        for row in rows:
-            row[column] = replace(row[column], top=float(row[column].text) == best)
+        values = [float(row[column].value) for row in rows]
+        best = best_of(values, digits=1)
+        for row, value in zip(rows, values, strict=True):
+            row[column] = replace(row[column], top=round(value, 1) == best)
     baselines = [
         [
             Cell("random pixel", ""),
@@ -131,6 +131,18 @@ def _pointing(played: Results, colors: Mapping[str, str]) -> Section:
         ],
         [Cell("centre of the image", ""), _share(center), _above(center, chance), NOTHING, NOTHING],
     ]
+    titles = [
+        "method and attention",
+        "pointing\ngame, % ↑",
+        "above random\npixel, points",
+        "above centre,\npoints",
+        "energy in\nboxes, % ↑",
+    ]
+    return Table(titles, [*baselines, *rows])
+
+
+def _pointing(played: Results, colors: Mapping[str, str]) -> Section:
+    first = first_result(played)["pointing"]
     asked = (
         f"Each of the {len(first['classes'])} classes that set and model share by name "
         f"({_some(first['classes'])}) is asked for in the images that show it, against its own boxes"
@@ -146,22 +158,13 @@ def _pointing(played: Results, colors: Mapping[str, str]) -> Section:
     notes = [note for note in notes if note]
     return Section(
         "Does attention fall on the objects?",
-        f"Pointing game on {n:,} images of {first['set']}: how often the maximum of the attention map, upsampled to "
-        "the image, lies in a box, and the share of the map's mass (energy) in the boxes, with 95 % intervals over "
-        f"images (Wilson's for hits), seeds averaged. {asked}.{tolerance} Objects stand in the middle and fill much of "
-        "an image, so look at what is above a random pixel and above the centre of the image. ReLU and softmax differ "
-        "in their energy; their maxima are in the same position, unless ReLU leaves none. "
-        "Uniform attention is the random pixel." + (f" Left out: {'; '.join(notes)}." if notes else ""),
-        table=Table(
-            [
-                "method and attention",
-                "pointing\ngame, % ↑",
-                "above random\npixel, points",
-                "above centre,\npoints",
-                "energy in\nboxes, % ↑",
-            ],
-            [*baselines, *rows],
-        ),
+        f"Pointing game on {first['images']:,} images of {first['set']}: how often the maximum of the attention map, "
+        "upsampled to the image, lies in a box, and the share of the map's mass (energy) in the boxes, with 95 % "
+        f"intervals over images (Wilson's for hits), seeds averaged. {asked}.{tolerance} Objects stand in the middle "
+        "and fill much of an image, so look at what is above a random pixel and above the centre of the image. ReLU "
+        "and softmax differ in their energy; their maxima are in the same position, unless ReLU leaves none. Uniform "
+        "attention is the random pixel." + (f" Left out: {'; '.join(notes)}." if notes else ""),
+        table=_pointing_table(played, colors),
     )
 
 

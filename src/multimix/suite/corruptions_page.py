@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ..reports.cells import Cell, Table, number_cell
+from ..reports.cells import Cell, Table, best_of, number_cell
 from ..reports.section import Panel, Section
 from ..reports.style import figure, to_svg
 from ..reports.tables import estimates_table
@@ -92,8 +92,9 @@ def _by_type(results: Results) -> Table:
     means = {label: _means(runs) for label, runs in results.items()}
     rows = []
     for name in next(iter(means.values())):
-        values = [round(100 * fmean(by[name]), 1) for by in means.values()]
-        cells = [number_cell(value, digits=1, top=value == min(values)) for value in values]
+        values = [100 * fmean(by[name]) for by in means.values()]
+        best = best_of(values, digits=1, choose=min)
+        cells = [number_cell(value, digits=1, top=round(value, 1) == best) for value in values]
         rows.append([Cell(_words(name), _words(name)), *cells])
     return Table(["corruption", *results], rows)
 
