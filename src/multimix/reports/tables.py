@@ -123,7 +123,7 @@ def per_class_table(
             )
             for m in means
         ]
-        table.append([Cell(name, float(name) if name.isdigit() else name), *cells])
+        table.append([Cell(name, float(name) if name.isdecimal() else name), *cells])
     return Table(["class", *labels], table)
 
 
