@@ -44,7 +44,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         values = {"data": "imagefolder", "data_root": tmp_path / "nowhere", "epochs": len(accuracies), **settings}
         config = Config(method=method, seed=seed, **values)  # type: ignore[arg-type]
         info = {"num_classes": len(classes), "class_names": list(classes), "image_size": 8}
-        info |= {"mean": None, "std": None, "train_examples": 100, "val_examples": 0, "test_examples": 40}
+        info |= {"mean": [0.5] * 3, "std": [0.25] * 3, "train_examples": 100, "val_examples": 0, "test_examples": 40}
         (path / "config.json").write_text(json.dumps({**config.to_json(), "data_info": info}))
         epochs = [
             {

@@ -137,7 +137,7 @@ def run_candidate(
         load=load,
         device=where,
         class_names=tuple(run.data_info["class_names"]),
-        image_size=run.data_info.get("image_size"),
+        image_size=run.data_info["image_size"],
         training=f"{run.data_info['train_examples']:,} images, {training([run.config])}",
         baseline=group.baseline,
         still_to_train=_still_to_train(run),

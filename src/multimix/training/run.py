@@ -168,12 +168,10 @@ def _on_first(ranks: Ranks, function: Callable[[], Any]) -> Any:
 
 
 def _data_info(splits: data.DataSplits, model: SplitModel) -> dict[str, Any]:
-    def channel_values(buffer: torch.Tensor | None) -> list[float] | None:
-        # The model may have statistics of its own (pretrained weights); what it uses is what must be kept.
-        return None if buffer is None else buffer.flatten().tolist()
-
-    statistics = {"mean": channel_values(model.pixel_mean), "std": channel_values(model.pixel_std)}
-    return splits.identity() | statistics
+    # The model may have statistics of its own (pretrained weights); what it uses is what must be kept.
+    assert model.pixel_mean is not None
+    assert model.pixel_std is not None
+    return splits.identity() | {"mean": model.pixel_mean.flatten().tolist(), "std": model.pixel_std.flatten().tolist()}
 
 
 def _begin(

@@ -24,9 +24,9 @@ _MAY_CHANGE = frozenset(
      "checkpoint_minutes", "tensorboard"}
 )  # fmt: skip
 
-_DATA_INFO: Mapping[str, type | tuple[type, ...]] = {
-    "num_classes": int, "class_names": list, "image_size": int, "mean": (list, type(None)),
-    "std": (list, type(None)), "train_examples": int, "test_examples": int,
+_DATA_INFO: Mapping[str, type] = {
+    "num_classes": int, "class_names": list, "image_size": int, "mean": list, "std": list, "train_examples": int,
+    "test_examples": int,
 }  # fmt: skip
 
 
@@ -128,7 +128,7 @@ class RunDirectory:
                 f"{self.config} is damaged or of another version ({error}): restore the file, or train the run anew"
             ) from error
         info = data_info if isinstance(data_info, dict) else {}
-        wrong = [name for name, kind in _DATA_INFO.items() if not isinstance(info.get(name, ...), kind)]
+        wrong = [name for name, kind in _DATA_INFO.items() if not isinstance(info.get(name), kind)]
         if wrong:
             raise ValueError(
                 f"{self.config} does not say {', '.join(wrong)} in data_info, as training writes them: restore the "
