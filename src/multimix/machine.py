@@ -1,8 +1,10 @@
-"""The machine that this runs on: its name in results, and whether PyTorch can use its GPU."""
+"""The machine that this runs on: its name and versions in results, and whether PyTorch can use its GPU."""
 
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +20,15 @@ def cpu_name() -> str:
     except OSError:
         pass  # not Linux
     return platform.processor() or platform.machine()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of Python, of PyTorch, and of those of `packages` that are installed."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def fastest_device() -> Literal["cpu", "cuda"]:

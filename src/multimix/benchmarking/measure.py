@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import platform
@@ -10,12 +9,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import NamedTuple
 
 import torch
 
-from ..machine import cpu_name
+from ..machine import cpu_name, versions
 
 
 def hardware(*packages: str) -> dict[str, str]:
@@ -27,16 +25,12 @@ def hardware(*packages: str) -> dict[str, str]:
     found = {
         "cpu": cpu_name(),
         "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **versions(*packages),
         "system": f"{platform.system()} {platform.release()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
-    for package in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import sys
@@ -15,19 +14,13 @@ from typing import Any
 
 import torch
 
-from ..machine import cpu_name
+from ..machine import cpu_name, versions
 
 __all__ = ["TensorBoard", "best_record", "environment", "selection_metric"]
 
 
 def environment(device: torch.device, world_size: int) -> dict[str, Any]:
     """Versions and hardware, for environment.json."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("multimix", "lightning-fabric", "torchvision", "timm", "numpy", "safetensors"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     hardware = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": world_size,
@@ -36,7 +29,8 @@ def environment(device: torch.device, world_size: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
-    return {"versions": versions, "hardware": hardware, "command": sys.argv}
+    used = versions("multimix", "lightning-fabric", "torchvision", "timm", "numpy", "safetensors")
+    return {"versions": used, "hardware": hardware, "command": sys.argv}
 
 
 def selection_metric(record: Mapping[str, Any]) -> str:
