@@ -23,10 +23,10 @@ def test_products_are_those_of_mixing_and_its_gradient(r, n, b, c) -> None:
 
 
 def test_memory_is_independent_of_the_number_of_mixtures_and_the_rest_proportional() -> None:
-    few, many = (sampled_loss(positions=4, n=n, b=8, c=5, m=3, itemsize=2) for n in (10, 70))
+    few, many = (sampled_loss(positions=4, n=n, b=8, c=5, itemsize=2) for n in (10, 70))
     assert many.bytes == few.bytes
     assert many[1:] == tuple(7 * amount for amount in few[1:])
-    assert few.gammas == 4 * 10 * 3
+    assert few.gammas == 4 * 10 * 8
 
 
 def test_the_slowest_part_counts() -> None:

@@ -2,8 +2,8 @@
 
 Rates of a GPU are its vendor's; those of a CPU are measured (`rates`).
 
-For every one of r positions and n mixtures of m of b examples in c classes: m gamma variates and c exponentials; the
-mixed logits and the gradient, 2 m c operations each. What class indices contribute are m additions, which are left out.
+For every one of r positions and n mixtures of b examples in c classes: b gamma variates and c exponentials; the mixed
+logits and the gradient, 2 b c operations each. What class indices contribute are b additions, which are left out.
 Of memory, the logits are read once and a gradient of the same size and type is written once: nothing
 depends on n there, since weights and mixed logits need not leave the chip.
 """
@@ -33,19 +33,18 @@ class Rates(NamedTuple):
     """Whether products, exponentials and gammas share one unit, as in the cores of a CPU."""
 
 
-def sampled_loss(*, positions: int, n: int, b: int, c: int, m: int | None = None, itemsize: int = 4) -> Work:
+def sampled_loss(*, positions: int, n: int, b: int, c: int, itemsize: int = 4) -> Work:
     """Loss and gradient in the logits (positions, b, c), of `itemsize` bytes each.
 
     >>> sampled_loss(positions=49, n=1000, b=128, c=1000, itemsize=2)  # Dense MultiMix, ResNet-50 on ImageNet, bf16
     Work(bytes=25088000.0, products=25088000000.0, exponentials=49000000.0, gammas=6272000.0)
     """
-    m = b if m is None else m
     mixtures = positions * n
     return Work(
         bytes=2.0 * positions * b * c * itemsize,
-        products=mixtures * 4.0 * m * c,
+        products=mixtures * 4.0 * b * c,
         exponentials=float(mixtures * c),
-        gammas=float(mixtures * m),
+        gammas=float(mixtures * b),
     )
 
 

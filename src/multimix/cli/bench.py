@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +43,7 @@ class Options:
     """Where to measure; auto: the GPU if there is one."""
     compile: bool = True
     """Also time the direct form of the loss compiled by torch.compile, which takes seconds to a minute a size."""
-    json: Path | None = field(default=None)
+    json: Path | None = None
     """Write the results here too, as they come."""
 
 

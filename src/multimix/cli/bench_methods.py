@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -46,7 +46,7 @@ class Options:
     """Rounds of each method and ERM in turns; the medians are printed."""
     seconds: float = benchmark.SECONDS
     """About how long to measure each: short steps are repeated, and long ones get fewer rounds, but at least 3."""
-    json: Path | None = field(default=None)
+    json: Path | None = None
     """Write the results here too, as they come."""
 
 
