@@ -294,6 +294,16 @@ def test_normalisation_is_added():
     assert torch.equal(parts(images), whole(normal))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_normalisation_in_the_precision_of_the_model(dtype):
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
+    whole = nn.Sequential(*layers).to(dtype)
+    parts = split(whole, mean=[0.5, 0.25, 0.5], std=[0.5, 0.25, 0.125])
+    images = torch.rand(2, 3, 16, 16).to(dtype)
+    mean, std = (torch.tensor(values, dtype=dtype).view(3, 1, 1) for values in ([0.5, 0.25, 0.5], [0.5, 0.25, 0.125]))
+    assert torch.equal(parts(images), whole((images - mean) / std))
+
+
 class Odd(nn.Module):
     """Small models of every kind that cannot be split."""
 

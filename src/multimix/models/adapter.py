@@ -75,6 +75,8 @@ def _split(
         stages.append(outline.assemble(group, from_map=came, to_map=goes))
     pool, prefix_tokens = make_pool(outline, parts[last + 1 :])
     result = SplitModel(stages, pool, classifier, mean=mean, std=std, prefix_tokens=prefix_tokens)
+    if result.pixel_mean is not None and result.pixel_std is not None:  # beside the weights, and in their precision
+        result.pixel_mean, result.pixel_std = result.pixel_mean.to(images), result.pixel_std.to(images)
     _check_logits(result.eval(), images, logits)
     result.original = _original(result, model)
     return result
