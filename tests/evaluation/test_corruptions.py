@@ -67,6 +67,16 @@ def test_severities_lead_away_from_the_image(name: str, size: int) -> None:
         assert all(near < far * 1.001 for near, far in pairwise(distances)), distances
 
 
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_neither_autocast_nor_the_layout_in_memory_changes_an_image(name: str) -> None:
+    images = pictures()
+    expected = corrupt(images, name, 3, generator=generator())
+    last = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(corrupt(last, name, 3, generator=generator()), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(corrupt(images, name, 3, generator=generator()), expected)
+
+
 def test_noises_have_their_mean_and_variance() -> None:
     grey = torch.full((200, 3, 32, 32), 0.5)
     for severity in range(1, 6):

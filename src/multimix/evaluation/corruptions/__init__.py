@@ -80,12 +80,15 @@ def corrupt(
         raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity}")
     if constants is not None and constants not in CONSTANTS:
         raise ValueError(f"constants must be one of {', '.join(CONSTANTS)}, got {constants!r}")
-    x = _as_float(images)
+    # Draws are made in the order of memory, which channels last would change.
+    x = _as_float(images).contiguous()
     b, _, h, w = images.shape
     if not b:
         return images.clone()
     values = CONSTANTS[constants or constants_for(h, w)][corruption][severity - 1]
-    x = _FUNCTIONS[corruption](x, random.fork(generator, x.device), *values).clamp(0, 1)
+    # Autocast would round the positions that a warp looks up, and the pixels that a blur adds up.
+    with torch.autocast(x.device.type, enabled=False):
+        x = _FUNCTIONS[corruption](x, random.fork(generator, x.device), *values).clamp(0, 1)
     return (x * 255).round().byte() if images.dtype == torch.uint8 else x.to(images.dtype)
 
 
