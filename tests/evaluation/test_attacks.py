@@ -243,6 +243,17 @@ def test_attacks_in_full_precision_within_inference_mode_and_autocast() -> None:
     assert torch.equal(inside, expected)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_random_start_does_not_depend_on_the_layout_in_memory(norm: Norm) -> None:
+    net, images, labels = problem()
+    last = images.contiguous(memory_format=torch.channels_last)
+    first, other = (
+        pgd(net, x, labels, 0.1, 0.03, 0, generator=torch.Generator().manual_seed(0), norm=norm) for x in (images, last)
+    )
+    # But for the last digit: lengths are summed in another order.
+    torch.testing.assert_close(first, other)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
 def test_labels_of_any_integer_type(dtype: torch.dtype) -> None:
     net, images, labels = problem()

@@ -226,10 +226,12 @@ class _Ball:
 
     def start(self, generator: torch.Generator) -> Tensor:
         """A uniform draw from the ball."""
+        # Draws are made in the order of memory, which must not depend on where images have their channels.
+        noise = torch.empty_like(self.centre, memory_format=torch.contiguous_format)
         if self.norm == "linf":
-            noise = torch.empty_like(self.centre).uniform_(-self.eps, self.eps, generator=generator)
+            noise.uniform_(-self.eps, self.eps, generator=generator)
         else:
-            noise = torch.empty_like(self.centre).normal_(generator=generator)
+            noise.normal_(generator=generator)
             radius = torch.empty_like(noise[:, :1, :1, :1]).uniform_(generator=generator)
             noise *= (
                 self.eps * radius ** (1 / noise[0].numel()) / _length(noise).clamp_min(torch.finfo(noise.dtype).tiny)
