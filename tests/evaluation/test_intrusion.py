@@ -182,6 +182,30 @@ def test_the_mixtures_follow_the_generator(name: str) -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize(
+    "name", ["multimix-alone(n=40, m=10)", "multimix-alone(n=40, m=10, layer=1)", "dense-multimix-alone(n=40)"]
+)
+def test_models_of_any_precision(name: str) -> None:
+    method, (images, targets) = methods.parse(name), batch()
+
+    def found(dtype: torch.dtype, *, autocast: bool = False) -> ev.MixedEmbeddings:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return ev.mixed_embeddings(
+                method, net().to(dtype), images.to(dtype), targets, torch.Generator().manual_seed(4)
+            )
+
+    expected = found(torch.float32)
+    for dtype, autocast in ((torch.float64, False), (torch.bfloat16, False), (torch.float32, True)):
+        mixed = found(dtype, autocast=autocast)
+        assert mixed.targets.dtype == torch.float32
+        torch.testing.assert_close(mixed.targets.sum(1), torch.ones(40))
+        if dtype != torch.float64:  # whose weights are other draws
+            assert (mixed.embeddings.float() - expected.embeddings).abs().max() < 0.03
+    # But for the attention, which features in bfloat16 decide, the targets are those of float32.
+    if "dense" not in name:
+        assert torch.equal(found(torch.float32, autocast=True).targets, expected.targets)
+
+
 def test_positions_that_nobody_attends_to_count_for_nothing() -> None:
     model = SplitModel([nn.Identity()], nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(3, 5))
     features = batch()[0][:, :, :2, :2]

@@ -101,7 +101,7 @@ def mixed_embeddings(
             x = model.embed(images) if method.layer is None else model.features(images, stop=layer)
             lam = draw_weights(method.criterion, _count(method, x), len(x), None, x, generator)
             z = mix(x, lam)
-            return MixedEmbeddings(z if method.layer is None else _embed(model, z, layer), lam @ y)
+            return MixedEmbeddings(z if method.layer is None else _embed(model, z, layer), mix(y, lam))
         if isinstance(method, methods.DenseMultiMix):
             return _dense(method, model, images, y, targets, generator)
     raise ValueError(
@@ -132,8 +132,9 @@ def _dense(
     lam_RNB, _ = attend(lam, a_BR)
     # Where no example is attended, weights are 0 and position j mixes nothing: it is left out of the mean.
     attended_N = lam_RNB.sum(dim=(0, 2)).clamp(min=1e-12)[:, None]
-    z = torch.einsum("rnb,brd->nd", lam_RNB, tokens_BRD) / attended_N
-    return MixedEmbeddings(z, lam_RNB.sum(0) @ y / attended_N)
+    with torch.autocast(tokens_BRD.device.type, enabled=False):
+        z = torch.einsum("rnb,brd->nd", lam_RNB, tokens_BRD.to(lam_RNB.dtype)) / attended_N
+    return MixedEmbeddings(z.to(tokens_BRD.dtype), mix(y, lam_RNB.sum(0) / attended_N))
 
 
 def _embed(model: SplitModel, features: Tensor, layer: int) -> Tensor:
