@@ -244,6 +244,20 @@ def test_odin_asks_the_model_in_evaluation_mode_at_the_given_temperature() -> No
     torch.testing.assert_close(found.double(), expected, rtol=1e-9, atol=0)
 
 
+def test_odin_is_in_full_precision_under_autocast() -> None:
+    model, images = net(), torch.rand(8, 3, 2, 2, generator=torch.Generator().manual_seed(8))
+    expected = ev.odin(model, [(images, torch.zeros(8))])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ev.odin(model, [(images, torch.zeros(8))]), expected)
+
+
+def test_odin_of_a_model_without_parameters() -> None:
+    model = SplitModel([nn.Identity()], nn.Flatten(), nn.Identity())
+    images = torch.rand(8, 3, 2, 2, generator=torch.Generator().manual_seed(8))
+    found = ev.odin(model, [(images, torch.zeros(8))], eps=0.0, temperature=10.0)
+    torch.testing.assert_close(found, (images.flatten(1).double() / 10).softmax(1).amax(1))
+
+
 def test_scores_that_differ_in_the_last_digits_of_float64_are_told_apart() -> None:
     high, low = torch.tensor([[1 - 1e-12], [1 - 3e-12]], dtype=torch.float64).expand(2, 5)
     assert ev.ood_metrics(high, low)["auroc"] == 1.0
@@ -275,3 +289,5 @@ def test_what_a_detector_cannot_do() -> None:
         ev.fit_detector("knn", net(), z, labels[:3])
     with pytest.raises(ValueError, match="yields no batch"):
         ev.odin(net(), [])
+    with pytest.raises(TypeError, match=r"got a tensor of shape \(8, 3, 2, 2\): pass \[\(images, labels\)\]"):
+        ev.odin(net(), torch.rand(8, 3, 2, 2))

@@ -56,21 +56,31 @@ def embeddings(model: SplitModel, loader: Loader) -> tuple[Tensor, Tensor]:
 
 
 def _run(model: nn.Module, function: Callable[[Tensor], Tensor], loader: Loader) -> tuple[Tensor, Tensor]:
+    outputs, labels = [], []
+    with evaluating(model):
+        for images, batch in images_of(loader, model):
+            outputs.append(function(images).float())
+            labels.append(batch[1].to(images.device))
+    return torch.cat(outputs), torch.cat(labels)
+
+
+def images_of(loader: Loader, model: nn.Module) -> Iterator[tuple[Tensor, Any]]:
+    """The images of every batch of a loader, on the model's device, each with its batch.
+
+    Raises:
+        TypeError: a tensor, whose first dimension would be taken for batches.
+        ValueError: the loader yields nothing.
+    """
     if isinstance(loader, Tensor):
         raise TypeError(
             "the loader must yield batches of images and labels, got a tensor of shape "
             f"{tuple(loader.shape)}: pass [(images, labels)]"
         )
-    outputs, labels = [], []
-    with evaluating(model):
-        for batch in loader.batches(0) if hasattr(loader, "batches") else loader:
-            images, targets = batch[0], batch[1]
-            device = next((p.device for p in model.parameters()), images.device)
-            outputs.append(function(images.to(device)).float())
-            labels.append(targets.to(device))
-    if not outputs:
+    batch = None
+    for batch in loader.batches(0) if hasattr(loader, "batches") else loader:
+        yield batch[0].to(next((p.device for p in model.parameters()), batch[0].device)), batch
+    if batch is None:
         raise ValueError("the loader yields no batch: the data set is empty, or the iterator is used up")
-    return torch.cat(outputs), torch.cat(labels)
 
 
 @contextmanager

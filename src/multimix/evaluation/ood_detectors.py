@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..criteria.classifiers import apply_linear, is_linear
 from ..extras import require
-from .inference import Loader, evaluating
+from .attacks import attacking
+from .inference import Loader, images_of
 
 if TYPE_CHECKING:
     from ..models import SplitModel
@@ -106,6 +107,7 @@ def odin(model: SplitModel, loader: Loader, *, eps: float = 0.0014, temperature:
         temperature: of the softmax.
 
     Raises:
+        TypeError: the loader is a tensor.
         ValueError: `eps` negative, `temperature` not positive, or the loader yields nothing.
         ImportError: pytorch-ood is not installed.
     """
@@ -115,14 +117,11 @@ def odin(model: SplitModel, loader: Loader, *, eps: float = 0.0014, temperature:
     detector = require("pytorch_ood.detector", "evaluate").ODIN(
         lambda images: model(images).double(), eps=eps, temperature=temperature
     )
-    device = next(model.parameters()).device
     parts = []
-    # It enables gradients itself where it needs them, which inference mode would forbid.
-    with evaluating(model), torch.inference_mode(False):
-        for batch in loader.batches(0) if hasattr(loader, "batches") else loader:
-            parts.append(-detector.predict(batch[0].to(device)))
-    if not parts:
-        raise ValueError("the loader yields no batch: the data set is empty, or the iterator is used up")
+    for images, _ in images_of(loader, model):
+        # It enables gradients itself where it needs them.
+        with attacking(model, images.device):
+            parts.append(-detector.predict(images))
     return torch.cat(parts)
 
 
