@@ -184,6 +184,17 @@ def test_react_is_the_energy_of_clipped_embeddings() -> None:
     torch.testing.assert_close(found, model.classifier(clipped).logsumexp(1), rtol=1e-4, atol=1e-4)
 
 
+def test_react_asks_the_classifier_in_evaluation_mode() -> None:
+    model = net()
+    model.classifier = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.5), model.classifier)
+    z, labels = training()
+    found = ev.fit_detector("react", model.train(), z, labels)(z)
+    assert all(module.training for module in model.modules())
+    assert model.classifier[0].num_batches_tracked == 0, "statistics are those of the training"
+    clipped = z.clamp(max=float(np.percentile(z.numpy(), 90)))
+    torch.testing.assert_close(found, model.eval().classifier(clipped).logsumexp(1), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("chain", [False, True])
 def test_vim_is_the_energy_less_the_virtual_logit(chain: bool) -> None:
     model = net()

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..criteria.classifiers import apply_linear, is_linear
 from ..extras import require
 from .attacks import attacking
-from .inference import Loader, images_of
+from .inference import Loader, evaluating, images_of
 
 if TYPE_CHECKING:
     from ..models import SplitModel
@@ -127,7 +127,13 @@ def odin(model: SplitModel, loader: Loader, *, eps: float = 0.0014, temperature:
 
 def _make(name: str, detectors: Any, model: SplitModel, embeddings: Tensor) -> Any:
     if name == "react":
-        return detectors.ReAct(None, model.classifier)
+
+        def head(z: Tensor) -> Tensor:
+            with evaluating(model.classifier):
+                logits: Tensor = model.classifier(z)
+                return logits
+
+        return detectors.ReAct(None, head)
     if name == "knn":
         if len(embeddings) < KNN_K:
             raise ValueError(f"knn needs at least {KNN_K} training images, got {len(embeddings)}")
