@@ -157,6 +157,22 @@ def test_noise_that_beats_the_attack_is_seen() -> None:
     assert {"random noise", "more steps"} <= failed(masked)
 
 
+def test_a_surrogate_of_images_of_any_precision_and_within_inference_mode() -> None:
+    model, images = net(), data(20)[0]
+
+    def learnt(dtype: torch.dtype) -> Tensor:
+        student = distil(model.to(dtype), images.to(dtype), steps=3, generator=torch.Generator().manual_seed(0))
+        return student(images.to(dtype)).detach()
+
+    expected = learnt(torch.float32)
+    torch.testing.assert_close(learnt(torch.float64).float(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(learnt(torch.bfloat16), expected, rtol=0.1, atol=0.1)
+    model.float()
+    with torch.inference_mode():
+        inside = learnt(torch.float32)
+    assert torch.equal(inside, expected)
+
+
 def test_a_surrogate_learns_what_the_model_answers_without_the_global_rng() -> None:
     model = net()
     images, labels = data(200)

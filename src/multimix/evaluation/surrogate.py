@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import random
+from ..functional._checks import mixing_dtype
 from ..models import SplitModel, build
 from .attacks import Classifier, attacking, check_images
 
@@ -28,7 +29,7 @@ def distil(
         generator: for the initial weights and the order; the global RNG is not used.
 
     Returns:
-        The surrogate, in evaluation mode, on the device of `images`.
+        The surrogate, in evaluation mode, on the device of `images`; in float64 for images in that, else in float32.
 
     Raises:
         TypeError, ValueError: images that are not floating-point pixels in [0, 1].
@@ -42,16 +43,16 @@ def distil(
     with torch.no_grad(), attacking(model, images.device):
         answers = torch.cat([model(batch).softmax(dim=1) for batch in images.split(batch_size)])
     spread = images.std(dim=(0, 2, 3), correction=0).clamp_min(1e-3)
-    student = build(
-        "smallnet",
-        num_classes=answers.shape[1],
-        image_size=images.shape[-1],
-        mean=images.mean(dim=(0, 2, 3)).tolist(),
-        std=spread.tolist(),
-        generator=draws,
-    ).to(images.device)
+    # What is made in inference mode cannot be trained.
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-        student.train()
+        student = build(
+            "smallnet",
+            num_classes=answers.shape[1],
+            image_size=images.shape[-1],
+            mean=images.mean(dim=(0, 2, 3)).tolist(),
+            std=spread.tolist(),
+            generator=draws,
+        ).to(images.device, mixing_dtype(images.dtype))
         optimizer = torch.optim.Adam(student.parameters(), lr=3e-3)
         for _ in range(steps):
             batch = torch.randint(len(images), (batch_size,), generator=draws, device="cpu").to(images.device)
