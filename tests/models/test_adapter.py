@@ -286,6 +286,12 @@ def test_the_parts_are_the_models_own():
     assert parts.classifier is whole.fc
 
 
+@pytest.mark.parametrize("last", [nn.Conv2d(8, 5, 1), nn.Sequential(nn.Flatten(), nn.Linear(8, 5))])
+def test_what_is_frozen_stays_frozen(last):
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), last, nn.Flatten()]
+    assert not any(p.requires_grad for p in split(nn.Sequential(*layers).requires_grad_(False)).parameters())
+
+
 def test_normalisation_is_added():
     whole = original("torchvision:resnet18")
     parts = split(whole, mean=[0.4, 0.5, 0.6], std=[0.1, 0.2, 0.3])

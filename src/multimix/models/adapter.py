@@ -156,6 +156,7 @@ def _as_linear(module: nn.Linear | nn.Conv2d) -> nn.Linear:
         return module
     linear = nn.Linear(1, 1, device="meta")
     linear.out_features, linear.in_features = module.weight.shape[:2]
-    linear.weight = module.weight if module.weight.ndim == 2 else nn.Parameter(module.weight.detach().flatten(1))
+    weight = module.weight
+    linear.weight = weight if weight.ndim == 2 else nn.Parameter(weight.detach().flatten(1), weight.requires_grad)
     linear.bias = module.bias  # type: ignore[assignment]  # None without bias
     return linear
