@@ -292,6 +292,11 @@ def test_what_a_detector_cannot_do() -> None:
         ev.fit_detector("knn", net(), z[:20], labels[:20])
     with pytest.raises(ValueError, match="vim needs more training images than the 3 dimensions it keeps, got 3"):
         ev.fit_detector("vim", net(), z[:3], labels[:3])
+    # Every distance but those to the means themselves would be infinite.
+    with pytest.raises(ValueError, match="mahalanobis needs a class with several different embeddings, got 4 of 4"):
+        ev.fit_detector("mahalanobis", net(), z[:4], torch.arange(4))
+    with pytest.raises(ValueError, match="got 60 of 4 classes, equal within each"):
+        ev.fit_detector("mahalanobis", net(), z[:1].expand(60, -1), torch.arange(60) % 4)
     model = net()
     model.classifier = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
     with pytest.raises(ValueError, match="vim needs a linear classifier, got Sequential"):

@@ -48,7 +48,8 @@ def fit_detector(name: str, model: SplitModel, embeddings: Tensor, labels: Tenso
 
     Raises:
         ValueError: another name; shapes that do not fit; fewer than 50 embeddings for `knn`, for `vim` no more than the
-            dimensions of its subspace; a classifier that is not linear, for `vim`.
+            dimensions of its subspace, for `mahalanobis` no two different ones of a class; a classifier that is not
+            linear, for `vim`.
         ImportError: pytorch-ood is not installed, for all but `mahalanobis`.
 
     >>> from torch import nn
@@ -87,6 +88,12 @@ def _mahalanobis(z: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
     z, number = z.cpu().double(), labels.cpu().unique(return_inverse=True)[1]
     means = torch.stack([z[number == k].mean(0) for k in range(int(number.max()) + 1)])
     centred = z - means[number]
+    # What centring leaves of equal rows is rounding error.
+    if not centred.norm() > 1e-12 * z.norm():
+        raise ValueError(
+            f"mahalanobis needs a class with several different embeddings, got {len(z)} of {len(means)} classes, equal "
+            "within each: take more training images"
+        )
     variances, directions = torch.linalg.eigh(centred.mT @ centred / len(z))
     least = max(RIDGE * float(variances[-1]), torch.finfo(z.dtype).tiny)
     whitening = directions / variances.clamp_min(least).sqrt()
