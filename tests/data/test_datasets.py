@@ -29,6 +29,14 @@ def test_labels_become_int64_and_subsets_keep_everything_together() -> None:
         assert part.image_size == 16
 
 
+def test_labels_that_are_a_column_of_a_table_have_the_digest_of_any_others() -> None:
+    fine = torch.tensor([3, 1, 0, 2])
+    table = torch.stack([fine, fine // 2], dim=1)
+    assert ArrayDataset(images(), table[:, 0]).digest() == ArrayDataset(images(), fine).digest()
+    files = [FileDataset("x", list("abcd"), labels, image_size=8).digest() for labels in (table[:, 0], fine)]
+    assert files[0] == files[1]
+
+
 def test_arrays_have_their_channels_and_files_are_decoded_in_colour() -> None:
     assert [ArrayDataset(images(channels=c), torch.zeros(4).long()).channels for c in (1, 3)] == [1, 3]
     assert FileDataset("x", ["a.png"], torch.zeros(1).long(), image_size=8).channels == 3

@@ -260,7 +260,7 @@ def _check_labels(labels: Tensor, count: int, extras: Mapping[str, Tensor] | Non
         raise ValueError(f"{count} images need labels of shape ({count},), got {tuple(labels.shape)}")
     if not count:
         raise ValueError("a data set needs at least one image, got none")
-    labels = labels.to(torch.int64)
+    labels = labels.to(torch.int64).contiguous()  # a column of a table is not, and could not be digested
     if int(labels.min()) < 0:
         at = int(labels.argmin())
         raise ValueError(f"labels are numbered from 0, got {int(labels[at])} for example {at}")
