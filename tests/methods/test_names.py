@@ -36,6 +36,10 @@ def test_small_alpha_is_the_paper_s_regime_but_for_alpha() -> None:
         ("erm", "erm"),
         ("multimix(1000, None, (0.5, 2.0))", "multimix"),
         ("multimix(n=inf, share=.5)", "multimix(n=inf)"),
+        ("multimix(alpha=(0.1, 2.0))", "multimix(alpha=(0.1, 2))"),
+        ("multimix(alpha=[0.1, 2])", "multimix(alpha=(0.1, 2))"),
+        ("manifold-mixup(layers=[0, 1, 2])", "manifold-mixup"),
+        ("manifold-mixup(layers=[0, 1])", "manifold-mixup(layers=(0, 1))"),
         ("multimix-small-alpha(alpha=0.02)", "multimix-small-alpha"),
         ("supermix(teacher='a, b-c')", "supermix(teacher='a, b-c')"),
         (

@@ -177,8 +177,8 @@ def spelled(text: str) -> str:
 def canonical(text: str) -> str:
     """A method without the options that say what holds anyway, so that names can be compared.
 
-    >>> canonical("dense-multimix(n=1000, alpha=(0.5,2))"), canonical("multimix( alpha=1.0 )")
-    ('dense-multimix', 'multimix(alpha=1)')
+    >>> canonical("dense-multimix(n=1000, alpha=(0.5,2))"), canonical("multimix( alpha=[1.0,2.0] )")
+    ('dense-multimix', 'multimix(alpha=(1, 2))')
     """
     parse(text)
     return _canonical(_tree(text))
@@ -188,17 +188,23 @@ def _canonical(node: ast.expr) -> str:
     if isinstance(node, ast.Name):
         return node.id.replace("_", "-")
     if not isinstance(node, ast.Call):
-        value = ast.literal_eval(node)
-        return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
+        return repr(_plain(ast.literal_eval(node)))
     assert isinstance(node.func, ast.Name)
     name = _canonical(node.func)
     given = inspect.signature(NAMES[name]).bind(*node.args, **{str(o.arg): o.value for o in node.keywords})
     kept = []
     for option, value in given.arguments.items():
         default = given.signature.parameters[option].default
-        if isinstance(value, ast.Name | ast.Call) or ast.literal_eval(value) != default:
+        if isinstance(value, ast.Name | ast.Call) or _plain(ast.literal_eval(value)) != default:
             kept.append(f"{option}={_canonical(value)}")
     return f"{name}({', '.join(kept)})" if kept else name
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers without a point, lists as tuples: methods take one for the other."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_plain, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def options_of(name: str) -> dict[str, inspect.Parameter]:
