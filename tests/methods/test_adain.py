@@ -111,6 +111,7 @@ def test_style_distances_are_those_of_the_class_means(style_files, tmp_path) -> 
     networks = load_networks(*style_files)
     images, labels = torch.rand(7, 3, 16, 16, generator=seeded(0)), torch.tensor([0, 1, 2, 1, 0, 2, 2])
     distances = style_distances(networks, [(images[:3], labels[:3]), (images[3:], labels[3:])], 3, resolution=16)
+    torch.testing.assert_close(style_distances(networks, [(images, labels.byte())], 3, resolution=16), distances)
     styles = []
     for image in images:
         x, found = image[None], []

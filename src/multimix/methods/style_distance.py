@@ -36,7 +36,7 @@ def style_distances(
     for images, labels in batches:
         check_targets(labels, images.shape[0], num_classes)
         styles = _styles(networks.encoder.to(images.device), prepare(images, resolution)).cpu()
-        labels = labels.cpu()
+        labels = labels.cpu().long()
         if not total.numel():
             total = torch.zeros(num_classes, styles.shape[1], device="cpu")
         total.index_add_(0, labels, styles)
