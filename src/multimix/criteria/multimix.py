@@ -306,9 +306,9 @@ def loss_from_logits(
         refuse_transforms("triton")
     if criterion.implementation != "reference" and not (needs_weights or by_formula):
         m, chosen = criterion.points(b), criterion.implementation
-        options = {"n": n, "m": m, "normalize": normalize, "implementation": chosen}
+        seed, alpha = seed_and_alpha(criterion, generator)
         return scale * sampled_cross_entropy(
-            logits_RBC, targets, attention_BR, *seed_and_alpha(criterion, generator), **options
+            logits_RBC, targets, attention_BR, seed, alpha, n=n, m=m, normalize=normalize, implementation=chosen
         )
     lam, s = draw_weights(criterion, n, b, r, logits_RBC, generator), None
     if attention_BR is not None:
