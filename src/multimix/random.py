@@ -134,11 +134,12 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def lending(seed: int) -> Iterator[None]:
-    """The global CPU generator begins at `seed`, for code that draws from no other, and is put back afterwards.
+    """The global CPU generator begins at `seed`, for code that draws from no other, and is put back afterwards; what
+    is made is on the CPU, where no device is given.
 
     `torch.manual_seed` would also seed the accelerators, for good. Threads take turns.
     """
-    with _one_borrower, torch.random.fork_rng(devices=[]):
+    with _one_borrower, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         yield
 
@@ -150,7 +151,7 @@ def initialising(generator: torch.Generator) -> Iterator[None]:
     PyTorch draws initial weights from the global CPU generator, which is lent to it.
     """
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device="cpu"))
-    with lending(seed), torch.device("cpu"):
+    with lending(seed):
         yield
 
 

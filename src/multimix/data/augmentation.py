@@ -51,11 +51,11 @@ def draw(augment: Augment, count: int, size: int, generator: torch.Generator) ->
     torch.Size([5, 3])
     """
     if augment == "none":
-        return torch.empty(count, 0, dtype=torch.int64)
-    flips = torch.randint(0, 2, (count, 1), generator=generator)
+        return torch.empty(count, 0, dtype=torch.int64, device="cpu")
+    flips = torch.randint(0, 2, (count, 1), generator=generator, device="cpu")
     if augment == "random-resized-crop":
         return torch.cat([_draw_boxes(count, size, generator), flips], dim=1)
-    shifts = torch.randint(0, 2 * padding(size) + 1, (count, 2), generator=generator)
+    shifts = torch.randint(0, 2 * padding(size) + 1, (count, 2), generator=generator, device="cpu")
     return torch.cat([shifts, flips if augment == "crop-flip" else torch.zeros_like(flips)], dim=1)
 
 
@@ -114,14 +114,14 @@ def _draw_boxes(count: int, size: int, generator: torch.Generator) -> Tensor:
     """Boxes (top, left, height, width) as torchvision's RandomResizedCrop draws them: up to ten attempts at an
     area and an aspect ratio that fit, else the whole image."""
     shape = (count, ATTEMPTS)
-    area = torch.empty(shape).uniform_(*AREA, generator=generator) * size * size
+    area = torch.empty(shape, device="cpu").uniform_(*AREA, generator=generator) * size * size
     low, high = (math.log(ratio) for ratio in RATIO)
-    ratio = torch.empty(shape).uniform_(low, high, generator=generator).exp()
+    ratio = torch.empty(shape, device="cpu").uniform_(low, high, generator=generator).exp()
     width, height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
     fits = (width >= 1) & (width <= size) & (height >= 1) & (height <= size)
     first = fits.int().argmax(dim=1, keepdim=True)
     whole = ~fits.any(dim=1, keepdim=True)
     height, width = (side.gather(1, first).masked_fill(whole, size) for side in (height, width))
     free = size + 1 - torch.cat([height, width], dim=1)
-    corner = (torch.rand((count, 2), generator=generator) * free).floor().minimum(free - 1)
+    corner = (torch.rand((count, 2), generator=generator, device="cpu") * free).floor().minimum(free - 1)
     return torch.cat([corner, height, width], dim=1).to(torch.int64)

@@ -158,7 +158,7 @@ def _sides(paths: Sequence[Path], folder: Path, what: str) -> list[tuple[int, in
             return 0, 0
 
     def build() -> dict[str, Tensor]:
-        return {"sides": torch.tensor(for_each(sides, paths, f"checking {folder}"))}
+        return {"sides": torch.tensor(for_each(sides, paths, f"checking {folder}"), device="cpu")}
 
     found = once(folder, [os.path.relpath(path, folder) for path in paths], what, build)
     return [(width, height) if width else None for width, height in found["sides"].tolist()]

@@ -85,7 +85,9 @@ def _batches(name: Literal["cifar10", "cifar100"], root: Path, *, download: bool
                 f"there, or {name}.npz, or train/ and test/ with a folder of images for each class"
             ) from error
     splits = {
-        split: ArrayDataset(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        split: ArrayDataset(
+            torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets, device="cpu")
+        )
         for split, part in zip(("train", "test"), both, strict=True)
     }
     return Source(splits, tuple(both[0].classes))

@@ -116,7 +116,7 @@ class FileDataset:
         # One block of bytes instead of a list of strings: every access to a Python string writes its reference
         # count, which would slowly copy the whole list into each loader process.
         self._text = b"".join(encoded)
-        self._ends = torch.tensor([len(name) for name in encoded], dtype=torch.int64).cumsum(0)
+        self._ends = torch.tensor([len(name) for name in encoded], dtype=torch.int64, device="cpu").cumsum(0)
         self.labels, self.extras = _check_labels(labels, len(encoded), extras)
         self.image_size = image_size
 

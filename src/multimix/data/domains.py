@@ -73,7 +73,7 @@ def leave_one_out(datasets: Mapping[str, Dataset], root: Path) -> dict[str, Data
     *sources, held_out = datasets
     parts = [datasets[name] for name in sources]
     labels = torch.cat([part.labels for part in parts])
-    domain = torch.cat([torch.full((len(part),), k) for k, part in enumerate(parts)])
+    domain = torch.cat([torch.full((len(part),), k, device="cpu") for k, part in enumerate(parts)])
     size = parts[0].image_size
     train: Dataset
     arrays = [part.images for part in parts if isinstance(part, ArrayDataset)]

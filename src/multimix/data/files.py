@@ -59,7 +59,7 @@ def open_files(
         elif bad_images == "skip":
             found = once(listing.folder, listing.names, "checked", partial(_check, listing))
         else:
-            found = {"readable": torch.ones(len(listing.names), dtype=torch.bool)}
+            found = {"readable": torch.ones(len(listing.names), dtype=torch.bool, device="cpu")}
         readable = found["readable"]
         bad = [listing.names[int(i)] for i in (~readable).nonzero()]
         if bad and bad_images == "error":
@@ -110,7 +110,7 @@ def _mixed(listing: Listing, name: str, size: tuple[int, int], other: str, expec
 
 def _decode(listing: Listing, size: int, *, same_size: bool) -> dict[str, Tensor]:
     """The pixels (N, 3, size, size) of all images, and which were readable; the others stay black."""
-    images = torch.zeros(len(listing.names), 3, size, size, dtype=torch.uint8)
+    images = torch.zeros(len(listing.names), 3, size, size, dtype=torch.uint8, device="cpu")
 
     def decode(index: int) -> bool:
         path = listing.folder / listing.names[index]
@@ -135,7 +135,7 @@ def _check(listing: Listing) -> dict[str, Tensor]:
 
 def _of_each(function: Callable[[int], bool], listing: Listing, verb: str) -> Tensor:
     paths = [listing.folder / name for name in listing.names]
-    return torch.tensor(for_each(function, paths, f"{verb} {listing.folder}"), dtype=torch.bool)
+    return torch.tensor(for_each(function, paths, f"{verb} {listing.folder}"), dtype=torch.bool, device="cpu")
 
 
 def _refuse(listing: Listing, bad: list[str]) -> None:

@@ -65,7 +65,7 @@ def _annotated(folder: Path, wnids: Sequence[str]) -> Listing:
             )
         names.append(f"images/{name}")
         labels.append(index[wnid])
-    return Listing(folder, names, torch.tensor(labels, dtype=torch.int64))
+    return Listing(folder, names, torch.tensor(labels, dtype=torch.int64, device="cpu"))
 
 
 def imagenet(root: Path) -> Source:
@@ -106,7 +106,7 @@ def imagenet(root: Path) -> Source:
             f"{root / 'val'} has images of {len(unknown)} classes that {root / 'train'} lacks ({unknown[0]}, ...): "
             "sort those of the training classes into folders"
         )
-    labels = torch.tensor([index[wnid] for wnid in val_wnids])
+    labels = torch.tensor([index[wnid] for wnid in val_wnids], device="cpu")
     return Source({"train": train, "test": Listing(root / "val", [path.name for path in loose], labels)}, names)
 
 

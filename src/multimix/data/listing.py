@@ -47,7 +47,7 @@ class Listing:
 
 def unlabelled(folder: Path, names: list[str]) -> Listing:
     """Images whose classes do not matter: all of class 0."""
-    return Listing(folder, names, torch.zeros(len(names), dtype=torch.int64))
+    return Listing(folder, names, torch.zeros(len(names), dtype=torch.int64, device="cpu"))
 
 
 def require_folder(folder: Path, expected: str) -> None:
@@ -238,4 +238,4 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
         labels += [classes.index(name)] * len(files)
     if others:
         warn_of_unread(folder, others)
-    return Listing(folder, names, torch.tensor(labels))
+    return Listing(folder, names, torch.tensor(labels, device="cpu"))

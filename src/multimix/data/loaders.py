@@ -83,7 +83,7 @@ class Loader:
             yield Batch(images, labels, extras)
 
     def _shares(self, epoch: int, start: int) -> list[Tensor]:
-        order = torch.arange(len(self.dataset))
+        order = torch.arange(len(self.dataset), device="cpu")
         if self._train:
             order = self._balanced_order(epoch) if self._balance_domains else self._shuffled(epoch, len(order))
         shares = []
@@ -93,7 +93,7 @@ class Loader:
         return [share for share in shares if len(share)]
 
     def _shuffled(self, epoch: int, count: int, *purpose: int) -> Tensor:
-        return torch.randperm(count, generator=make_generator(self._seed, epoch, *purpose, "order"))
+        return torch.randperm(count, generator=make_generator(self._seed, epoch, *purpose, "order"), device="cpu")
 
     def _balanced_order(self, epoch: int) -> Tensor:
         """As many examples as there are, the domains taking turns; a domain that runs out begins again."""

@@ -114,23 +114,25 @@ def ood_set(
             dataset = ArrayDataset(_crop(dataset.images, image_size, generator), dataset.labels)
     else:
         chosen = _pick(len(found), limit, generator)
-        dataset = ArrayDataset(found.images[chosen], torch.zeros(len(chosen), dtype=torch.int64), image_size=image_size)
+        dataset = ArrayDataset(
+            found.images[chosen], torch.zeros(len(chosen), dtype=torch.int64, device="cpu"), image_size=image_size
+        )
     return _grey(dataset) if channels == 1 else dataset
 
 
 def _noise(name: str, count: int, size: int, channels: int, generator: torch.Generator | None) -> ArrayDataset:
     shape, generator = (count, channels, size, size), fork(generator, "cpu")
     if name == "gaussian-noise":
-        pixels = torch.randn(shape, generator=generator).add_(0.5).clamp_(0, 1)
+        pixels = torch.randn(shape, generator=generator, device="cpu").add_(0.5).clamp_(0, 1)
     else:
-        pixels = torch.rand(shape, generator=generator)
-    return ArrayDataset(pixels.mul_(255).round_().byte(), torch.zeros(count, dtype=torch.int64))
+        pixels = torch.rand(shape, generator=generator, device="cpu")
+    return ArrayDataset(pixels.mul_(255).round_().byte(), torch.zeros(count, dtype=torch.int64, device="cpu"))
 
 
 def _pick(count: int, limit: int | None, generator: torch.Generator | None) -> Tensor:
     if limit is None or limit >= count:
-        return torch.arange(count)
-    return torch.randperm(count, generator=fork(generator, "cpu"))[:limit].sort().values
+        return torch.arange(count, device="cpu")
+    return torch.randperm(count, generator=fork(generator, "cpu"), device="cpu")[:limit].sort().values
 
 
 def _choose(listing: Listing, limit: int | None, generator: torch.Generator | None) -> Listing:
@@ -154,7 +156,7 @@ def _require_croppable(listing: Listing, size: int, name: str) -> None:
 
 def _crop(images: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
     count, _, side, _ = images.shape
-    corners = torch.randint(side - size + 1, (count, 2), generator=fork(generator, "cpu")).tolist()
+    corners = torch.randint(side - size + 1, (count, 2), generator=fork(generator, "cpu"), device="cpu").tolist()
     return torch.stack([x[:, i : i + size, j : j + size] for x, (i, j) in zip(images, corners, strict=True)])
 
 

@@ -168,7 +168,7 @@ def luma(images: Tensor) -> Tensor:
 
     That of ITU-R BT.601, rounded: torchvision's truncates, so that grey pictures would become darker.
     """
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    weights = torch.tensor([0.299, 0.587, 0.114], device="cpu").view(3, 1, 1)
     return (images * weights).sum(dim=1, keepdim=True).round().byte()
 
 

@@ -118,7 +118,8 @@ class WorkerReader(Generic[T, Batch]):
         self._reading += 1
         reading = self._reading
         self._plan.epoch, self._plan.shares = epoch, shares
-        batches = iter(self._loader)
+        with torch.device("cpu"):  # where its generator is
+            batches = iter(self._loader)
         for _ in shares:
             if reading != self._reading:
                 raise RuntimeError(
@@ -205,7 +206,8 @@ class _Decoder:
     ) -> None:
         self._dataset, self._size, self._seed, self._resize = dataset, image_size, seed, resize
         self._cut_at_random = augment.startswith("random-resized-crop")
-        self._transform = _transform(augment, image_size)
+        with torch.device("cpu"):  # a transform holds tensors of its own
+            self._transform = _transform(augment, image_size)
 
     def image(self, epoch: int, index: int) -> Tensor:
         picture = pictures.read(self._dataset.path(index))

@@ -43,7 +43,7 @@ def choose(
             parts = f"per_class={per_class}" if per_class is not None else "one to train on"
             parts += f" and {held_out} to hold out" if held_out else ""
             raise ValueError(f"class {name!r} has {len(members)} training images, fewer than {parts}: ask for fewer")
-        order = torch.randperm(len(members), generator=make_generator(seed, label, "subset"))
+        order = torch.randperm(len(members), generator=make_generator(seed, label, "subset"), device="cpu")
         front = len(members) - held_out if per_class is None else per_class
         train.append(members[order[:front]])
         held.append(members[order[len(members) - held_out :]])

@@ -151,7 +151,9 @@ def _make(name: str, detectors: Any, model: SplitModel, embeddings: Tensor) -> A
     # Any affine classifier, a chain of layers too, is known by what it makes of 0 and of the unit vectors.
     with torch.no_grad():
         bias = apply_linear(model.classifier, embeddings.new_zeros(1, d))[0]
-        weight = (apply_linear(model.classifier, torch.eye(d).to(embeddings)) - bias).mT
+        weight = (
+            apply_linear(model.classifier, torch.eye(d, dtype=embeddings.dtype, device=embeddings.device)) - bias
+        ).mT
     kept = 1000 if d >= 1500 else 512 if d >= 768 else max(1, d // 2)
     if len(embeddings) <= kept:
         # All of them lie in the subspace: the scale of the norm outside would be a quotient by rounding errors.

@@ -131,7 +131,7 @@ def _some_clean(config: Config, splits: data.DataSplits) -> data.Dataset | None:
     """Training images to be evaluated: the same in every run that trains on the same images."""
     if not config.evaluate_train:
         return None
-    order = torch.randperm(len(splits.train), generator=make_generator(config.subset_seed, "train_clean"))
+    order = torch.randperm(len(splits.train), generator=make_generator(config.subset_seed, "train_clean"), device="cpu")
     return splits.train.subset(order[: config.evaluate_train].sort().values)
 
 

@@ -84,7 +84,7 @@ def convolve(x: Tensor, kernel: Tensor) -> Tensor:
 def motion_blur(x: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tensor:
     """ImageMagick's motion blur: half a Gaussian along a line from every pixel, `degrees` (b,) an angle per image."""
     b, c, h, w = x.shape
-    weights = torch.exp(-(torch.arange(2 * int(radius) + 1).double() ** 2) / (2 * sigma**2))
+    weights = torch.exp(-(torch.arange(2 * int(radius) + 1, device="cpu").double() ** 2) / (2 * sigma**2))
     weights /= weights.sum()
     rows, columns = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
     angles = torch.deg2rad(degrees.double())
