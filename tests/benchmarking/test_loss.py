@@ -7,7 +7,7 @@ import torch
 
 import multimix as mm
 from multimix.benchmarking import floor, loss
-from multimix.benchmarking.loss import direct_dense_loss, direct_loss, run
+from multimix.benchmarking.loss import chunked_loss, direct_dense_loss, direct_loss, run
 from multimix.benchmarking.measure import Ratio
 
 
@@ -25,6 +25,19 @@ def test_direct_forms_estimate_the_same_expectation() -> None:
         assert torch.allclose(plain, ours, rtol=0, atol=1e-2)
         ours = mm.DenseMultiMix(40_000)(features, labels, head, generator=generator)
         assert torch.allclose(dense, ours, rtol=0, atol=1e-2)
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "linear_cross_entropy"), reason="PyTorch before 2.13")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_chunked_form_is_the_direct_one(dtype: torch.dtype) -> None:
+    head, labels, results = torch.nn.Linear(6, 4), torch.arange(5) % 4, []
+    z = torch.randn(5, 6, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    for form in (direct_loss, chunked_loss):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            value = form(z, labels, head, 100, torch.Generator().manual_seed(1))
+        results.append((value, *torch.autograd.grad(value, [z, head.weight, head.bias])))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours.float(), theirs.float(), rtol=1e-5 if dtype == torch.float32 else 0.1, atol=2e-3)
 
 
 def test_rows_of_one_size_compare_with_each_other() -> None:
@@ -56,7 +69,7 @@ def test_rounds_of_a_large_size_fit_their_budget(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(loss, "LARGE", 0)
     monkeypatch.setattr(loss, "LARGE_SECONDS", budget)
     monkeypatch.setattr(loss, "direct_loss", counted)
-    direct, ours = run(n=50, b=8, sizes=((16, 5, 1),), rounds=15, compiled=False)
+    direct, *_, ours = run(n=50, b=8, sizes=((16, 5, 1),), rounds=15, compiled=False)
     assert len(calls) == rounds
     assert ours.faster_than_direct.low <= ours.faster_than_direct.median <= ours.faster_than_direct.high
     assert direct.mib > 0
@@ -64,7 +77,9 @@ def test_rounds_of_a_large_size_fit_their_budget(monkeypatch: pytest.MonkeyPatch
 
 def test_bfloat16_is_the_same_loss_under_autocast() -> None:
     rows = list(run(n=20, b=8, sizes=((16, 5, 1),), rounds=3, compiled=False, precisions=("bfloat16", "float32")))
-    assert [row.precision for row in rows] == ["bfloat16"] * 2 + ["float32"] * 2
+    half = len(rows) // 2
+    assert [row.precision for row in rows] == ["bfloat16"] * half + ["float32"] * half
+    assert [row.variant for row in rows[half:]] == [row.variant for row in rows[:half]]
     assert not any(row.why_not for row in rows)
 
 

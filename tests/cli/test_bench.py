@@ -17,7 +17,7 @@ from multimix.cli import main
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multimix.benchmarking.loss.SIZES", ((16, 5, 1),))
+    monkeypatch.setattr("multimix.benchmarking.loss.SIZES", ((16, 5, 2),))
     setting = steps.Setting(model="smallnet-w4", image_size=8, classes=3, b=4, d=16, positions=1)
     monkeypatch.setattr("multimix.benchmarking.steps.CPU", (setting,))
     few = functools.partial(sampler.run, r=1, alphas=(0.5, (0.5, 2.0)))

@@ -323,7 +323,7 @@ def test_a_method_within_twice_is_set_up_and_followed_once(model) -> None:
         (lambda m: ManifoldMixup(layers=(5,))(m, numbered(2), torch.arange(2)), ValueError, "at most 2"),
         (lambda m: MultiMix(layer=9)(m, numbered(2), torch.arange(2)), ValueError, "<= 2, got start=0, stop=9"),
         (lambda m: MultiMix(math.inf, layer=1), ValueError, "just before the classifier"),
-        (lambda m: DenseMultiMix(attention="cam", layer=1)(m, numbered(2), torch.arange(2)), ValueError, "'cam' needs"),
+        (lambda m: DenseMultiMix(attention="cam", layer=1), ValueError, "use 'gap' or 'uniform' there"),
         (lambda m: Either(Erm(), None), TypeError, "must be methods, got Erm and NoneType"),
         (
             lambda m: Erm()(m, numbered(2), torch.eye(5, dtype=torch.int64)[:2]),

@@ -1,7 +1,8 @@
-"""The mixed loss, sampling, forward and backward: ours against the direct form, plain and compiled.
+"""The mixed loss, sampling, forward and backward: ours against the direct form, plain, compiled and chunked.
 
 The direct form is what the equations say and what one would write: draw the weights, mix the embeddings, classify
-them, soft cross entropy. Its sampler is the faster of PyTorch's two (gamma variates, normalised).
+them, soft cross entropy. PyTorch's `linear_cross_entropy`, of 2.13 and later, does the last two in chunks. The sampler
+is the faster of PyTorch's two (gamma variates, normalised).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SIZES = ((512, 100, 1), (512, 100, 16), (2048, 1000, 1), (2048, 1000, 49))
 """(d, c, r) of the tables: CIFAR-100 with ResNet-18 and ImageNet with ResNet-50, plain and dense."""
 SIZES_CUDA = (*SIZES, (384, 1000, 196))
 """With ImageNet with ViT-S/16, too large for most CPUs."""
-DIRECT, COMPILED, OURS = "direct", "direct, compiled", "ours"
+DIRECT, COMPILED, CHUNKED, OURS = "direct", "direct, compiled", "direct, chunked", "ours"
 LARGE = 1e10
 """Products of the direct form's classifier, n r d c, beyond which a call takes many seconds on a CPU."""
 LARGE_SECONDS = 40.0
@@ -152,6 +153,18 @@ def direct_loss(
     return nnF.cross_entropy(head(lam @ embeddings), targets)
 
 
+def chunked_loss(
+    embeddings: Tensor, labels: Tensor, head: torch.nn.Linear, n: int, generator: torch.Generator | None
+) -> Tensor:
+    """`direct_loss` without all mixed logits in memory at once, by PyTorch's own operator."""
+    lam = direct_weights(n, embeddings.shape[0], None, generator, embeddings.device)
+    mixed = lam @ embeddings
+    targets = (lam @ nnF.one_hot(labels, head.out_features).to(lam.dtype)).to(mixed.dtype)
+    weight, bias = head.weight.to(mixed.dtype), head.bias.to(mixed.dtype)
+    options = torch.nn.LinearCrossEntropyOptions()
+    return nnF.linear_cross_entropy(mixed, weight, targets, linear_bias=bias, options=options)
+
+
 def direct_dense_loss(
     features: Tensor, labels: Tensor, head: torch.nn.Linear, n: int, generator: torch.Generator | None
 ) -> Tensor:
@@ -201,6 +214,8 @@ def _variants(
         torch.compiler.reset()  # otherwise another size is compiled for any size
         whole = torch.compile(direct, fullgraph=True)
         found[COMPILED] = step(lambda: whole(embeddings, labels, head, n, None))
+    if r == 1 and hasattr(nnF, "linear_cross_entropy"):
+        found[CHUNKED] = step(lambda: chunked_loss(embeddings, labels, head, n, generator))
     found[OURS] = ours()
     if device == "cuda" and not triton_launch.why_not(torch.empty(r, b, c, device=device)):
         found[f"{OURS}, triton"] = ours(implementation="triton")

@@ -78,7 +78,7 @@ class DenseMultiMix(Method):
             `multimix.DenseMultiMix`.
         layer: None: the features of the last stage (patch tokens for transformers). k: the output of stage k, 0
             being the input, of networks without tokens; all tokens of a transformer are positions. `n` examples go
-            through the rest of the network.
+            through the rest of the network, and attention is "gap" or "uniform": "cam" is of the classifier's weights.
     """
 
     _looked = False  # for `warn_of_class_token`
@@ -112,6 +112,11 @@ class DenseMultiMix(Method):
             gather=gather,
         )
         self.layer = check_layer(layer, n)
+        if layer is not None and attention == "cam":
+            raise ValueError(
+                f"attention='cam' takes the features that the classifier is given, got layer={layer}: use 'gap' or "
+                "'uniform' there, or leave out layer"
+            )
 
     @property
     def gathers(self) -> bool:
