@@ -151,9 +151,9 @@ def sampled_on_gpu(record: Record, precision: str) -> list[tuple[int, bool]]:
             a: torch.Tensor = attention,
             n: int = n,
         ) -> None:
-            alpha = torch.tensor((0.5, 2.0), dtype=torch.float64)
+            drawn = torch.tensor(1), torch.tensor(0.5), torch.tensor(2.0)
             options = {"n": n, "m": None, "normalize": "position", "implementation": how}
-            torch.autograd.grad(sampled_cross_entropy(logits, labels, a, torch.tensor(1), alpha, **options), logits)
+            torch.autograd.grad(sampled_cross_entropy(logits, labels, a, *drawn, **options), logits)
 
         size = {"precision": precision, "r": r, "n": n, "c": c}
         times = in_turns(step, "chunked", "triton", record=record, table="sampled", size=size)

@@ -16,7 +16,7 @@ from multimix.kernels.ops import _mixed, _sampled, _sampled_forward, refuse_capt
 from multimix.kernels.targets import Targets
 
 KINDS = ["index", "soft", "any sum"]
-ALPHA = torch.tensor([0.5, 2.0], dtype=torch.float64)
+ALPHA = {"low": torch.tensor(0.5, dtype=torch.float64), "high": torch.tensor(2.0, dtype=torch.float64)}
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile on the CPU needs a C++ compiler"
@@ -84,7 +84,7 @@ def test_operators_that_take_from_the_host_ask_whether_they_are_captured(limit, 
     if limit:
         expected_mixed_cross_entropy(logits, labels, implementation="fused")
     else:
-        sampled_cross_entropy(logits, labels, None, torch.tensor(1), n=5, m=None, alpha=ALPHA, normalize="position")
+        sampled_cross_entropy(logits, labels, None, torch.tensor(1), n=5, m=None, **ALPHA, normalize="position")
     assert asked == [logits.device]
 
 
@@ -117,7 +117,7 @@ def test_sampled_is_a_valid_operator(kind, dtype, attended, pooled, m, gradient)
     r, n, b, c = 2, 5, 4, 3
     logits = normal(r, b, c, seed=0).to(dtype).requires_grad_(gradient)
     a = torch.rand(b, r, generator=rng(1)) if attended else None
-    options = torch.tensor(7), ALPHA, n, m, pooled, logits.requires_grad
+    options = torch.tensor(7), *ALPHA.values(), n, m, pooled, logits.requires_grad
     torch.library.opcheck(_sampled, (logits, make_targets(kind, b, c), a, *options))
 
 
@@ -146,7 +146,7 @@ def test_sampled_equals_sampling_and_mixing(monkeypatch, kind, normalize, attend
     if attended:
         a = torch.rand(b, r, generator=rng(1), dtype=torch.float64) + 0.1
         a[:, 1] = 0
-    loss = sampled_cross_entropy(logits, targets, a, seed, n=n, m=m, alpha=ALPHA, normalize=normalize)
+    loss = sampled_cross_entropy(logits, targets, a, seed, n=n, m=m, **ALPHA, normalize=normalize)
     expected = drawn_and_kept(logits, targets, a, seed, n, m, (0.5, 2.0), normalize)
     assert torch.allclose(loss, expected, rtol=1e-11)
     ours, theirs = (torch.autograd.grad(2 * value, logits)[0] for value in (loss, expected))
@@ -159,7 +159,7 @@ def test_sampled_can_be_differentiated_twice() -> None:
 
         def function(logits: Tensor, a: Tensor | None = attention, normalize: str = normalize) -> Tensor:
             seed = torch.tensor(3)
-            return sampled_cross_entropy(logits, labels, a, seed, n=6, m=None, alpha=ALPHA, normalize=normalize)
+            return sampled_cross_entropy(logits, labels, a, seed, n=6, m=None, **ALPHA, normalize=normalize)
 
         assert torch.autograd.gradcheck(function, logits)
         assert torch.autograd.gradgradcheck(function, logits)
@@ -168,7 +168,7 @@ def test_sampled_can_be_differentiated_twice() -> None:
 def test_a_gradient_scaler_saves_small_float16_gradients() -> None:
     # 49 positions and 64 examples share a gradient of order 1: most entries are below float16's smallest number.
     half, labels = normal(49, 64, 100, seed=0, scale=3).half(), make_targets("index", 64, 100)
-    options = {"n": 20, "m": None, "alpha": ALPHA, "normalize": "position"}
+    options = {"n": 20, "m": None, **ALPHA, "normalize": "position"}
     gradients = []
     for logits, scale in ((half.float(), 1.0), (half, 2.0**16)):
         logits.requires_grad_()
@@ -217,7 +217,7 @@ def test_memory_does_not_grow_with_the_number_of_mixtures(monkeypatch) -> None:
 
     logits, labels = normal(1, 16, 64, seed=0).float(), make_targets("index", 16, 64)
     with Largest() as largest:  # 16 examples make the largest block of weights, 64 classes that of logits
-        _sampled_forward(logits, labels, None, torch.tensor(1), ALPHA, 10_000, 16, False, True)
+        _sampled_forward(logits, labels, None, torch.tensor(1), *ALPHA.values(), 10_000, 16, False, True)
     assert limit / 2 < largest.elements <= limit
 
 
@@ -240,7 +240,7 @@ def test_compiled_equals_eager() -> None:
 
 
 def scaled_sampled(logits: Tensor, labels: Tensor, a: Tensor, seed: Tensor) -> Tensor:
-    options = {"n": 6, "m": 3, "alpha": ALPHA, "normalize": "global"}
+    options = {"n": 6, "m": 3, **ALPHA, "normalize": "global"}
     return 2 * sampled_cross_entropy(3 * logits, labels, a, seed, **options)
 
 

@@ -28,7 +28,7 @@ from multimix.random import draw_seed
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 if DEVICE.type == "cpu":
     patch_once()
-ALPHA = torch.tensor([0.5, 2.0], dtype=torch.float64)
+ALPHA = {"low": torch.tensor(0.5, dtype=torch.float64), "high": torch.tensor(2.0, dtype=torch.float64)}
 SEED = 2**62 + 12_345_678_901  # both halves are used
 
 
@@ -332,7 +332,7 @@ def test_the_operator(normalize, attended) -> None:
     r, n, b, c, m = 2, 20, 6, 5, 4
     logits, targets = normal(r, b, c, seed=0, scale=2).float().to(DEVICE).requires_grad_(), make_targets("soft", b, c)
     a = torch.rand(b, r, generator=rng(1)).to(DEVICE) if attended else None
-    options = {"n": n, "m": m, "alpha": ALPHA, "normalize": normalize, "implementation": "triton"}
+    options = {"n": n, "m": m, **ALPHA, "normalize": normalize, "implementation": "triton"}
     state, before = torch.get_rng_state(), logits.detach().clone()
 
     def run(seed: int, logits: Tensor = logits) -> Tensor:
@@ -370,7 +370,7 @@ def test_the_operator(normalize, attended) -> None:
 def test_it_is_a_valid_operator(gradient) -> None:
     logits = normal(2, 4, 3, seed=0).float().to(DEVICE).requires_grad_(gradient)
     a = torch.rand(4, 2, generator=rng(1)).to(DEVICE)
-    options = torch.tensor(7), ALPHA, 5, 4, False, gradient, "triton"
+    options = torch.tensor(7), *ALPHA.values(), 5, 4, False, gradient, "triton"
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(_sampled, (logits, make_targets("index", 4, 3).to(DEVICE), a, *options), test_utils=tests)
 
@@ -415,7 +415,8 @@ def test_a_loss_without_any_attention_is_zero() -> None:
     options = {
         "n": 5,
         "m": None,
-        "alpha": torch.ones(2, dtype=torch.float64),
+        "low": torch.tensor(1.0),
+        "high": torch.tensor(1.0),
         "normalize": "position",
         "implementation": "triton",
     }

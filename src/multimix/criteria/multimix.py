@@ -306,9 +306,9 @@ def loss_from_logits(
         refuse_transforms("triton")
     if criterion.implementation != "reference" and not (needs_weights or by_formula):
         m, chosen = criterion.points(b), criterion.implementation
-        seed, alpha = seed_and_alpha(criterion, generator)
+        drawn = seed_and_alpha(criterion, generator)
         return scale * sampled_cross_entropy(
-            logits_RBC, targets, attention_BR, seed, alpha, n=n, m=m, normalize=normalize, implementation=chosen
+            logits_RBC, targets, attention_BR, *drawn, n=n, m=m, normalize=normalize, implementation=chosen
         )
     lam, s = draw_weights(criterion, n, b, r, logits_RBC, generator), None
     if attention_BR is not None:
@@ -317,9 +317,10 @@ def loss_from_logits(
 
 
 @random.eager
-def seed_and_alpha(criterion: MultiMix, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def seed_and_alpha(criterion: MultiMix, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
     """What the sampled loss takes from the host. Read in a compiled region, every alpha would compile it again."""
-    return random.draw_seed(generator), torch.tensor(criterion.alpha, dtype=torch.float64, device="cpu")
+    low, high = torch.tensor(criterion.alpha, dtype=torch.float64, device="cpu")
+    return random.draw_seed(generator), low, high
 
 
 @random.eager

@@ -36,7 +36,8 @@ def sampled_cross_entropy(
     targets: Tensor,
     attention_BP: Tensor | None,
     seed: Tensor,
-    alpha: Tensor,
+    low: Tensor,
+    high: Tensor,
     *,
     n: int,
     m: int | None,
@@ -46,15 +47,14 @@ def sampled_cross_entropy(
     """The loss over weights that are drawn, attended to, used and dropped block by block.
 
     Args:
-        seed: a CPU scalar.
-        alpha: (low, high), float64 on the CPU. Numbers would be constants of what `torch.compile` makes.
+        seed, low, high: CPU scalars, the last two of alpha; numbers would be constants of what `torch.compile` makes.
         implementation: "chunked": equal to `sample_weights` (with a generator on the device of the logits seeded with
             `seed`), `attend` and `mixed_cross_entropy`, without ever holding more than a block of weights. "triton":
             kernels, whose draws are others of the same distribution; ValueError where they cannot run. "auto":
             these where `crossover` has measured them to be faster, else chunked.
     """
     options = n, m or logits_PBC.shape[1], normalize == "global", logits_PBC.requires_grad, implementation
-    loss: Tensor = _sampled(logits_PBC, targets, attention_BP, seed, alpha, *options)[0]
+    loss: Tensor = _sampled(logits_PBC, targets, attention_BP, seed, low, high, *options)[0]
     return loss
 
 
@@ -148,7 +148,8 @@ def _sampled_forward(
     targets: Tensor,
     attention: Tensor | None,
     seed: Tensor,
-    alpha: Tensor,
+    low: Tensor,
+    high: Tensor,
     n: int,
     m: int,
     pooled: bool,
@@ -156,7 +157,7 @@ def _sampled_forward(
     implementation: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     refuse_capture(logits.device)
-    draws = int(seed), n, m, *alpha.tolist()
+    draws = int(seed), n, m, float(low), float(high)
     with torch.autocast(logits.device.type, enabled=False):
         losses, total_P, grad = sampled.sums(
             logits, targets, attention, *draws, gradient=gradient, implementation=implementation
@@ -176,7 +177,8 @@ def _sampled_fake(
     targets: Tensor,
     attention: Tensor | None,
     seed: Tensor,
-    alpha: Tensor,
+    low: Tensor,
+    high: Tensor,
     n: int,
     m: int,
     pooled: bool,
@@ -188,20 +190,20 @@ def _sampled_fake(
 
 
 def _sampled_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:5], output[1])
-    ctx.options = *inputs[5:8], inputs[9]
+    ctx.save_for_backward(*inputs[:6], output[1])
+    ctx.options = *inputs[6:9], inputs[10]
     ctx.set_materialize_grads(False)
 
 
 def _sampled_backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    logits, targets, attention, seed, alpha, grad = ctx.saved_tensors
+    logits, targets, attention, seed, low, high, grad = ctx.saved_tensors
     if grad_loss is None:
-        return (None,) * 10
+        return (None,) * 11
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        loss = _resampled_reference(logits, targets, attention, seed, alpha, *ctx.options)
+        loss = _resampled_reference(logits, targets, attention, seed, low, high, *ctx.options)
         through = torch.autograd.grad(loss, logits, grad_loss, create_graph=True)[0]
-        return through, *(None,) * 9
-    return (grad_loss * grad).to(logits.dtype), *(None,) * 9
+        return through, *(None,) * 10
+    return (grad_loss * grad).to(logits.dtype), *(None,) * 10
 
 
 _sampled = define_operator(
@@ -210,11 +212,11 @@ _sampled = define_operator(
 
 
 def _resampled_reference(
-    logits: Tensor, targets: Tensor, attention: Tensor | None, seed: Tensor, alpha: Tensor, n: int, m: int,
+    logits: Tensor, targets: Tensor, attention: Tensor | None, seed: Tensor, low: Tensor, high: Tensor, n: int, m: int,
     pooled: bool, implementation: str,
 ) -> Tensor:  # fmt: skip
     """The same draws again, through the differentiable reference."""
-    lam = sampled.weights(logits, int(seed), n, m, *alpha.tolist(), implementation=implementation)
+    lam = sampled.weights(logits, int(seed), n, m, float(low), float(high), implementation=implementation)
     s = None
     if attention is not None:
         lam, s = attend(lam, attention)
