@@ -47,19 +47,24 @@ def read(folder: Path) -> Runs:
     return runs
 
 
+def series(runs: Mapping[int, Sequence[Mapping[str, Any]]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """The epochs that have a value, and the values, a row for each seed."""
+    epochs = [epoch["epoch"] for epoch in next(iter(runs.values())) if key in epoch]
+    return np.array(epochs), np.array([[epoch[key] for epoch in run if key in epoch] for run in runs.values()])
+
+
 def curves(folder: str, runs: Runs, colors: Mapping[str, str]) -> str:
     with figure(9, 3.2, ncols=2) as (drawn, (accuracy, loss)):
         for method, by_seed in runs.items():
-            seeds = list(by_seed.values())
             for axes, key, scale in ((accuracy, "test_accuracy", 100), (loss, "train_loss", 1)):
-                epochs = [epoch["epoch"] for epoch in seeds[0] if key in epoch]
-                found = scale * np.array([[epoch[key] for epoch in run if key in epoch] for run in seeds])
+                epochs, found = series(by_seed, key)
+                found = scale * found
                 mean = found.mean(0)
                 axes.plot(epochs, mean, label=method, **line(colors[method]) | {"marker": ""})
                 if len(found) > 1:
                     std = found.std(0, ddof=1)
                     axes.fill_between(epochs, mean - std, mean + std, color=colors[method], alpha=0.15, linewidth=0)
-        accuracy.set(xlabel="epoch", title="test accuracy, %", ylim=(93, 100) if folder == "digits" else None)
+        accuracy.set(xlabel="epoch", title="test accuracy, %")
         loss.set(xlabel="epoch", title="training loss, each method its own", ylim=(0, None))
         for axes in (accuracy, loss):
             axes.xaxis.get_major_locator().set_params(integer=True)
@@ -73,11 +78,8 @@ def curves(folder: str, runs: Runs, colors: Mapping[str, str]) -> str:
 def curves_and_dots(folder: str, runs: Runs, colors: Mapping[str, str]) -> str:
     with figure(9, 3.6, ncols=2) as (drawn, (accuracy, difference)):
         for method, by_seed in runs.items():
-            seeds = list(by_seed.values())
-            epochs = np.array([epoch["epoch"] for epoch in seeds[0] if "test_accuracy" in epoch])
-            mean = 100 * np.mean(
-                [[epoch["test_accuracy"] for epoch in run if "test_accuracy" in epoch] for run in seeds], 0
-            )
+            epochs, found = series(by_seed, "test_accuracy")
+            mean = 100 * found.mean(0)
             window = max(1, len(mean) // SMOOTHED)
             smooth = [np.convolve(each, np.full(window, 1 / window), "valid") for each in (epochs, mean)]
             accuracy.plot(*smooth, **line(colors[method]) | {"marker": ""})

@@ -148,21 +148,25 @@ def direct_loss(
     embeddings: Tensor, labels: Tensor, head: torch.nn.Linear, n: int, generator: torch.Generator | None
 ) -> Tensor:
     """MultiMix as written in (6)-(8)."""
-    lam = direct_weights(n, embeddings.shape[0], None, generator, embeddings.device)
-    targets = lam @ nnF.one_hot(labels, head.out_features).to(lam.dtype)
-    return nnF.cross_entropy(head(lam @ embeddings), targets)
+    mixed, targets = _mixed(embeddings, labels, head.out_features, n, generator)
+    return nnF.cross_entropy(head(mixed), targets)
 
 
 def chunked_loss(
     embeddings: Tensor, labels: Tensor, head: torch.nn.Linear, n: int, generator: torch.Generator | None
 ) -> Tensor:
     """`direct_loss` without all mixed logits in memory at once, by PyTorch's own operator."""
-    lam = direct_weights(n, embeddings.shape[0], None, generator, embeddings.device)
-    mixed = lam @ embeddings
-    targets = (lam @ nnF.one_hot(labels, head.out_features).to(lam.dtype)).to(mixed.dtype)
+    mixed, targets = _mixed(embeddings, labels, head.out_features, n, generator)
     weight, bias = head.weight.to(mixed.dtype), head.bias.to(mixed.dtype)
     options = torch.nn.LinearCrossEntropyOptions()
-    return nnF.linear_cross_entropy(mixed, weight, targets, linear_bias=bias, options=options)
+    return nnF.linear_cross_entropy(mixed, weight, targets.to(mixed.dtype), linear_bias=bias, options=options)
+
+
+def _mixed(
+    embeddings: Tensor, labels: Tensor, classes: int, n: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    lam = direct_weights(n, embeddings.shape[0], None, generator, embeddings.device)
+    return lam @ embeddings, lam @ nnF.one_hot(labels, classes).to(lam.dtype)
 
 
 def direct_dense_loss(
