@@ -8,6 +8,7 @@ examples/accelerate_loop.py` in two processes on the CPU. Takes seconds on a CPU
 import argparse
 
 import torch
+import torch.distributed.nn  # before there are processes, or it would keep their group from ending
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from sklearn.datasets import load_digits
@@ -69,7 +70,7 @@ def main() -> None:
         accelerator.print(
             f"epoch {epoch + 1:3d}  loss {loss.item():.3f}  test accuracy {torch.cat(right).float().mean():.3f}"
         )
-    accelerator.end_training()  # or processes may crash as they end
+    accelerator.end_training()  # or processes may be aborted as they end
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.nn  # before there are processes, or it would keep their group from ending
 from tests.functional.oracles import make_targets, normal, rng, simplex
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+import torch.distributed.nn  # before there are processes, or it would keep their group from ending
 from tests.functional.oracles import loss_loop, make_targets, normal, rng, simplex
 from torch import Tensor
 

@@ -57,6 +57,12 @@ def test_equals_one_process(out, name, change, tmp_path, monkeypatch):
             assert other[key] == pytest.approx(mine[key], abs=1e-5), key
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_thread_of_the_processes_group_is_left(out, rank):
+    """One that still held a tensor would abort the program's end."""
+    assert not [name for name in json.loads((out / f"threads{rank}.json").read_text()) if "gloo" in name]
+
+
 def lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 

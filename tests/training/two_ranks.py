@@ -100,3 +100,5 @@ def main(out: Path) -> None:
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
     leave_process_group()
+    threads = [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
+    (Path(sys.argv[1]) / f"threads{os.environ['RANK']}.json").write_text(json.dumps(threads))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,11 @@ from .config import Config
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+if dist.is_available():
+    # Imported once a process group exists, as torch.compile and DistributedDataParallel do, it keeps the group in its
+    # default arguments: the group's threads then outlive it, and may abort the program's end.
+    import torch.distributed.nn
 
 LAUNCHERS = ("MASTER_ADDR", "NODE_RANK", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
 """Variables of the environment by which processes on several nodes find each other."""
@@ -204,4 +210,5 @@ class Ranks:
 def leave_process_group() -> None:
     """At the end of a program: a process that exits with its group alive may be aborted by the group's threads."""
     if dist.is_available() and dist.is_initialized():
+        gc.collect()  # models that took part in cycles, and hold the group
         dist.destroy_process_group()
