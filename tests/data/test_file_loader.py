@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -176,6 +178,16 @@ def test_two_epochs_at_once_are_refused_rather_than_mixed_up(photos: FileDataset
         next(first)
 
 
+@pytest.fixture(params=["fork", "forkserver"])
+def start_method(request) -> Iterator[None]:
+    """Linux's default until, and since, Python 3.14."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("start_method")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_workers_leave_signals_to_the_parent(name: str, photos: FileDataset) -> None:
     batches = loader(photos.subset(torch.arange(14).repeat(20)), batch_size=1, train=True, workers=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -91,7 +92,13 @@ class WorkerReader(Generic[T, Batch]):
         pin: bool,
     ) -> None:
         self._plan, self._reading = _Plan(), 0
-        options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
+        options: dict[str, Any] = {}
+        if workers:
+            options = {"persistent_workers": True, "prefetch_factor": 4}
+            if multiprocessing.get_start_method() == "forkserver":
+                # Linux's default since Python 3.14: such workers import everything anew, are children of the server,
+                # and begin with threads of libraries that a SIGTERM ends them by.
+                options["multiprocessing_context"] = "fork"
         with warnings.catch_warnings():
             # Of more workers than cores: they wait for the disk, too.
             warnings.filterwarnings("ignore", "This DataLoader will create")
