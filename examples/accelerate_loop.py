@@ -8,7 +8,7 @@ examples/accelerate_loop.py` in two processes on the CPU. Takes seconds on a CPU
 import argparse
 
 import torch
-import torch.distributed.nn  # before there are processes, or it would keep their group from ending
+import torch.distributed.nn  # imported later it would hold the group, too
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from sklearn.datasets import load_digits
@@ -46,16 +46,23 @@ def main() -> None:
 
     accelerator = Accelerator()
     set_seed(options.seed)
+    train(accelerator, options.epochs)
+    # In this order: the model holds the group of the processes, whose threads could stop or hang the program's end.
+    accelerator.free_memory()
+    accelerator.end_training()
+
+
+def train(accelerator: Accelerator, epochs: int) -> None:
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
-    train, test = random_split(TensorDataset(images, torch.tensor(digits.target)), [1000, 797])
+    training_set, test_set = random_split(TensorDataset(images, torch.tensor(digits.target)), [1000, 797])
     model = Classifier()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
     batch_size = 128 // accelerator.num_processes
     model, optimizer, loader, test_loader = accelerator.prepare(
-        model, optimizer, DataLoader(train, batch_size, shuffle=True), DataLoader(test, 256)
+        model, optimizer, DataLoader(training_set, batch_size, shuffle=True), DataLoader(test_set, 256)
     )
-    for epoch in range(options.epochs):
+    for epoch in range(epochs):
         model.train()
         for x, y in loader:
             loss = model(x, y)
@@ -70,7 +77,6 @@ def main() -> None:
         accelerator.print(
             f"epoch {epoch + 1:3d}  loss {loss.item():.3f}  test accuracy {torch.cat(right).float().mean():.3f}"
         )
-    accelerator.end_training()  # or processes may be aborted as they end
 
 
 if __name__ == "__main__":
