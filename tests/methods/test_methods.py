@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from tests.functional.oracles import make_targets
 from tests.methods.conftest import numbered, seeded
 from torch import nn
 
@@ -21,9 +22,11 @@ from multimix.methods import (
     Erm,
     FMix,
     InputMixup,
+    LabelSmoothing,
     ManifoldMixup,
     Method,
     MethodOutput,
+    Mixer,
     MultiMix,
     OptTransMix,
     PuzzleMix,
@@ -31,6 +34,7 @@ from multimix.methods import (
     SoftTargets,
     TokenMix,
     ZetaMixup,
+    parse,
 )
 from multimix.models import SplitModel
 
@@ -43,6 +47,7 @@ ALL = [
     FMix(), SaliencyMix(), SaliencyMix(per_image=False), ZetaMixup(), AugMix(), OptTransMix(), DenseLoss(FMix()),
     AlignMixup(), DenseLoss(AlignMixup(), attention="cam"),
     PuzzleMix(), PuzzleMix(clean_lam=1.0), CoMixup(), CoMixup(clean_lam=0.0),
+    LabelSmoothing(Erm()), LabelSmoothing(Either(MultiMix(20), CutMix()), 0.3),
 ]  # fmt: skip
 
 
@@ -71,6 +76,28 @@ def test_protocol(method, model, images, labels, b: int) -> None:
 def test_erm_is_cross_entropy(model, images, labels) -> None:
     expected = nn.functional.cross_entropy(model(images), labels)
     assert torch.equal(Erm()(model, images, labels).loss, expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("kind", ["index", "soft", "any sum"])
+def test_label_smoothing_is_that_of_pytorch(model, images, smoothing: float, kind: str) -> None:
+    targets = make_targets(kind, len(images), model.num_classes)
+    expected = nn.functional.cross_entropy(model(images), targets, label_smoothing=smoothing)
+    assert torch.allclose(LabelSmoothing(Erm(), smoothing)(model, images, targets).loss, expected)
+
+
+@pytest.mark.parametrize("mixer", [InputMixup(), CutMix(), ManifoldMixup(), FMix(), SaliencyMix()], ids=repr)
+def test_labels_smoothed_before_mixing_are_mixed_labels_smoothed(model, images, labels, mixer: Mixer) -> None:
+    mixed, layer, soft = mixer.mixed(model, images, labels, seeded(3))
+    logits = model.head(model.features(mixed, start=layer))
+    expected = nn.functional.cross_entropy(logits, soft, label_smoothing=0.2)
+    assert torch.allclose(LabelSmoothing(mixer, 0.2)(model, images, labels, seeded(3)).loss, expected, atol=1e-5)
+
+
+def test_label_smoothing_is_of_each_that_a_method_chooses_from(model, images, labels) -> None:
+    method = parse("label-smoothing(either(erm, cutmix, p=0.3), smoothing=0.2)")
+    found = [(share, part.smoothing, type(part.method)) for share, part in method.choices()]
+    assert found == [(0.3, 0.2, Erm), (0.7, 0.2, CutMix)]
 
 
 def test_manifold_mixup_mixes_at_each_layer_alike_for_a_linear_network() -> None:
@@ -331,6 +358,7 @@ def test_a_method_within_twice_is_set_up_and_followed_once(model) -> None:
             "one-hot targets use a float",
         ),
         (lambda m: Erm()(m, numbered(2), torch.tensor([0, 9])), ValueError, "class indices must be in .* got values"),
+        (lambda m: LabelSmoothing(Erm(), 1.5), ValueError, r"smoothing must lie in \[0, 1\], got 1.5"),
         (lambda m: Either(Erm(), Erm(), p=1.5), ValueError, r"p must lie in \[0, 1\], got 1.5"),
     ],
 )

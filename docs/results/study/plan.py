@@ -217,8 +217,15 @@ def _regime(**options: Any) -> Method:
     return Either(DenseMultiMix(**options), InputMixup(), p=0.5)
 
 
+def _smoothing() -> dict[str, Setting]:
+    """Soft targets without any mixing, and with that of images; for the seeds of `lead`, which has the others."""
+    names = [f"label-smoothing(erm, smoothing={share})" for share in (0.05, 0.1, 0.2, 0.4)]
+    names += [f"either({name}, input-mixup)" for name in names[1:3]]
+    return _named(names)
+
+
 PARTS = {
     "map": _map, "n": _n, "m": _m, "grid": _grid, "lead": _lead, "optimiser": _optimiser, "variants": _variants,
     "half": _half, "terms": _terms, "dense": _dense, "long": _long, "x10": _longer, "x30": _longer, "final": _final,
-    "confirm": _confirm, "stacked": _stacked,
+    "confirm": _confirm, "stacked": _stacked, "smoothing": _smoothing,
 }  # fmt: skip

@@ -30,7 +30,12 @@ TICKS = {0.01: "0.01", 0.02: "0.02", 0.05: "0.05", 0.1: "0.1", 0.2: "0.2", 0.5: 
 """Where the map has which alpha."""
 BELOW = {"digits": 6, "cifar20": 14}
 """Points of accuracy below ERM that the map shows."""
-BESIDE = {"digits-stacked": ("lead",), "cifar20-stacked": ("long",)}
+BESIDE = {
+    "digits-stacked": ("lead",),
+    "cifar20-stacked": ("long",),
+    "digits-smoothing": ("lead",),
+    "cifar20-smoothing": ("lead",),
+}
 """Which part has ERM with the seeds and the schedule of a part without it, where the map has others."""
 VARIED = {
     "map": ("alpha varied, m = b", "o"),

@@ -17,6 +17,7 @@ from ..criteria.multimix import draw_weights
 from ..functional import attend
 from ..functional._checks import as_probabilities
 from ..functional.interpolation import mix
+from ..methods.soft_targets import OtherTargets
 
 if TYPE_CHECKING:
     from ..models import SplitModel
@@ -31,7 +32,7 @@ class MixedEmbeddings(NamedTuple):
 
 def mixings(method: methods.Method) -> dict[str, methods.Method]:
     """What a method mixes with, by the name of the class: what `Either` chooses from, the mixer under `DenseLoss`, and
-    the method under `SoftTargets`, which mixes in the same way whatever the targets.
+    the method under `SoftTargets` or `LabelSmoothing`, which mixes in the same way whatever the targets.
 
     Of several parts of one class the second is `CutMix 2`, say.
 
@@ -50,7 +51,7 @@ def mixings(method: methods.Method) -> dict[str, methods.Method]:
 def _mixing_parts(method: methods.Method) -> list[methods.Method]:
     if isinstance(method, methods.DenseLoss):
         return _mixing_parts(method.mixer)
-    if isinstance(method, methods.SoftTargets):
+    if isinstance(method, OtherTargets):
         return _mixing_parts(method.method)
     if isinstance(method, methods.Mixer | methods.MultiMix | methods.DenseMultiMix):
         return [method]

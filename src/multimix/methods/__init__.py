@@ -20,7 +20,7 @@ from .opttransmix import OptTransMix
 from .pairs import InputMethod
 from .puzzlemix import PuzzleMix
 from .saliencymix import SaliencyMix
-from .soft_targets import SoftTargets
+from .soft_targets import LabelSmoothing, SoftTargets
 from .stylecutmix import StyleCutMix
 from .stylemix import StyleMix
 from .supermix import SuperMix
@@ -43,6 +43,7 @@ __all__ = [
     "FMix",
     "InputMethod",
     "InputMixup",
+    "LabelSmoothing",
     "ManifoldMixup",
     "Method",
     "MethodOutput",

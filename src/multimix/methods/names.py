@@ -33,7 +33,7 @@ from .multimix import DenseMultiMix, MultiMix
 from .opttransmix import OptTransMix
 from .puzzlemix import PuzzleMix
 from .saliencymix import SaliencyMix
-from .soft_targets import SoftTargets
+from .soft_targets import LabelSmoothing, SoftTargets
 from .stylecutmix import StyleCutMix
 from .stylemix import StyleMix
 from .supermix import SuperMix
@@ -112,6 +112,7 @@ NAMES: dict[str, Callable[..., Method]] = {
     "tokenmix": TokenMix,
     "supermix": SuperMix,
     "soft-targets": SoftTargets,
+    "label-smoothing": LabelSmoothing,
     "automix": AutoMix,
     "automix-barycenter": BarycenterAutoMix,
     "stylemix": StyleMix,
