@@ -93,12 +93,15 @@ def test_registers_hold_the_full_size(precision) -> None:
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("logits", ["*bf16", "*fp32"])
 def test_the_kernels_of_the_closed_form_compile_at_full_size(logits, soft) -> None:
-    from multimix.kernels import triton_closed_form as kernels
+    from multimix.kernels import triton_closed_form as forward
+    from multimix.kernels import triton_closed_form_gradient as backward
+    from multimix.kernels import triton_shares
 
     pointers = {"logits_ptr": logits, "grad_ptr": logits, "targets_ptr": "*fp32" if soft else "*i64"}
-    for kernel in (kernels._attend, kernels._mean, kernels._mean_of_tiles, kernels._nodes, kernels._lse_of_tiles,
-                   kernels._slopes, kernels._gradient):  # fmt: skip
-        size = tile(b=128, c=1000, backward=kernel in (kernels._slopes, kernels._gradient))
+    in_backward = backward._slopes, backward._gradient
+    for kernel in (triton_shares._attend, forward._mean, forward._mean_of_tiles, forward._nodes, forward._lse_of_tiles,
+                   *in_backward):  # fmt: skip
+        size = tile(b=128, c=1000, backward=kernel in in_backward)
         constants = {"K": 3, "Q": 8, "SOFT": soft, "ALIGN": 4, "BB": size.BB, "BC": size.BC, "BT": 16}
         mine, theirs = (
             {name: value for name, value in given.items() if name in kernel.arg_names}

@@ -17,7 +17,7 @@ from torch import Tensor
 import multimix as mm
 from multimix.functional import expected_mixed_cross_entropy
 from multimix.functional.closed_form import shares
-from multimix.kernels import closed_form_kernel, triton_closed_form, triton_launch
+from multimix.kernels import closed_form_kernel, triton_launch, triton_shares
 from multimix.kernels.closed_form_kernel import _expected, _gradient
 from multimix.kernels.triton_launch import Tile
 
@@ -90,7 +90,7 @@ def test_what_follows_from_the_attention(b, m, alpha) -> None:
     weight_R, options = torch.tensor([0.5, 0.2, 0.3]), (*alpha, m, b)
     nodes = closed_form_kernel._nodes(options, DEVICE)
     examples, scalars = (
-        each.cpu().double() for each in triton_closed_form.attend(a.to(DEVICE), weight_R.to(DEVICE), nodes, 1.5)
+        each.cpu().double() for each in triton_shares.attend(a.to(DEVICE), weight_R.to(DEVICE), nodes, 1.5)
     )
     pi_RB = (a.double() / a.double().sum(0)).mT
     found = shares(pi_RB, options)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..functional._quadrature import concentrations, exponential_over_concentration, unit_interval
+from ..functional._transforms import without_autocast
 from ..functional.closed_form import LAPLACE_NODES, SHARES, Weights, position_weights, reference
 from . import crossover, triton_launch
 from .ops import define_operator, refuse_capture
@@ -92,15 +93,15 @@ def _forward(
     logits: Tensor, targets: Tensor, attention: Tensor | None, low: float, high: float, m: int, pooled: bool,
     spread_weight: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    from . import triton_closed_form
+    from . import triton_closed_form, triton_shares
 
     refuse_capture(logits.device)  # `_nodes` would be kept in memory that is the graph's
     r, b, c = logits.shape
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         a_BR = logits.new_ones((), dtype=torch.float32).expand(b, r) if attention is None else attention.float()
         weight_R = position_weights(a_BR.sum(0), pooled)
         nodes = _nodes((low, high, m, b), logits.device)
-        given = triton_closed_form.attend(a_BR, weight_R, nodes, spread_weight)
+        given = triton_shares.attend(a_BR, weight_R, nodes, spread_weight)
         tile = triton_launch.tile(b=b, c=c, backward=False)
         losses, found = triton_closed_form.forward(_by_rows(logits), targets, given, tile)
         return losses.sum(), *given, *found
@@ -138,12 +139,12 @@ def _gradient_forward(
     scale: Tensor, logits: Tensor, targets: Tensor, examples: Tensor, scalars: Tensor, columns: Tensor,
     mean_lse: Tensor, q: Tensor, lse: Tensor,
 ) -> Tensor:  # fmt: skip
-    from . import triton_closed_form
+    from . import triton_closed_form_gradient
 
     _, b, c = logits.shape
     given, found = Given(examples, scalars), Found(columns, mean_lse, q, lse)
     tile = triton_launch.tile(b=b, c=c, backward=True)
-    return triton_closed_form.backward(scale, _by_rows(logits), targets, given, found, tile)
+    return triton_closed_form_gradient.backward(scale, _by_rows(logits), targets, given, found, tile)
 
 
 def _gradient_fake(
