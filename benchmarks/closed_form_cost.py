@@ -1,4 +1,4 @@
-"""What n = infinity costs: `python benchmarks/closed_form_cost.py [--json FILE]`, a minute on one CPU core.
+"""What n = infinity costs: `python benchmarks/closed_form_cost.py [--json FILE] [--tables TABLE ...]`, a minute.
 
 Loss and gradient in the logits, the fused operator beside its reference (autograd through every tensor) and beside the
 sampled loss of n = 1000; time in turns, and memory beyond the logits. Then, for the paper's sizes on a GPU, operations
@@ -100,11 +100,18 @@ class Launches:
 
 
 def count_kernels(logits: Tensor, labels: Tensor, attention: Tensor | None, counter: Counter) -> None:
-    from multimix.kernels import triton_closed_form
+    from multimix.kernels import triton_closed_form, triton_closed_form_gradient, triton_shares
 
-    names = "_attend", "_mean", "_mean_of_tiles", "_nodes", "_lse_of_tiles", "_slopes", "_gradient"
+    kernels = {
+        triton_shares: ("_attend",),
+        triton_closed_form: ("_mean", "_mean_of_tiles", "_nodes", "_lse_of_tiles"),
+        triton_closed_form_gradient: ("_slopes", "_gradient"),
+    }
     closed_form_kernel._nodes((0.5, 2.0, B, B), logits.device)  # in the first step alone
-    with mock.patch.multiple(triton_closed_form, **{name: Launches(name, counter) for name in names}):
+    with contextlib.ExitStack() as patches:
+        for module, names in kernels.items():
+            counted = {name: Launches(name, counter) for name in names}
+            patches.enter_context(mock.patch.multiple(module, **counted))
         _, *known = closed_form_kernel._forward(logits, labels, attention, 0.5, 2.0, B, False, 1.0)
         closed_form_kernel._gradient_forward(logits.new_empty((), dtype=torch.float32), logits, labels, *known)
 
@@ -112,7 +119,7 @@ def count_kernels(logits: Tensor, labels: Tensor, attention: Tensor | None, coun
 def count(r: int, c: int, form: str) -> dict:
     """On the device "meta", which computes shapes alone; logits in bfloat16."""
     logits, labels, attention = inputs(r, c, device="meta", dtype=torch.bfloat16)
-    closed_form._uniform((0.5, 2.0, B, B))  # on the host and in the first step alone, so it does not count
+    closed_form._uniform((0.5, 2.0, B, B), torch.float32, logits.device)  # in the first step alone
     with Counter() as counter, mock.patch("torch.autocast", return_value=contextlib.nullcontext()):
         if form == "fused":  # a custom operator hides what is in it
             options = 0.5, 2.0, B, False, 1.0, True
@@ -131,6 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--tables", nargs="+", choices=("measured", "counted"), default=("measured", "counted"))
     options = parser.parse_args()
     with Record(options.json, {"b": B, "rounds": options.rounds, "rounds of the largest": 3}) as record:
         forms = ("fused", "reference", "triton") if importlib.util.find_spec("triton") else ("fused", "reference")
@@ -138,7 +146,7 @@ def main() -> None:
             ("measured", (measure(r, c, options.rounds) for r, c in MEASURED)),
             ("counted", (count(r, c, form) for r, c in COUNTED for form in forms)),
         ):
-            for row in rows:
+            for row in rows if table in options.tables else ():
                 print(row, flush=True)
                 record.add(table, row)
 

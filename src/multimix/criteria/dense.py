@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..functional import attend, attention_map
 from ..functional._checks import Alpha, as_probabilities, check_choice, check_floating, check_targets, mixing_dtype
+from ..functional._transforms import without_autocast
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED, normalized_weights, or_one
 from .classifiers import (
@@ -273,7 +274,7 @@ def _dense_loss(
 ) -> Tensor:
     """(14) for given mixed logits; targets and weights follow the positions where the classifier has strides."""
     c = logits_RNC.shape[-1]
-    with torch.autocast(logits_RNC.device.type, enabled=False):
+    with without_autocast(logits_RNC):
         dtype = mixing_dtype(logits_RNC.dtype, lam_RNB.dtype)
         lam_RNB, s_RN = lam_RNB.to(dtype), s_RN.to(dtype)
         y_RNC = lam_RNB @ as_probabilities(targets, c, dtype)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from ..functional._checks import check_positive
+from ..functional._transforms import without_autocast
 from .criterion import Criterion
 from .embeddings import check_embeddings
 
@@ -53,7 +54,7 @@ class MMix(Criterion):
         if first.shape != second.shape:
             raise ValueError(f"the two views must agree in shape, got {tuple(first.shape)} and {tuple(second.shape)}")
         b = len(first)
-        with torch.autocast(first.device.type, enabled=False):
+        with without_autocast(first):
             u = torch.cat([self.mix(first), _unit(second)])
             logits = u @ u.mT / self.temperature
             logits = logits.masked_fill(torch.eye(2 * b, dtype=torch.bool, device=u.device), -torch.inf)

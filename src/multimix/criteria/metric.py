@@ -16,6 +16,7 @@ from torch.nn import functional as nnf
 
 from .. import random
 from ..functional._checks import check_positive, check_targets
+from ..functional._transforms import without_autocast
 from .criterion import Criterion
 from .embeddings import check_embeddings
 
@@ -34,7 +35,7 @@ class MetricLoss(Criterion):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss, a scalar, in float32 or better."""
         z = unit(embeddings, labels)
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             anchors = self.anchors(z, labels)
             s_AB = anchors.vectors_AD @ z.mT
             return self.reduce(s_AB, anchors.positive_AB.to(s_AB.dtype), s_AB, anchors.negative_AB.to(s_AB.dtype))

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import random
 from ..functional import sample_weights
 from ..functional._checks import check_choice, check_not_negative, check_positive
+from ..functional._transforms import without_autocast
 from .criterion import Criterion
 from .metric import MetricLoss, unit
 
@@ -61,7 +62,7 @@ class Metrix(Criterion):
         if pairs == "either":
             pairs = "positive-negative" if random.uniform(generator) < 0.5 else "anchor-negative"
         z = unit(embeddings, labels)
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             mix = self._positive_negative if pairs == "positive-negative" else self._anchor_negative
             return clean + self.weight * mix(z, labels, generator)
 

@@ -23,7 +23,7 @@ from ..functional._checks import (
     check_targets,
     mixing_dtype,
 )
-from ..functional._transforms import is_transformed, needs_formula, refuse_transforms
+from ..functional._transforms import has_values, is_shape, needs_formula, refuse_transforms, without_autocast
 from ..functional.closed_form import check_spread_weight, relative_attention
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED
@@ -221,7 +221,7 @@ def _warn_where_uneven(criterion: MultiMix, a_BR: Tensor, normalize: str) -> Non
     """
     b = a_BR.shape[0]
     even = _effective(criterion.alpha[0], criterion.m, b)
-    if criterion._looked or even < _FEWEST_EFFECTIVE or is_transformed():
+    if criterion._looked or even < _FEWEST_EFFECTIVE or not has_values(a_BR):
         return
     pi_RB, weight_R = relative_attention(a_BR.mT.to(mixing_dtype(a_BR.dtype)), normalize == "global")
     effective_R = even / (b * pi_RB.square().sum(1))
@@ -328,6 +328,9 @@ def draw_weights(
     criterion: MultiMix, n: int, b: int, positions: int | None, like: Tensor, generator: torch.Generator | None
 ) -> Tensor:
     """The weights that the fused loss, unless by Triton, draws from the same generator."""
+    if is_shape(like):
+        shape = (n, b) if positions is None else (positions, n, b)
+        return like.new_empty(shape, dtype=mixing_dtype(like.dtype))
     spawned = torch.Generator(like.device).manual_seed(int(random.draw_seed(generator)))
     return sample_weights(
         n, b, criterion.points(b), criterion.alpha, positions, spawned, like.device, mixing_dtype(like.dtype)
@@ -339,7 +342,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, lam: Tensor) -> Tensor:
     c = logits.shape[-1]
     check_classes(c)
     check_targets(targets, lam.shape[-1], c)
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         dtype = mixing_dtype(logits.dtype, lam.dtype)
         log_p = logits.to(dtype).clamp(min=MASKED).log_softmax(-1)
         return -(lam.to(dtype) @ as_probabilities(targets, c, dtype) * log_p).sum(-1).mean()

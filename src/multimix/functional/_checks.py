@@ -8,7 +8,7 @@ import numbers
 import torch
 from torch import Tensor
 
-from ._transforms import is_transformed
+from ._transforms import has_values, is_transformed
 
 Alpha = float | tuple[float, float]
 
@@ -109,8 +109,8 @@ def check_targets(targets: Tensor, b: int, c: int | None = None, *, beside: Tens
             f"integer targets are class indices of shape ({b},), got {tuple(targets.shape)}" + _hint(targets)
         )
     # Reading the values of a tensor on an accelerator would stall it; there the indexing kernels check.
-    hidden = torch.compiler.is_compiling() or is_transformed()
-    if c is not None and targets.device.type == "cpu" and b and not hidden:
+    seen = targets.device.type == "cpu" and not torch.compiler.is_compiling() and has_values(targets)
+    if c is not None and b and seen:
         low, high = targets.long().aminmax()
         if low < 0 or high >= c:
             raise ValueError(

@@ -1,17 +1,37 @@
-"""Derivatives that the fused operators do not know: forward-mode ones, and the transforms of torch.func."""
+"""Tensors that are not just numbers: with derivatives that the fused operators do not know (forward-mode ones, the
+transforms of torch.func), or of a shape alone."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 
 
 def is_transformed() -> bool:
     """Whether a transform of torch.func is under way."""
     return torch._C._are_functorch_transforms_active()
+
+
+def is_shape(tensor: Tensor) -> bool:
+    """Whether nothing but shapes is computed: on the device "meta" and in `FakeTensorMode`, as tools that plan memory
+    or count operations do."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether its numbers can be looked at."""
+    return not (is_transformed() or is_shape(tensor))
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Where `tensor` is, operations keep the types they are given; the name of a device without autocast is refused."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def needs_formula(*tensors: Tensor | None) -> bool:

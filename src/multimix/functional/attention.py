@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._checks import as_probabilities, check_choice, check_targets, check_tensor, mixing_dtype
+from ._transforms import without_autocast
 from .loss import counted, or_one
 
 
@@ -55,7 +56,7 @@ def attention_map(
     count = real.sum(1, keepdim=True).clamp(min=1)
     if by == "uniform":
         return real / count
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features):
         features = features.to(dtype)
         if mask is not None:  # padding may hold anything, also NaN
             features = features.masked_fill(~mask[..., None], 0)

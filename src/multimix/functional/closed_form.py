@@ -33,7 +33,7 @@ from ._checks import (
     mixing_dtype,
 )
 from ._quadrature import concentrations, exponential_over_concentration, unit_interval
-from ._transforms import needs_formula, refuse_transforms
+from ._transforms import needs_formula, refuse_transforms, without_autocast
 from .loss import counted, negligible, or_one
 
 Weights = tuple[float, float, int, int]
@@ -138,7 +138,7 @@ def reference(
     """The equations through autograd, every tensor in memory."""
     r, b, c = logits_RBC.shape
     dtype = mixing_dtype(logits_RBC.dtype)
-    with torch.autocast(logits_RBC.device.type, enabled=False):
+    with without_autocast(logits_RBC):
         a_RB = logits_RBC.new_ones(r, b, dtype=dtype) if a_BR is None else a_BR.mT.to(dtype)
         pi_RB, weight_R = relative_attention(a_RB, pooled)
         y_BC = as_probabilities(targets, c, dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._checks import as_probabilities, check_floating, check_targets, mixing_dtype
+from ._transforms import without_autocast
 
 
 def interpolate(
@@ -55,7 +56,7 @@ def interpolate(
                 f"targets are class indices {tuple(targets.shape)}: give num_classes, or one-hot targets (b, c)"
             )
         targets = as_probabilities(targets, num_classes)
-    with torch.autocast(lam.device.type, enabled=False):
+    with without_autocast(lam):
         dtype = mixing_dtype(lam.dtype)
         return mix(embeddings, lam), torch.tensordot(lam.to(dtype), targets.to(dtype), dims=1)
 
@@ -63,7 +64,7 @@ def interpolate(
 def mix(embeddings: Tensor, lam: Tensor) -> Tensor:
     """Z Lambda alone: (b, ...) with lam (n, b), or (r, b, d) with lam (r, n, b); float32 or better inside."""
     dtype = mixing_dtype(embeddings.dtype, lam.dtype)
-    with torch.autocast(embeddings.device.type, enabled=False):
+    with without_autocast(embeddings):
         z, lam = embeddings.to(dtype), lam.to(dtype)
         mixed = lam @ z if lam.ndim == 3 else torch.tensordot(lam, z, dims=1)
         return mixed.to(embeddings.dtype)

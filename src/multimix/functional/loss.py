@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._checks import as_probabilities, check_choice, check_floating, check_targets, check_tensor, mixing_dtype
-from ._transforms import needs_formula, refuse_transforms
+from ._transforms import needs_formula, refuse_transforms, without_autocast
 
 MASKED = -1e30
 """What lower logits are taken for: -inf, of a masked class, times a weight of 0 would be NaN."""
@@ -94,7 +94,7 @@ def reference(logits: Tensor, targets: Tensor, lam: Tensor, w: Tensor) -> Tensor
 
     `logits` (r, b, c), `lam` (r, n, b), `w` (r, n) normalised.
     """
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         mixed_logits = lam @ logits.to(lam.dtype).clamp(min=MASKED)
         mixed_targets = lam @ as_probabilities(targets, logits.shape[-1], lam.dtype)
         cross_entropy = -(mixed_targets * mixed_logits.log_softmax(-1)).sum(-1)

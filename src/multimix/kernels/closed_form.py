@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from ..functional._checks import mixing_dtype
+from ..functional._transforms import without_autocast
 from ..functional.closed_form import Weights, nearly_nothing, reference, relative_attention, shares
 from .ops import define_operator, refuse_capture
 from .targets import Targets
@@ -54,7 +55,7 @@ def _forward(
     refuse_capture(logits.device)
     r, b, c = logits.shape
     dtype, uniform = mixing_dtype(logits.dtype), attention is None
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         weights = low, high, m, b
         if attention is None:
             found = _Attention(*(each[..., None].expand(r, -1, b) for each in _uniform(weights, dtype, logits.device)))

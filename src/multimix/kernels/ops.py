@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..functional._checks import mixing_dtype
+from ..functional._transforms import without_autocast
 from ..functional.attention import attend
 from ..functional.loss import counted, normalized_weights, or_one, reference
 from . import sampled
@@ -99,7 +100,7 @@ def refuse_capture(device: torch.device) -> None:
 def _mixed_forward(
     logits: Tensor, targets: Tensor, lam: Tensor, w: Tensor, gradient: bool, details: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         sums = Accumulator(logits.to(lam.dtype), targets, gradient=gradient)
         found = Details(lam.new_empty(0), lam.new_empty(0))
         parts = [sums.add(p, lam[p], w[p], details=details) for p in sums.position_blocks(lam.shape[1])]
@@ -158,7 +159,7 @@ def _sampled_forward(
 ) -> tuple[Tensor, Tensor]:
     refuse_capture(logits.device)
     draws = int(seed), n, m, float(low), float(high)
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         losses, total_P, grad = sampled.sums(
             logits, targets, attention, *draws, gradient=gradient, implementation=implementation
         )
