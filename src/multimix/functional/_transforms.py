@@ -29,9 +29,8 @@ def has_values(tensor: Tensor) -> bool:
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Where `tensor` is, operations keep the types they are given; the name of a device without autocast is refused."""
-    device = tensor.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    """Where `tensor` is, operations keep the types they are given; the device "meta" knows no autocast."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
 def needs_formula(*tensors: Tensor | None) -> bool:
