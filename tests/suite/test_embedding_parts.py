@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.suite.memory import LEGEND, Memory, quiet
 
 import multimix.evaluation as ev
 from multimix.data import ArrayDataset
+from multimix.evaluation import projection
 from multimix.evaluation.projection import umap
 from multimix.models import SplitModel, build
 from multimix.random import make_generator
@@ -173,6 +175,29 @@ def test_a_few_test_images_are_measured_too(subject: Subject, count: int, drawn:
     assert found["spaces"]["normalized"]["alignment"] > 0
     assert ("umap" in found) == drawn
     assert len(Embedding().sections({"multimix": [found]}, LEGEND)) == 2 + drawn
+
+
+def test_umap_is_asked_for_the_neighbours_and_gives_the_threads_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    class Fake:
+        def __init__(self, **options: object) -> None:
+            asked.append(options)
+
+        def fit_transform(self, z: np.ndarray) -> np.ndarray:
+            torch.set_num_threads(threads + 1)
+            return z[:, :2].astype(np.float64)
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(projection, "_umap_learn", lambda: SimpleNamespace(UMAP=Fake))
+    z = torch.rand(10, 3, dtype=torch.float64)
+    for seed in (1, 1, 2):
+        points = umap(z, neighbors=4, generator=torch.Generator().manual_seed(seed))
+    assert torch.get_num_threads() == threads
+    assert torch.equal(points, z[:, :2].float())
+    assert [options["n_neighbors"] for options in asked] == [4, 4, 4]
+    seeds = [options["random_state"] for options in asked]
+    assert seeds[0] == seeds[1] != seeds[2]
 
 
 def test_umap_needs_more_points_than_neighbours() -> None:
