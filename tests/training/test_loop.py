@@ -174,6 +174,8 @@ def test_averaged_weights_are_the_ones_evaluated_and_exported(tmp_path):
     assert not torch.equal(exported[name], checkpoint["module"][f"model.{name}"])
     best = torch.load(run / "checkpoints" / "best.pt", weights_only=True)["average"]["model"]
     assert torch.equal(load_file(run / "best.safetensors")[name], best[name])
+    test = data.loader(data.load("digits").test, batch_size=100, train=False)
+    assert metrics(run)[-1]["test_loss"] == pytest.approx(evaluate_model(load_run(run)[1], test)["loss"], rel=1e-5)
     (run / "model.safetensors").unlink()  # as of a run that has not finished
     assert torch.equal(load_run(run)[1].state_dict()[name], exported[name])
 
@@ -182,6 +184,7 @@ def test_averaged_weights_are_the_ones_evaluated_and_exported(tmp_path):
     ("changes", "accumulate", "near"),
     [
         ({}, 5, 1e-5),
+        ({"clip_norm": 0.1}, 5, 1e-5),
         # Micro-batches of 17, 17 and 16 images, which count alike in the reported loss.
         ({"per_class": 5, "batch_size": 60, "lr": 0.5}, 3, 1e-3),
     ],
@@ -265,13 +268,13 @@ def test_checkpoints_come_every_so_many_minutes(tmp_path, monkeypatch):
 def test_a_method_with_parameters_is_set_up_trained_and_saved(tmp_path, monkeypatch):
     method = Probing()
     use(monkeypatch, method)
-    run = train(replace(CONFIG, epochs=1, accumulate=2), tmp_path / "run")
-    assert method.events == ["setup"] + ["forward", "forward", "after_step"] * 4
-    assert len(set(method.draws)) == 8
+    run = train(replace(CONFIG, accumulate=2), tmp_path / "run")
+    assert method.events == ["setup"] + ["forward", "forward", "after_step"] * 8
+    assert len(set(method.draws)) == 16
     assert method.scale.item() > 1
     saved = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["module"]
     assert saved["method.scale"] == method.scale
-    assert saved["method.moved"] == 4
+    assert saved["method.moved"] == 8
     assert not any("method" in name for name in load_file(run / "model.safetensors"))
 
 
@@ -656,6 +659,20 @@ def test_the_seed_decides_the_first_weights_and_what_a_method_draws_in_its_setup
     first, again, other = drawn
     assert first == again
     assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("classes", [5, 6])
+def test_what_is_measured_of_a_model(classes):
+    batches = [(torch.randn(20, classes, generator=make_generator(k)), torch.arange(20) % classes) for k in range(2)]
+    found = evaluate_model(nn.Identity(), batches)
+    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    p = logits.double().softmax(1)
+    assert found["accuracy"] == (logits.argmax(1) == labels).double().mean().item()
+    assert found["loss"] == pytest.approx(-p[torch.arange(40), labels].log().mean().item(), rel=1e-12)
+    # In single precision, confidences of 1 - 1e-9 would be those of certainty.
+    assert found["ece"] == pytest.approx(evaluation.expected_calibration_error(p, labels, bins=15), rel=1e-12)
+    top5 = (logits.topk(5).indices == labels[:, None]).any(1).double().mean().item()
+    assert found["top5"] == (top5 if classes > 5 else None)
 
 
 def test_evaluate_model_refuses_what_is_not_finite():
