@@ -203,6 +203,8 @@ def test_the_best_of_a_column_is_marked_with_its_ties(make_run: MakeRun) -> None
     assert [row[1].top for row in table.rows] == [False, True, True]
     ece = table.columns.index("calibration\nerror, %")
     assert [row[ece].top for row in table.rows] == [False, True, True]
+    nll = table.columns.index("neg. log-\nlikelihood")
+    assert [row[nll].top for row in table.rows] == [False, True, True]
 
 
 def test_many_classes_are_cut_to_those_that_differ_most() -> None:
