@@ -30,7 +30,7 @@ from multimix.training.loop import Loop
 from multimix.training.meters import Totals
 from multimix.training.progress import Reporter
 from multimix.training.records import TensorBoard
-from multimix.training.setting import make_loaders
+from multimix.training.setting import load_splits, make_loaders
 
 CONFIG = Config(
     data="digits",
@@ -75,18 +75,18 @@ def weights_of(model: nn.Module) -> torch.Tensor:
 
 def test_erm_equals_a_loop_written_by_hand(tmp_path):
     """Plain PyTorch, in the order of the documents: same seeds, same batches, torch's own SGD."""
-    config = replace(CONFIG, nesterov=True, clip_norm=0.5)
+    config = replace(CONFIG, nesterov=True, clip_norm=0.5, augment="crop-flip", seed=3)
     run = train(config, tmp_path / "run")
 
     splits = data.load("digits", per_class=20)
-    batches = data.loader(splits.train, batch_size=50, train=True, seed=config.seed)
+    batches = data.loader(splits.train, batch_size=50, train=True, augment="crop-flip", seed=3)
     net = models.build(
         "smallnet-w8",
         num_classes=10,
         image_size=8,
         mean=splits.mean,
         std=splits.std,
-        generator=make_generator(config.seed, "init"),
+        generator=make_generator(3, "init"),
     )
     sgd = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3, foreach=False)
     for epoch in range(2):
@@ -172,6 +172,7 @@ def test_averaged_weights_are_the_ones_evaluated_and_exported(tmp_path):
     name = "classifier.weight"
     assert torch.equal(exported[name], checkpoint["average"]["model"][name])
     assert not torch.equal(exported[name], checkpoint["module"][f"model.{name}"])
+    assert checkpoint["average"]["updates"] == checkpoint["step"] == 8
     best = torch.load(run / "checkpoints" / "best.pt", weights_only=True)["average"]["model"]
     assert torch.equal(load_file(run / "best.safetensors")[name], best[name])
     test = data.loader(data.load("digits").test, batch_size=100, train=False)
@@ -752,6 +753,19 @@ def test_training_images_are_evaluated_clean_where_asked(tmp_path):
     assert last["train_clean_accuracy"] == pytest.approx(right.double().mean().item(), abs=0.3)
     whole = metrics(train(replace(config, evaluate_train=10_000), tmp_path / "all"))[-1]
     assert whole["train_clean_accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-6)
+
+
+def test_the_clean_training_images_are_the_same_for_every_seed_of_the_training():
+    def images(**changes):
+        config = replace(CONFIG, evaluate_train=40, **changes)
+        loaders = make_loaders(config, load_splits(config), device="cpu", rank=0, world_size=1)
+        batches = list(loaders["train_clean"].batches(0))
+        return torch.cat([batch.images.flatten(1) for batch in batches])
+
+    first = images(seed=0)
+    assert len(first) == 40
+    assert torch.equal(images(seed=1), first)
+    assert not torch.equal(images(subset_seed=1), first)
 
 
 @pytest.mark.parametrize(
