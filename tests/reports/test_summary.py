@@ -51,6 +51,16 @@ def test_rows_hold_last_and_best_over_seeds(make_run: MakeRun) -> None:
     assert "cutmix (−5.17 ± 1.90) is better than ERM in calibration error" in headline(summary)[1]
 
 
+def test_a_table_shows_means_and_sample_deviations_in_per_cent(make_run: MakeRun) -> None:
+    table = results_table(summarize(two_methods(make_run)))
+    erm, cutmix = ({c: (x.text, x.spread) for c, x in zip(table.columns, row, strict=True)} for row in table.rows)
+    assert erm["accuracy, %\nlast epoch"] == ("72.00", "± 2.00")
+    assert erm["accuracy, %\nbest epoch"] == ("90.00", "± 0.00")
+    assert erm["calibration\nerror, %"] == ("14.00", "± 1.00")
+    assert erm["neg. log-\nlikelihood"] == ("0.280", "± 0.020")
+    assert cutmix["over ERM,\npoints"] == ("+10.33", "± 3.79")  # 4.303 * 1.528 / sqrt(3)
+
+
 def test_csv_has_a_line_for_each_run(make_run: MakeRun) -> None:
     rows = list(csv.DictReader(io.StringIO(results_csv(summarize(two_methods(make_run))))))
     assert len(rows) == 6
