@@ -212,6 +212,14 @@ def test_a_surrogate_of_images_of_any_precision_and_within_inference_mode() -> N
     assert torch.equal(inside, expected)
 
 
+def test_a_surrogate_is_as_unsure_as_the_model() -> None:
+    """Of a model that always gives the same probabilities it learns these."""
+    images, probabilities = data(60)[0], torch.tensor([0.6, 0.3, 0.1])
+    draws = torch.Generator().manual_seed(0)
+    student = distil(lambda x: (7 + probabilities.log()).expand(len(x), 3), images, steps=100, generator=draws)
+    torch.testing.assert_close(student(images).softmax(1).mean(0), probabilities, rtol=0, atol=0.03)
+
+
 def test_a_surrogate_learns_what_the_model_answers_without_the_global_rng() -> None:
     model = net()
     images, labels = data(200)
