@@ -172,6 +172,10 @@ def test_adaptive_error_equals_the_loop(seed: int, n: int, c: int, bins: int) ->
         error += abs(sum(float(p[i].argmax() == labels[i]) - p[i].max().item() for i in members)) / n
     assert max(sizes) - min(sizes) <= 1
     assert adaptive_calibration_error(p, labels, bins=bins) == pytest.approx(error, abs=1e-12)
+    # One bin is the difference of the means, which no division into bins can fall below.
+    one_bin = abs(p.amax(1).mean().item() - accuracy(p, labels))
+    assert adaptive_calibration_error(p, labels, bins=1) == pytest.approx(one_bin, abs=1e-12)
+    assert error >= one_bin - 1e-12
 
 
 def test_adaptive_error_does_not_depend_on_the_order_of_equal_confidences() -> None:
