@@ -46,7 +46,7 @@ def test_calibration_errors_have_the_bins_asked_for(digits_run) -> None:  # type
     with torch.no_grad():
         p = model(test.images.float() / 255).double().softmax(1)  # type: ignore[union-attr]
     (candidate,) = run_candidates([path], which=["last"])
-    for bins in (7, 15):
+    for bins in (1, 15, 300):
         found = measure(candidate, Accuracy(bins=bins))
         diagram = evaluation.reliability(p, test.labels, bins)
         assert found["reliability"]["counts"] == diagram.counts.tolist()
