@@ -405,11 +405,15 @@ def test_snow_falls_on_black_and_leaves_white() -> None:
 
 
 def test_what_snow_covers_is_as_bright_as_its_luma() -> None:
-    colours = 0.2 * torch.eye(3).view(3, 3, 1, 1).expand(3, 3, 16, 16)
-    # Nothing reaches the threshold of flakes.
-    covered = kinds.snow(colours, generator(), 0.0, 0.0, 1.0, 1.0, 10, 4, 0.8)
     luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1, 1)
-    torch.testing.assert_close(covered, 0.8 * colours + 0.2 * (0.5 + 1.5 * 0.2 * luma).expand(colours.shape))
+    for value in (0.2, 1.0):
+        colours = value * torch.eye(3).view(3, 3, 1, 1).expand(3, 3, 16, 16)
+        # Nothing reaches the threshold of flakes.
+        covered = kinds.snow(colours, generator(), 0.0, 0.0, 1.0, 1.0, 10, 4, 0.8)
+        whiter = (0.5 + 1.5 * value * luma).expand(colours.shape)
+        # A pure red or blue is brighter than that already.
+        whiter = torch.where(colours > whiter, colours, whiter)
+        torch.testing.assert_close(covered, 0.8 * colours + 0.2 * whiter)
 
 
 def test_snow_falls_down_and_motion_goes_sideways() -> None:
