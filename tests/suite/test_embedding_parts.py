@@ -219,6 +219,8 @@ def test_intrusion_of_a_runs_own_mixing_and_others(subject: Subject) -> None:
     every = Intrusion(batches=1, batch_size=200).evaluate(subject, Memory(), quiet)["mixings"]["clean images"]["raw"]
     assert every["mean"] == pytest.approx(distances.mean().item(), rel=1e-4)
     assert sum(every["shares"]) == pytest.approx(1)
+    assert every["median"] == pytest.approx(distances.sort().values[99].item(), rel=1e-4)  # of 200, the lower one
+    assert every["high"] == pytest.approx(distances.sort().values[197].item(), rel=1e-4)  # of 200, the 198th
     again = Intrusion(batches=2, batch_size=16, bank=1000, mixers=("cutmix",)).evaluate(subject, Memory(), quiet)
     assert again == result
     assert part.headline(result)["intrusion distance ↑"] == result["mixings"]["MultiMix"]["normalized"]["mean"]
@@ -241,8 +243,9 @@ def test_the_bank_what_is_mixed_and_the_mixing_are_drawn_independently(
         return generator
 
     monkeypatch.setattr(intrusion, "make_generator", noted)
-    Intrusion(batches=1, batch_size=16).evaluate(subject, Memory(), quiet)
-    assert len(streams) == len(set(streams.values())) == 3
+    for seed in (0, 1):
+        Intrusion(batches=1, batch_size=16, seed=seed).evaluate(subject, Memory(), quiet)
+    assert len(streams) == len(set(streams.values())) == 2 * 3
 
 
 def test_a_method_without_mixing_says_so(subject: Subject) -> None:
