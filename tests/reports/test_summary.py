@@ -46,6 +46,8 @@ def test_rows_hold_last_and_best_over_seeds(make_run: MakeRun) -> None:
     assert cutmix.accuracy_difference.verdict == "higher"
     assert cutmix.ece_difference is not None
     assert cutmix.ece_difference.verdict == "lower"
+    assert cutmix.nll_difference is not None
+    assert cutmix.nll_difference.mean == pytest.approx(-statistics.mean([0.10, 0.12, 0.09]))
     assert headline(summary)[0].startswith("The highest test accuracy is that of cutmix, 82.33 %.")
     assert "cutmix (+10.33 ± 3.79) is better than ERM in test accuracy" in headline(summary)[0]
     assert "cutmix (−5.17 ± 1.90) is better than ERM in calibration error" in headline(summary)[1]
