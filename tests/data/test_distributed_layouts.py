@@ -231,7 +231,7 @@ def test_cifar_in_the_authors_form(tmp_path: Path, cifar_batches, name) -> None:
     classes = int(name[5:])
     assert data.train.labels.tolist() == list(range(classes)) * (len(data.train) // classes)
     assert data.class_names[3] == "class 3"
-    assert data.mean == (0.4914, 0.4822, 0.4465)
+    assert (data.mean, data.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
 def test_cifar_lies_in_the_cache_folder_by_default(own_cache: Path, cifar_batches) -> None:
@@ -364,6 +364,8 @@ def test_imagenet_in_class_folders(tmp_path: Path, tree) -> None:
     data = load("imagenet", root=tmp_path)
     assert isinstance(data.train, FileDataset)
     assert (data.image_size, data.class_names) == (224, WNIDS[:2])
+    theirs = torchvision.transforms._presets.ImageClassification(crop_size=224)
+    assert (data.mean, data.std) == (tuple(theirs.mean), tuple(theirs.std))
     assert data.test.labels.tolist() == [0, 1]
     imagenet_meta(tmp_path, [])
     assert load("imagenet", root=tmp_path).class_names == ("goldfish", WNIDS[1])

@@ -107,6 +107,11 @@ def test_balanced_epoch_uses_a_domain_up_before_it_begins_again():
     assert counts[:25].sum() == 10
     assert sorted(counts[25:28].tolist()) == [3, 3, 4]
     assert counts[28:].tolist() == [5, 5]
+    # Each time in another order.
+    of_three = [image for image in drawn.tolist() if 25 <= image < 28]
+    rounds = [tuple(of_three[k : k + 3]) for k in range(0, 9, 3)]
+    assert all(len(set(one)) == 3 for one in rounds)
+    assert len(set(rounds)) > 1
     again = torch.cat([batch.images[:, 0, 0, 0] for batch in batches.batches(epoch=4)]).mul(255).round().int()
     assert not torch.equal(drawn, again)
 

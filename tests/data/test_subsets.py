@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multimix.data import ArrayDataset, load
 from multimix.data.subsets import choose
 
 
@@ -78,3 +79,14 @@ def test_asking_for_too_many_names_class_and_count(per_class, held_out, message)
 def test_a_class_without_examples_is_refused() -> None:
     with pytest.raises(ValueError, match="class 'dog' has 0 training images"):
         choose(torch.zeros(5).long(), ["cat", "dog"], per_class=None, held_out=0, seed=0)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_loaded_subset_is_that_of_its_seed(seed: int) -> None:
+    whole, some = load("digits").train, load("digits", per_class=5, val_per_class=4, subset_seed=seed)
+    parts = choose(whole.labels, some.class_names, per_class=5, held_out=4, seed=seed)
+    assert isinstance(whole, ArrayDataset)
+    for part, indices in zip((some.train, some.val), parts, strict=True):
+        assert isinstance(part, ArrayDataset)
+        assert torch.equal(part.images, whole.images[indices])
+        assert torch.equal(part.labels, whole.labels[indices])

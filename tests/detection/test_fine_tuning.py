@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import warnings
@@ -69,6 +70,23 @@ def test_a_stopped_fine_tuning_goes_on_as_if_it_had_not_been(
     # What has ended is not trained again.
     assert detection.fine_tune(detector(), images, settings(), checkpoint=file, progress=seen.append) == losses
     assert len(seen) == 9
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(120, 12), (12_000, 1000), (7, 1)])
+def test_the_learning_rate_is_that_of_torchs_schedulers(steps: int, warmup: int) -> None:
+    """The "1x" schedule: of 12 epochs, drops to a tenth after 8 and 11."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.02)
+    drops = [math.ceil(steps * 8 / 12), math.ceil(steps * 11 / 12)]
+    schedulers = [
+        torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, gamma=0.1),
+        torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup - 1),
+    ]
+    chosen = settings(lr=0.02)
+    for step in range(steps):
+        assert chosen.learning_rate(step, steps) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), step
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
 
 
 class Pull(nn.Module):

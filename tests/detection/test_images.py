@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from multimix.data.boxes import BoxedImage, NamedBox
 from multimix.data.pictures import UnreadableImageError
 from multimix.detection import DetectionImages
+from multimix.random import derive_seed, lending
 
 
 @pytest.fixture
@@ -50,6 +54,35 @@ def test_boxes_move_with_the_pixels(images: list[BoxedImage], augment: str, size
             looks.add((k, round(left), round(right)))
     assert (len(looks) > 4) == (augment != "none")
     assert lost <= (2 if augment == "ssd" else 0)
+
+
+def test_the_augmentation_of_ssd_is_torchvisions(images: list[BoxedImage]) -> None:
+    """In the order of its reference training, but for the colours, which come last."""
+    steps = [
+        v2.RandomZoomOut(fill=[123, 117, 104]), v2.RandomIoUCrop(), v2.RandomHorizontalFlip(),
+        v2.Resize((40, 40), antialias=True), v2.SanitizeBoundingBoxes(), v2.RandomPhotometricDistort(),
+    ]  # fmt: skip
+    loaded = DetectionImages(images, ["a", "b"], augment="ssd", size=40, seed=3)
+    for epoch in range(3):
+        ((found, targets),) = loaded.batches(epoch, [torch.arange(4)])
+        for k, image in enumerate(images):
+            pixels = tv_tensors.Image(torch.from_numpy(np.array(Image.open(image.path))).permute(2, 0, 1))
+            edges = tv_tensors.BoundingBoxes([image.boxes[0].edges], format="XYXY", canvas_size=(60, 100))
+            target = {"boxes": edges, "labels": torch.tensor([2 - k % 2])}
+            with lending(derive_seed(3, epoch, k, "augment boxes")):
+                for step in steps:
+                    pixels, target = step(pixels, target)
+            assert torch.equal(found[k], pixels.as_subclass(torch.Tensor) / 255)
+            assert torch.equal(targets[k]["boxes"], target["boxes"].as_subclass(torch.Tensor))
+
+
+def test_pictures_are_read_as_they_are_stored_which_is_what_boxes_refer_to(tmp_path: Path) -> None:
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    Image.new("RGB", (100, 60)).save(tmp_path / "lying.jpg", exif=lying)
+    image = BoxedImage(tmp_path / "lying.jpg", 60, 100, (NamedBox("a", 70.0, 10.0, 95.0, 50.0),))
+    ((pixels,), _) = next(DetectionImages([image], ["a"]).batches(0, [torch.arange(1)]))
+    assert pixels.shape == (3, 60, 100)
 
 
 def test_an_example_depends_on_seed_epoch_and_number_alone(images: list[BoxedImage]) -> None:

@@ -107,6 +107,17 @@ def test_detections_in_images_without_boxes_are_false() -> None:
     assert average_precision([found[0], detections()], images, NAMES).map == pytest.approx(1)
 
 
+def test_a_hundred_detections_of_an_image_count() -> None:
+    """Of twelve objects in one image, all are found, after eighty-eight more certain detections of nothing."""
+    edges = [(8.0 * k, 0.0, 8.0 * k + 6, 6.0) for k in range(12)]
+    false = [("cat", 0.9, (0.0, 20.0 + 0.5 * k, 5.0, 30.0 + 0.5 * k)) for k in range(88)]
+    right = [("cat", 0.5 - 0.01 * k, box) for k, box in enumerate(edges)]
+    images, found = [boxed(*(NamedBox("cat", *box) for box in edges))], [detections(*false, *right)]
+    result = average_precision(found, images, NAMES)
+    assert result.per_class_50["cat"] == pytest.approx(by_definition(found, images, "cat", 0.5), abs=1e-6)
+    assert result.per_class["cat"] == pytest.approx(result.map) == pytest.approx(12 / 100)
+
+
 def test_what_cannot_be_judged_is_refused() -> None:
     with pytest.raises(ValueError, match=r"got 0 and 1 images"):
         average_precision([], [boxed(NamedBox("cat", 0, 0, 9, 9))], NAMES)
@@ -116,6 +127,7 @@ def test_what_cannot_be_judged_is_refused() -> None:
 
 class WholeImage(nn.Module):
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        assert not self.training
         one = torch.tensor([1])
         return [{"boxes": torch.tensor([[0.0, 0, *x.shape[:0:-1]]]), "labels": one, "scores": one} for x in images]
 
@@ -127,6 +139,8 @@ def test_detections_are_in_pixels_of_the_file(size: int | None, tmp_path: Path) 
         Image.new("RGB", (width, height)).save(tmp_path / f"{k}.png")
         images.append(BoxedImage(tmp_path / f"{k}.png", height, width, ()))
     said: list[int] = []
-    found = detect(WholeImage(), DetectionImages(images, NAMES, size=size), batch_size=2, say=said.append)
+    detector = WholeImage()
+    found = detect(detector, DetectionImages(images, NAMES, size=size), batch_size=2, say=said.append)
     assert [one["boxes"].tolist() for one in found] == [[[0, 0, 50, 20]], [[0, 0, 16, 40]], [[0, 0, 30, 30]]]
     assert said == [0, 2]
+    assert detector.training

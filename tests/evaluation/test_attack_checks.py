@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from multimix.evaluation import attack_checks
+from multimix.evaluation import attack_checks, attack_findings
 from multimix.evaluation.attack_checks import Finding, check_attack
 from multimix.evaluation.surrogate import distil
 
@@ -78,6 +78,45 @@ def test_a_larger_ball_is_crossed_in_longer_steps(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(attack_checks, "pgd", noted)
     check(net(), eps=0.04, step_size=0.01, steps=3)
     assert {(0.01, 0.0025), (0.02, 0.005), (0.08, 0.02), (0.16, 0.04)} <= seen
+
+
+def test_without_a_bound_a_short_attack_goes_all_the_way_too() -> None:
+    found = check(net(), eps=0.01, step_size=0.001, steps=2)
+    assert "random noise" in found
+    assert "the attack 0.0 %" in found["random noise"].sentence
+    assert "on 100.0 %" in found["unbounded"].sentence
+
+
+def test_pixels_without_influence_are_no_vanished_gradients() -> None:
+    model = net()
+    model[1].weight.data[:, ::5] = 0
+    assert "zero for 0.0 % of the images" in check(model)["gradients"].sentence
+
+
+def test_of_few_images_one_may_be_an_exception() -> None:
+    images, labels = (tensor[:10] for tensor in data())
+
+    def still(count: int) -> set[str]:
+        """The checks that fail where so many images have no gradient."""
+        model, first = net(), torch.arange(10)[:, None] < count
+        found = check_attack(lambda x: torch.where(first, model(x).detach() + 0 * x.sum(), model(x)), images, labels)
+        return {finding.name for finding in found if not finding.passed}
+
+    assert "gradients" not in still(1)
+    assert "gradients" in still(2)
+
+
+def test_chance_moves_errors_by_the_slack_and_no_further() -> None:
+    assert attack_findings.more_steps([0.5, 0.49, 0.485], 0.02).passed
+    assert attack_findings.more_eps({0.5: 0.5, 1.0: 0.485, 2.0: 0.6}, 4 / 255, 0.02).passed
+    # Small drops add up.
+    assert not attack_findings.more_eps({0.5: 0.5, 1.0: 0.49, 2.0: 0.48, 4.0: 0.47}, 4 / 255, 0.02).passed
+    assert not attack_findings.more_steps([0.5, 0.5, 0.485, 0.475, 0.47], 0.02).passed
+    assert attack_findings.noise(0.51, 0.5, 0.02).passed
+    assert not attack_findings.noise(0.53, 0.5, 0.02).passed
+    assert attack_findings.transfer(0.51, 0.5, 1.0, 0.02).passed
+    assert not attack_findings.transfer(0.53, 0.5, 1.0, 0.02).passed
+    assert [attack_findings.unbounded(error).passed for error in (0.949, 0.95, 1.0)] == [False, True, True]
 
 
 def test_training_mode_is_seen_and_left() -> None:
@@ -171,6 +210,14 @@ def test_a_surrogate_of_images_of_any_precision_and_within_inference_mode() -> N
     with torch.inference_mode():
         inside = learnt(torch.float32)
     assert torch.equal(inside, expected)
+
+
+def test_a_surrogate_is_as_unsure_as_the_model() -> None:
+    """Of a model that always gives the same probabilities it learns these."""
+    images, probabilities = data(60)[0], torch.tensor([0.6, 0.3, 0.1])
+    draws = torch.Generator().manual_seed(0)
+    student = distil(lambda x: (7 + probabilities.log()).expand(len(x), 3), images, steps=100, generator=draws)
+    torch.testing.assert_close(student(images).softmax(1).mean(0), probabilities, rtol=0, atol=0.03)
 
 
 def test_a_surrogate_learns_what_the_model_answers_without_the_global_rng() -> None:

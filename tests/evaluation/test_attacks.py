@@ -358,6 +358,9 @@ def test_autoattack_is_the_authors_standard_version(monkeypatch: pytest.MonkeyPa
         assert [run[name]["n_target_classes"] for name in ("APGDT", "FAB")] == [targets] * 2
         assert [part["n_restarts"] for part in run.values()] == [1] * 4
         assert [run["Square"][name] for name in ("n_queries", "rescale_schedule", "p_init")] == [5000, False, 0.8]
+        assert [(part["norm"], part["eps"]) for part in run.values()] == [("Linf", 0.1)] * 4
+    autoattack(net, torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), 0.5, norm="l2")
+    assert [(part["norm"], part["eps"]) for part in run.values()] == [("L2", 0.5)] * 4
 
 
 def test_autoattack_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -378,6 +378,23 @@ def test_ice_is_slightly_blue() -> None:
     torch.testing.assert_close(ice, ice[2:] * torch.tensor([0.85, 0.95, 1.0]).view(3, 1, 1))
 
 
+def test_frost_is_veins_and_clouds_over_the_darkened_image() -> None:
+    images, draws = pictures(b=2, h=16, w=12), generator(3)
+    ours = kinds.frost(images, generator(3), 0.8, 0.6)
+    veins, clouds = (filters.plasma(2, 16, decay, images, draws)[:, None, :, :12] for decay in (1.6, 2.0))
+    # Brightest where the fractal is 1/2.
+    ice = 0.7 * (2 * torch.minimum(veins, 1 - veins)) ** 3 + 0.3 * clouds
+    torch.testing.assert_close(ours, 0.8 * images + 0.6 * ice * torch.tensor([0.85, 0.95, 1.0]).view(3, 1, 1))
+
+
+def test_the_constants_are_those_of_the_data_set_nearest_in_size() -> None:
+    sides = {"cifar": 32, "tinyimagenet": 64, "imagenet": 224}
+    for side in range(8, 400):
+        nearest = min(sides, key=lambda name: abs(math.log(side / sides[name])))
+        assert constants.constants_for(side, side) == nearest
+        assert constants.constants_for(side, side + 100) == constants.constants_for(side + 100, side) == nearest
+
+
 def test_snow_falls_on_black_and_leaves_white() -> None:
     black, white = torch.zeros(8, 3, 32, 32), torch.ones(8, 3, 32, 32)
     flakes = corrupt(black, "snow", 5, generator=generator())
@@ -388,11 +405,15 @@ def test_snow_falls_on_black_and_leaves_white() -> None:
 
 
 def test_what_snow_covers_is_as_bright_as_its_luma() -> None:
-    colours = 0.2 * torch.eye(3).view(3, 3, 1, 1).expand(3, 3, 16, 16)
-    # Nothing reaches the threshold of flakes.
-    covered = kinds.snow(colours, generator(), 0.0, 0.0, 1.0, 1.0, 10, 4, 0.8)
     luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1, 1)
-    torch.testing.assert_close(covered, 0.8 * colours + 0.2 * (0.5 + 1.5 * 0.2 * luma).expand(colours.shape))
+    for value in (0.2, 1.0):
+        colours = value * torch.eye(3).view(3, 3, 1, 1).expand(3, 3, 16, 16)
+        # Nothing reaches the threshold of flakes.
+        covered = kinds.snow(colours, generator(), 0.0, 0.0, 1.0, 1.0, 10, 4, 0.8)
+        whiter = (0.5 + 1.5 * value * luma).expand(colours.shape)
+        # A pure red or blue is brighter than that already.
+        whiter = torch.where(colours > whiter, colours, whiter)
+        torch.testing.assert_close(covered, 0.8 * colours + 0.2 * whiter)
 
 
 def test_snow_falls_down_and_motion_goes_sideways() -> None:

@@ -43,6 +43,13 @@ def test_embeddings_are_what_the_classifier_sees(data: tuple[torch.Tensor, torch
     assert torch.equal(found, labels)
 
 
+def test_what_is_returned_is_float32_whatever_the_model_computes_in(data: tuple[torch.Tensor, torch.Tensor]) -> None:
+    for dtype in (torch.bfloat16, torch.float64):
+        batch = data[0].to(dtype), data[1]
+        assert predict(build().to(dtype), [batch])[0].dtype == torch.float32
+        assert embeddings(build().to(dtype), [batch])[0].dtype == torch.float32
+
+
 def test_a_loader_with_batches_is_read_from_its_start(data: tuple[torch.Tensor, torch.Tensor]) -> None:
     class Loader:
         calls: list[tuple[int, int]] = []  # noqa: RUF012

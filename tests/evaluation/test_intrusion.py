@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import multimix.evaluation as ev
 from multimix import methods
+from multimix.criteria.multimix import draw_weights
 from multimix.evaluation import intrusion
 from multimix.models import SplitModel
 
@@ -212,6 +213,36 @@ def test_positions_that_nobody_attends_to_count_for_nothing() -> None:
     features[:, :, 0, 1] = 0
     found = ev.mixed_embeddings(methods.DenseMultiMix(n=20), model, features, torch.arange(10) % 5)
     torch.testing.assert_close(found.targets.sum(1), torch.ones(20))
+
+
+@pytest.mark.parametrize("attention", ["gap", "cam"])
+def test_dense_multimix_by_loops(attention: str) -> None:
+    """Positions weighted by (9) and (11), and then the mean over those that anybody attends to."""
+    model = SplitModel([nn.Identity()], nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(3, 6)).double()
+    # With a class for each example the mixed targets are the weights of the examples.
+    features, targets = batch()[0][:6, :, :2, :3].double() - 0.3, torch.arange(6).flip(0)
+    features[:, :, 0, 1] = 0  # nobody attends to it
+    method = methods.DenseMultiMix(n=7, attention=attention)
+    lam = draw_weights(method.criterion, 7, 6, 6, features, torch.Generator().manual_seed(4)).tolist()
+    found = ev.mixed_embeddings(method, model, features, targets, torch.Generator().manual_seed(4))
+    tokens, rows = features.flatten(2).mT.tolist(), model.classifier.weight.tolist()
+    a = []
+    for example, label in zip(tokens, targets.tolist(), strict=True):
+        u = [sum(column) / 6 for column in zip(*example, strict=True)] if attention == "gap" else rows[label]
+        scores = [max(sum(x * y for x, y in zip(z, u, strict=True)), 0.0) for z in example]
+        a.append([score / sum(scores) if sum(scores) else 1 / 6 for score in scores])
+    for n in range(7):
+        z, weights, attended = [0.0] * 3, [0.0] * 6, 0
+        for r in range(6):
+            total = sum(lam[r][n][k] * a[k][r] for k in range(6))
+            attended += total > 0
+            for k in range(6) if total else ():
+                share = lam[r][n][k] * a[k][r] / total
+                weights[int(targets[k])] += share
+                z = [old + share * x for old, x in zip(z, tokens[k][r], strict=True)]
+        assert attended < 6
+        assert found.embeddings[n].tolist() == pytest.approx([x / attended for x in z], abs=1e-9)
+        assert found.targets[n].tolist() == pytest.approx([x / attended for x in weights], abs=1e-6)
 
 
 def test_dense_multimix_needs_embeddings_that_are_means() -> None:

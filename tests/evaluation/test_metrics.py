@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import metrics
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
@@ -55,12 +57,17 @@ def test_per_class_accuracy_of_an_absent_class_is_nan() -> None:
     assert per_class_accuracy(torch.eye(3)[:2], torch.tensor([0, 1]))[2].isnan()
 
 
+def test_confusion_matrix_equals_scikit_learn() -> None:
+    logits, labels = predictions(2, 300, 6)
+    assert confusion_matrix(logits, labels).tolist() == metrics.confusion_matrix(labels, logits.argmax(1)).tolist()
+
+
 def test_likelihood_equals_the_loop_and_survives_extreme_logits() -> None:
     logits, labels = predictions(2, 100, 5)
     loop = 0.0
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
         loop -= math.log(math.exp(row[label]) / sum(map(math.exp, row)))
-    assert negative_log_likelihood(logits, labels) == pytest.approx(loop / 100, rel=1e-6)
+    assert negative_log_likelihood(logits, labels) == pytest.approx(loop / 100, rel=1e-12)
     assert negative_log_likelihood(torch.tensor([[1e4, 0.0]]), torch.tensor([1])) == pytest.approx(1e4)
 
 
@@ -129,16 +136,46 @@ def test_labels_of_any_integer_type_count_as_those_of_64_bits(dtype: torch.dtype
         assert error(p, narrow) == error(p, labels)
 
 
-def test_classwise_error_equals_the_loop_at_the_edges_too() -> None:
-    p = torch.tensor([[0.5, 0.25, 0.25], [0.75, 0.25, 0.0], [0.25, 0.5, 0.25], [0.5, 0.5, 0.0]]).double()
-    labels, bins, error = torch.tensor([0, 1, 1, 2]), 4, 0.0
-    for k in range(3):
+def classwise_by_loop(p: torch.Tensor, labels: torch.Tensor, bins: int) -> float:
+    n, c = p.shape
+    error = 0.0
+    for k in range(c):
         for low in range(bins):
             # A bin ends with its upper edge; the first has 0 as well.
-            members = [i for i in range(4) if low < 4 * p[i, k] <= low + 1 or (low == 0 and p[i, k] == 0)]
+            members = [i for i in range(n) if low < bins * p[i, k] <= low + 1 or (low == 0 and p[i, k] == 0)]
             gap = sum(float(labels[i] == k) - float(p[i, k]) for i in members)
-            error += abs(gap) / 4 / 3
-    assert classwise_calibration_error(p, labels, bins=bins) == pytest.approx(error, abs=1e-12)
+            error += abs(gap) / n / c
+    return error
+
+
+def test_classwise_error_equals_the_loop_at_the_edges_too() -> None:
+    p = torch.tensor([[0.5, 0.25, 0.25], [0.75, 0.25, 0.0], [0.25, 0.5, 0.25], [0.5, 0.5, 0.0]]).double()
+    labels = torch.tensor([0, 1, 1, 2])
+    assert classwise_calibration_error(p, labels, bins=4) == pytest.approx(classwise_by_loop(p, labels, 4), abs=1e-12)
+    # Classes count where they are not predicted too.
+    logits, labels = predictions(7, 50, 4, 1.0)
+    p = logits.double().softmax(1)
+    assert classwise_calibration_error(p, labels, bins=5) == pytest.approx(classwise_by_loop(p, labels, 5), abs=1e-12)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 12), st.integers(1, 25))
+@settings(max_examples=40, deadline=None)
+def test_adaptive_error_equals_the_loop(seed: int, n: int, c: int, bins: int) -> None:
+    """In the order of confidence, example i is in bin k where i / n lies in [k / bins, (k + 1) / bins)."""
+    logits, labels = predictions(seed, n, c)
+    p = logits.double().softmax(1)
+    order = sorted(range(n), key=lambda i: p[i].max().item())
+    error, sizes = 0.0, set()
+    for k in range(bins):
+        members = [order[i] for i in range(n) if k * n <= i * bins < (k + 1) * n]
+        sizes.add(len(members))
+        error += abs(sum(float(p[i].argmax() == labels[i]) - p[i].max().item() for i in members)) / n
+    assert max(sizes) - min(sizes) <= 1
+    assert adaptive_calibration_error(p, labels, bins=bins) == pytest.approx(error, abs=1e-12)
+    # One bin is the difference of the means, which no division into bins can fall below.
+    one_bin = abs(p.amax(1).mean().item() - accuracy(p, labels))
+    assert adaptive_calibration_error(p, labels, bins=1) == pytest.approx(one_bin, abs=1e-12)
+    assert error >= one_bin - 1e-12
 
 
 def test_adaptive_error_does_not_depend_on_the_order_of_equal_confidences() -> None:
@@ -154,6 +191,15 @@ def test_adaptive_error_does_not_depend_on_the_order_of_equal_confidences() -> N
     same = p.new_tensor([[0.75, 0.25]]).expand(100, 2)
     right = (labels == 0).double().mean().item()
     assert adaptive_calibration_error(same, labels, bins=15) == pytest.approx(abs(right - 0.75))
+
+
+@pytest.mark.parametrize("error", [expected_calibration_error, adaptive_calibration_error, classwise_calibration_error])
+def test_calibration_errors_have_fifteen_bins(error: Callable[..., float]) -> None:
+    p = predictions(8, 200, 5)[0].double().softmax(1)
+    # Nearly calibrated, since the bins do not matter where all of them are off to the same side.
+    labels = p.multinomial(1, generator=torch.Generator().manual_seed(9))[:, 0]
+    assert error(p, labels) == error(p, labels, bins=15)
+    assert error(p, labels) not in [error(p, labels, bins=bins) for bins in (10, 14, 16, 20)]
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,14 @@ def test_odin_takes_one_signed_step_towards_the_prediction() -> None:
     torch.testing.assert_close(found.double(), expected, rtol=1e-9, atol=0)
 
 
+def test_odin_has_the_step_and_temperature_of_its_authors() -> None:
+    """Those of the paper's section 4 for CIFAR-10; images of this package are not divided by a standard deviation."""
+    model, images = net(), torch.rand(8, 3, 2, 2, generator=torch.Generator().manual_seed(8))
+    found = ev.odin(model, [(images, torch.zeros(8))])
+    assert torch.equal(found, ev.odin(model, [(images, torch.zeros(8))], eps=0.0014, temperature=1000.0))
+    assert not torch.equal(found, ev.odin(model, [(images, torch.zeros(8))], eps=0.0015, temperature=1000.0))
+
+
 @pytest.mark.parametrize(("d", "kept"), [(6, 3), (767, 383), (768, 512), (1499, 512), (1500, 1000)])
 def test_vim_keeps_as_many_dimensions_as_its_authors(d: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """ViM/benchmark.py: 1000 from 1500 on, 512 from 768 on (that of ViT-B), else half."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import statistics
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from multimix import functional as F
 from multimix.reports import charts, hull, overlays, pictures, sections, style
 from multimix.reports.charts import difference_chart, reliability_panel
 from multimix.reports.runs import read_run
-from multimix.reports.statistics import Difference
+from multimix.reports.statistics import Difference, estimate
 from multimix.reports.summary import summarize
 from multimix.training import load_run
 
@@ -70,6 +71,30 @@ def test_curves_run_through_the_epochs_that_all_seeds_evaluated(make_run, monkey
     assert list(multimix.get_xdata()) == [1, 2]
     assert (erm.get_marker(), multimix.get_marker()) == (".", "")
     assert [list(curve.get_xdata()) for curve in losses] == [[1, 2, 3, 4, 5], [1, 2]]
+
+
+def test_bands_and_bars_are_one_standard_deviation_and_intervals_whole(make_run, monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setattr(charts, "to_svg", lambda figure, _: drawn.append(figure.axes[0]) or "")
+    for seed, accuracy in enumerate((0.2, 0.3, 0.7)):
+        path = make_run(f"runs/{seed}", seed=seed, accuracies=[0.5, accuracy])
+    charts.learning_curves(summarize([path.parent]), "test_accuracy", {"erm": "#000000"}, percent=True)
+    (band,) = drawn[0].collections
+    ends = sorted({round(y, 9) for x, y in band.get_paths()[0].vertices.tolist() if x == 2})
+    std = 100 * statistics.stdev([0.2, 0.3, 0.7])
+    assert ends == pytest.approx([40 - std, 40 + std])
+
+    differences = {"a": Difference(0.1, 0.02, 3), "b": Difference(-0.1, 0.3, 3)}
+    charts.difference_chart(differences, dict.fromkeys("ab", "#000000"), xlabel="points", description="x")
+    lines = [list(line.get_xdata()) for line in drawn[1].lines[1:]]  # after the axis of no difference
+    assert lines == [pytest.approx([8, 12]), pytest.approx([10]), pytest.approx([-40, 20]), pytest.approx([-10])]
+
+    found = [(0.0, estimate([0.2, 0.3, 0.7])), (1.5, estimate([0.5]))]
+    with style.figure(2, 2) as (_, axes):
+        charts.dots_and_bars(axes, found, label="a", color="#000000")
+        (bars,) = axes.collections
+        heights = [[y for _, y in segment.tolist()] for segment in bars.get_segments()]
+    assert heights == [pytest.approx([40 - std, 40 + std]), pytest.approx([50, 50])]
 
 
 def test_colours_stay_with_their_method_and_the_baseline_is_grey() -> None:

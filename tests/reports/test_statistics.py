@@ -65,6 +65,17 @@ def test_rates_that_differ_by_the_same_number_of_images_have_no_spread() -> None
     assert found.verdict == "unknown"
 
 
+def test_a_few_images_of_many_are_no_rounding() -> None:
+    right = {0: 450_001, 1: 450_017, 2: 450_006}
+    found = paired_difference(
+        {k: (n + 1 + k) / 500_000 for k, n in right.items()}, {k: n / 500_000 for k, n in right.items()}
+    )
+    assert found is not None
+    interval = stats.ttest_1samp([2e-6, 4e-6, 6e-6], 0).confidence_interval(0.95)
+    assert found.mean == pytest.approx(4e-6)
+    assert found.half_width == pytest.approx(interval.high - 4e-6, rel=1e-6)
+
+
 def test_what_differs_by_rounding_alone_does_not_differ() -> None:
     found = paired_difference({0: 0.1 + 0.2, 1: 0.7}, {0: 0.3, 1: 0.7})
     assert found == (0.0, 0.0, 2)

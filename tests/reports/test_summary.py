@@ -46,8 +46,21 @@ def test_rows_hold_last_and_best_over_seeds(make_run: MakeRun) -> None:
     assert cutmix.accuracy_difference.verdict == "higher"
     assert cutmix.ece_difference is not None
     assert cutmix.ece_difference.verdict == "lower"
+    assert cutmix.nll_difference is not None
+    assert cutmix.nll_difference.mean == pytest.approx(-statistics.mean([0.10, 0.12, 0.09]))
+    assert headline(summary)[0].startswith("The highest test accuracy is that of cutmix, 82.33 %.")
     assert "cutmix (+10.33 ± 3.79) is better than ERM in test accuracy" in headline(summary)[0]
     assert "cutmix (−5.17 ± 1.90) is better than ERM in calibration error" in headline(summary)[1]
+
+
+def test_a_table_shows_means_and_sample_deviations_in_per_cent(make_run: MakeRun) -> None:
+    table = results_table(summarize(two_methods(make_run)))
+    erm, cutmix = ({c: (x.text, x.spread) for c, x in zip(table.columns, row, strict=True)} for row in table.rows)
+    assert erm["accuracy, %\nlast epoch"] == ("72.00", "± 2.00")
+    assert erm["accuracy, %\nbest epoch"] == ("90.00", "± 0.00")
+    assert erm["calibration\nerror, %"] == ("14.00", "± 1.00")
+    assert erm["neg. log-\nlikelihood"] == ("0.280", "± 0.020")
+    assert cutmix["over ERM,\npoints"] == ("+10.33", "± 3.79")  # 4.303 * 1.528 / sqrt(3)
 
 
 def test_csv_has_a_line_for_each_run(make_run: MakeRun) -> None:
@@ -203,6 +216,8 @@ def test_the_best_of_a_column_is_marked_with_its_ties(make_run: MakeRun) -> None
     assert [row[1].top for row in table.rows] == [False, True, True]
     ece = table.columns.index("calibration\nerror, %")
     assert [row[ece].top for row in table.rows] == [False, True, True]
+    nll = table.columns.index("neg. log-\nlikelihood")
+    assert [row[nll].top for row in table.rows] == [False, True, True]
 
 
 def test_many_classes_are_cut_to_those_that_differ_most() -> None:

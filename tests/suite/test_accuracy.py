@@ -39,35 +39,22 @@ def test_everything_equals_scikit_learns(digits_run) -> None:  # type: ignore[no
     assert found["confidence"] == pytest.approx(p.max(1).mean())
 
 
-def classwise_by_loop(p: torch.Tensor, y: torch.Tensor, bins: int) -> float:
-    errors = []
-    for k in range(p.shape[1]):
-        error = 0.0
-        for b in range(bins):
-            inside = [i for i in range(len(p)) if (b == 0 or p[i, k] > b / bins) and p[i, k] <= (b + 1) / bins]
-            if inside:
-                gap = sum(float(p[i, k]) for i in inside) - sum(int(y[i] == k) for i in inside)
-                error += abs(gap) / len(p)
-        errors.append(error)
-    return sum(errors) / len(errors)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_calibration_errors_equal_loops(seed: int) -> None:
-    g = torch.Generator().manual_seed(seed)
-    c, bins = 4, 7
-    n = bins * (9 + seed)
-    p = torch.randn(n, c, generator=g, dtype=torch.float64).mul(2).softmax(1)
-    y = torch.randint(c, (n,), generator=g)
-    assert evaluation.classwise_calibration_error(p, y, bins) == pytest.approx(classwise_by_loop(p, y, bins))
-    confidence, predicted = p.max(1)
-    parts = np.array_split(confidence.argsort().numpy(), bins)
-
-    gaps = [abs((predicted == y).double()[q].mean() - confidence[q].mean()) * len(q) for q in parts]
-    assert evaluation.adaptive_calibration_error(p, y, bins) == pytest.approx(float(sum(gaps)) / n)
-    one_bin = abs(confidence.mean() - (predicted == y).double().mean()).item()
-    assert evaluation.adaptive_calibration_error(p, y, 1) == pytest.approx(one_bin)
-    assert evaluation.adaptive_calibration_error(p, y, bins) >= one_bin - 1e-12
+def test_calibration_errors_have_the_bins_asked_for(digits_run) -> None:  # type: ignore[no-untyped-def]
+    path = digits_run("run", seed=3)
+    config, model = load_run(path)
+    test = load_splits(config).test
+    with torch.no_grad():
+        p = model(test.images.float() / 255).double().softmax(1)  # type: ignore[union-attr]
+    (candidate,) = run_candidates([path], which=["last"])
+    for bins in (1, 15, 300):
+        found = measure(candidate, Accuracy(bins=bins))
+        diagram = evaluation.reliability(p, test.labels, bins)
+        assert found["reliability"]["counts"] == diagram.counts.tolist()
+        assert found["ece"] == pytest.approx(evaluation.expected_calibration_error(p, test.labels, bins), abs=1e-6)
+        adaptive = evaluation.adaptive_calibration_error(p, test.labels, bins)
+        assert found["adaptive_ece"] == pytest.approx(adaptive, abs=1e-6)
+        classwise = evaluation.classwise_calibration_error(p, test.labels, bins)
+        assert found["classwise_ece"] == pytest.approx(classwise, abs=1e-6)
 
 
 def result(confusion: list[list[int]], classes: int) -> dict[str, object]:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.suite.memory import LEGEND, Memory, quiet
 
 import multimix.evaluation as ev
 from multimix.data import ArrayDataset
+from multimix.evaluation import projection
 from multimix.evaluation.projection import umap
 from multimix.models import SplitModel, build
 from multimix.random import make_generator
@@ -175,6 +177,29 @@ def test_a_few_test_images_are_measured_too(subject: Subject, count: int, drawn:
     assert len(Embedding().sections({"multimix": [found]}, LEGEND)) == 2 + drawn
 
 
+def test_umap_is_asked_for_the_neighbours_and_gives_the_threads_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    class Fake:
+        def __init__(self, **options: object) -> None:
+            asked.append(options)
+
+        def fit_transform(self, z: np.ndarray) -> np.ndarray:
+            torch.set_num_threads(threads + 1)
+            return z[:, :2].astype(np.float64)
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(projection, "_umap_learn", lambda: SimpleNamespace(UMAP=Fake))
+    z = torch.rand(10, 3, dtype=torch.float64)
+    for seed in (1, 1, 2):
+        points = umap(z, neighbors=4, generator=torch.Generator().manual_seed(seed))
+    assert torch.get_num_threads() == threads
+    assert torch.equal(points, z[:, :2].float())
+    assert [options["n_neighbors"] for options in asked] == [4, 4, 4]
+    seeds = [options["random_state"] for options in asked]
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
 def test_umap_needs_more_points_than_neighbours() -> None:
     with pytest.raises(ValueError, match=r"2 <= neighbors < N, got \(10, 3\) and 15"):
         umap(torch.rand(10, 3))
@@ -194,6 +219,8 @@ def test_intrusion_of_a_runs_own_mixing_and_others(subject: Subject) -> None:
     every = Intrusion(batches=1, batch_size=200).evaluate(subject, Memory(), quiet)["mixings"]["clean images"]["raw"]
     assert every["mean"] == pytest.approx(distances.mean().item(), rel=1e-4)
     assert sum(every["shares"]) == pytest.approx(1)
+    assert every["median"] == pytest.approx(distances.sort().values[99].item(), rel=1e-4)  # of 200, the lower one
+    assert every["high"] == pytest.approx(distances.sort().values[197].item(), rel=1e-4)  # of 200, the 198th
     again = Intrusion(batches=2, batch_size=16, bank=1000, mixers=("cutmix",)).evaluate(subject, Memory(), quiet)
     assert again == result
     assert part.headline(result)["intrusion distance ↑"] == result["mixings"]["MultiMix"]["normalized"]["mean"]
@@ -216,8 +243,9 @@ def test_the_bank_what_is_mixed_and_the_mixing_are_drawn_independently(
         return generator
 
     monkeypatch.setattr(intrusion, "make_generator", noted)
-    Intrusion(batches=1, batch_size=16).evaluate(subject, Memory(), quiet)
-    assert len(streams) == len(set(streams.values())) == 3
+    for seed in (0, 1):
+        Intrusion(batches=1, batch_size=16, seed=seed).evaluate(subject, Memory(), quiet)
+    assert len(streams) == len(set(streams.values())) == 2 * 3
 
 
 def test_a_method_without_mixing_says_so(subject: Subject) -> None:

@@ -30,7 +30,7 @@ from multimix.training.loop import Loop
 from multimix.training.meters import Totals
 from multimix.training.progress import Reporter
 from multimix.training.records import TensorBoard
-from multimix.training.setting import make_loaders
+from multimix.training.setting import load_splits, make_loaders
 
 CONFIG = Config(
     data="digits",
@@ -75,18 +75,18 @@ def weights_of(model: nn.Module) -> torch.Tensor:
 
 def test_erm_equals_a_loop_written_by_hand(tmp_path):
     """Plain PyTorch, in the order of the documents: same seeds, same batches, torch's own SGD."""
-    config = replace(CONFIG, nesterov=True, clip_norm=0.5)
+    config = replace(CONFIG, nesterov=True, clip_norm=0.5, augment="crop-flip", seed=3)
     run = train(config, tmp_path / "run")
 
     splits = data.load("digits", per_class=20)
-    batches = data.loader(splits.train, batch_size=50, train=True, seed=config.seed)
+    batches = data.loader(splits.train, batch_size=50, train=True, augment="crop-flip", seed=3)
     net = models.build(
         "smallnet-w8",
         num_classes=10,
         image_size=8,
         mean=splits.mean,
         std=splits.std,
-        generator=make_generator(config.seed, "init"),
+        generator=make_generator(3, "init"),
     )
     sgd = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3, foreach=False)
     for epoch in range(2):
@@ -172,8 +172,11 @@ def test_averaged_weights_are_the_ones_evaluated_and_exported(tmp_path):
     name = "classifier.weight"
     assert torch.equal(exported[name], checkpoint["average"]["model"][name])
     assert not torch.equal(exported[name], checkpoint["module"][f"model.{name}"])
+    assert checkpoint["average"]["updates"] == checkpoint["step"] == 8
     best = torch.load(run / "checkpoints" / "best.pt", weights_only=True)["average"]["model"]
     assert torch.equal(load_file(run / "best.safetensors")[name], best[name])
+    test = data.loader(data.load("digits").test, batch_size=100, train=False)
+    assert metrics(run)[-1]["test_loss"] == pytest.approx(evaluate_model(load_run(run)[1], test)["loss"], rel=1e-5)
     (run / "model.safetensors").unlink()  # as of a run that has not finished
     assert torch.equal(load_run(run)[1].state_dict()[name], exported[name])
 
@@ -182,6 +185,7 @@ def test_averaged_weights_are_the_ones_evaluated_and_exported(tmp_path):
     ("changes", "accumulate", "near"),
     [
         ({}, 5, 1e-5),
+        ({"clip_norm": 0.1}, 5, 1e-5),
         # Micro-batches of 17, 17 and 16 images, which count alike in the reported loss.
         ({"per_class": 5, "batch_size": 60, "lr": 0.5}, 3, 1e-3),
     ],
@@ -265,13 +269,13 @@ def test_checkpoints_come_every_so_many_minutes(tmp_path, monkeypatch):
 def test_a_method_with_parameters_is_set_up_trained_and_saved(tmp_path, monkeypatch):
     method = Probing()
     use(monkeypatch, method)
-    run = train(replace(CONFIG, epochs=1, accumulate=2), tmp_path / "run")
-    assert method.events == ["setup"] + ["forward", "forward", "after_step"] * 4
-    assert len(set(method.draws)) == 8
+    run = train(replace(CONFIG, accumulate=2), tmp_path / "run")
+    assert method.events == ["setup"] + ["forward", "forward", "after_step"] * 8
+    assert len(set(method.draws)) == 16
     assert method.scale.item() > 1
     saved = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["module"]
     assert saved["method.scale"] == method.scale
-    assert saved["method.moved"] == 4
+    assert saved["method.moved"] == 8
     assert not any("method" in name for name in load_file(run / "model.safetensors"))
 
 
@@ -658,6 +662,20 @@ def test_the_seed_decides_the_first_weights_and_what_a_method_draws_in_its_setup
     assert all(a != b for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.parametrize("classes", [5, 6])
+def test_what_is_measured_of_a_model(classes):
+    batches = [(torch.randn(20, classes, generator=make_generator(k)), torch.arange(20) % classes) for k in range(2)]
+    found = evaluate_model(nn.Identity(), batches)
+    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    p = logits.double().softmax(1)
+    assert found["accuracy"] == (logits.argmax(1) == labels).double().mean().item()
+    assert found["loss"] == pytest.approx(-p[torch.arange(40), labels].log().mean().item(), rel=1e-12)
+    # In single precision, confidences of 1 - 1e-9 would be those of certainty.
+    assert found["ece"] == pytest.approx(evaluation.expected_calibration_error(p, labels, bins=15), rel=1e-12)
+    top5 = (logits.topk(5).indices == labels[:, None]).any(1).double().mean().item()
+    assert found["top5"] == (top5 if classes > 5 else None)
+
+
 def test_evaluate_model_refuses_what_is_not_finite():
     net = nn.Linear(2, 2)
     with torch.no_grad():
@@ -735,6 +753,19 @@ def test_training_images_are_evaluated_clean_where_asked(tmp_path):
     assert last["train_clean_accuracy"] == pytest.approx(right.double().mean().item(), abs=0.3)
     whole = metrics(train(replace(config, evaluate_train=10_000), tmp_path / "all"))[-1]
     assert whole["train_clean_accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-6)
+
+
+def test_the_clean_training_images_are_the_same_for_every_seed_of_the_training():
+    def images(**changes):
+        config = replace(CONFIG, evaluate_train=40, **changes)
+        loaders = make_loaders(config, load_splits(config), device="cpu", rank=0, world_size=1)
+        batches = list(loaders["train_clean"].batches(0))
+        return torch.cat([batch.images.flatten(1) for batch in batches])
+
+    first = images(seed=0)
+    assert len(first) == 40
+    assert torch.equal(images(seed=1), first)
+    assert not torch.equal(images(subset_seed=1), first)
 
 
 @pytest.mark.parametrize(

@@ -56,19 +56,28 @@ def test_warm_up_is_linear_and_the_cosine_starts_after_it():
     assert learning_rate(config, 29, 4) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(("epochs", "batches", "warmup"), [(0.29, 100, 29), (0.7, 4, 3), (1.4, 1, 1)])
+def test_parts_of_an_epoch_are_warmed_up_over_the_nearest_number_of_steps(epochs, batches, warmup):
+    config = replace(BASE, schedule="constant", warmup_epochs=epochs)  # 0.29 * 100 < 29 as floating point has it
+    expected = [0.4 * min(1, (step + 1) / warmup) for step in range(2 * warmup)]
+    assert [learning_rate(config, step, batches) for step in range(2 * warmup)] == pytest.approx(expected)
+
+
 def test_biases_norms_and_tokens_are_spared_unless_all_decay():
     net = nn.Module()
     net.linear = nn.Linear(3, 2)
     net.norm = nn.BatchNorm2d(4)
     net.conv = nn.Conv2d(3, 4, 1, bias=False)
-    net.pos_embed = nn.Parameter(torch.zeros(1, 5, 3))
+    net.body = nn.Module()
+    for token in ("pos_embed", "cls_token", "reg_token", "dist_token"):  # as timm calls them
+        setattr(net.body, token, nn.Parameter(torch.zeros(1, 5, 3)))
     net.frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
     decayed, spared = parameter_groups(net, weight_decay=0.1, decay_all=False)
     assert {id(p) for p in decayed["params"]} == {id(net.linear.weight), id(net.conv.weight)}
-    assert len(spared["params"]) == 4
+    assert len(spared["params"]) == 7
     assert spared["weight_decay"] == 0
     [everything] = parameter_groups(net, weight_decay=0.1, decay_all=True)
-    assert len(everything["params"]) == 6
+    assert len(everything["params"]) == 9
 
 
 def test_nothing_to_train_is_an_error():
