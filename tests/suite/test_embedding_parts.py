@@ -270,3 +270,25 @@ def test_a_method_without_mixing_says_so(subject: Subject) -> None:
     assert "Mixing none of what it could be asked for, erm has clean images alone." in table.caption
     with pytest.raises(ValueError, match="mixers must be methods that mix images or embeddings, got 'erm'"):
         Intrusion(mixers=("erm",))
+
+
+def test_nothing_is_divided_by_a_distance_of_clean_images_that_is_0(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, model = Intrusion(batches=1, batch_size=16), copy.deepcopy(subject.model)
+    # Equal embeddings, but with rounding between them, as a network that has collapsed gives them.
+    first = model.embed(torch.zeros(1, 1, 8, 8)).detach() + 0.1
+    monkeypatch.setattr(model, "embed", lambda x: first * (1 + 1e-7 * torch.rand(len(x), 1)))
+    collapsed = part.evaluate(replace(subject, model=model), Memory(), quiet)
+    assert [collapsed["mixings"]["clean images"][space]["mean"] for space in ("raw", "normalized")] == [0, 0]
+    whole = part.evaluate(subject, Memory(), quiet)
+    table = part.sections({"erm": [collapsed, whole], "cutmix": [collapsed], "multimix": [whole]}, LEGEND)[0]
+    titles, rows = table.table.columns, {row[0].text: row for row in table.table.rows}
+    ratios = [k for k, title in enumerate(titles) if "÷ clean" in title]
+    assert [rows["cutmix: MultiMix"][k].text for k in ratios] == ["–", "–"]
+    assert [rows["erm: MultiMix"][k] for k in ratios] == [rows["multimix: MultiMix"][k] for k in ratios]
+    assert table.caption.endswith(
+        "Of erm, cutmix, the clean images have embeddings equal to those of other classes: the mean distance is 0, and "
+        "nothing is divided by it."
+    )
+    assert "divided" not in part.sections({"multimix": [whole]}, LEGEND)[0].caption
