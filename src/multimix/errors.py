@@ -11,7 +11,7 @@ LOADER_DIED = "DataLoader worker (pid"
 _SMALLER = "by a smaller --batch-size or --image-size, say"
 _ANOTHER_ENDED = "another process of this run has ended; continue with --resume"
 _OF_THE_MACHINE = {
-    LOADER_DIED: "was the memory full? Continue with --resume, perhaps with fewer --workers",
+    LOADER_DIED: "was the memory full? {again}",
     "allocate memory": f"use less of it, {_SMALLER}",
     "nable to allocate": f"use less memory, {_SMALLER}",
     "out of memory": f"use less of it, {_SMALLER}",
@@ -41,8 +41,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def machine_error(error: BaseException) -> str | None:
+def machine_error(
+    error: BaseException, *, again: str = "Continue with --resume, perhaps with fewer --workers"
+) -> str | None:
     """What the machine refused, and what helps, in one line; None for an error of a program.
+
+    Args:
+        again: how the command goes on after a process that loads images was killed; default: how `multimix train` does.
 
     >>> machine_error(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 7 GB."))
     "DefaultCPUAllocator: can't allocate memory: you tried 7 GB: use less of it, by a smaller --batch-size or \
@@ -53,7 +58,19 @@ def machine_error(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) and "allocate" not in text:
         text = f"out of memory ({text})"
     advice = next((advice for said, advice in _OF_THE_MACHINE.items() if said in text), None)
-    return None if advice is None else f"{text.rstrip('.')}: {advice}"
+    return None if advice is None else f"{text.rstrip('.')}: {advice.replace('{again}', again)}"
+
+
+def failure_reason(error: BaseException, *, again: str) -> str:
+    """Why one of several things failed, in one line: where the machine refused it with what helps, as `machine_error`.
+
+    >>> failure_reason(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), again="Try again.")
+    'DataLoader worker (pid 7) is killed by signal: Killed: was the memory full? Try again.'
+    >>> failure_reason(ValueError("out of memory"), again="")
+    'out of memory'
+    """
+    told = machine_error(error, again=again) if isinstance(error, RuntimeError | MemoryError) else None
+    return told or one_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -280,6 +280,25 @@ def test_what_stops_before_the_first_image_leaves_nothing(grey, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("done", [0, 2])
+def test_an_error_while_classifying_is_not_one_of_the_table(done, grey, tmp_path, capsys, monkeypatch) -> None:
+    run, folder = grey
+
+    def failing(*arguments, **options):
+        yield from itertools.islice(classify(*arguments, **options), done)
+        raise OSError(5, "Input/output error", "photos/a.png")
+
+    monkeypatch.setattr("multimix.cli.predict.classify", failing)
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), str(folder), "--out", str(tmp_path / "found.csv")])
+    assert stop.value.code == 2
+    *before, last = capsys.readouterr().err.splitlines()
+    assert last == "multimix: error: [Errno 5] Input/output error: 'photos/a.png'"
+    kept = [str(path) for path in tmp_path.iterdir()]
+    assert before == [f"stopped; the {done} images classified so far are in {path}" for path in kept]
+    assert len(kept) == (done > 0)
+
+
 def test_a_link_that_leads_nowhere_is_one_bad_image(grey, tmp_path, capsys) -> None:
     run, folder = grey
     (tmp_path / "images").mkdir()

@@ -127,6 +127,21 @@ def test_a_worker_starts_processes_as_its_parent_does(tmp_path: Path, monkeypatc
     process.join()
 
 
+def _killed_loader(config: Config, out: Path, **_: object) -> None:
+    raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+
+def test_a_run_whose_images_were_no_longer_loaded_says_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork_workers(monkeypatch)
+    monkeypatch.setattr(workers, "_work", partial(_work_by, _killed_loader))
+    job, log = Job(recipes.get("digits"), tmp_path / "run"), tmp_path / "log.txt"
+    failures = run_jobs([job], workers=1, threads=1, log=log, on_progress=lambda *_: None, on_end=lambda *_: None)
+    (failure,) = failures.values()
+    assert failure.endswith("Killed: was the memory full? Try again with fewer --workers or --jobs")
+
+
 def _note_gpu(config: Config, out: Path, **_: object) -> None:
     out.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 

@@ -80,6 +80,10 @@ CASES = [
     (lambda: MultiMix()(Z, [0, 1, 2, 3], HEAD), TypeError, r"tensor of class indices \(b,\) or probabilities \(b, c\), got list"),
     (lambda: MultiMix()(Z, HEAD, LABELS), TypeError, "classifier must be a layer or a function, got Tensor"),
     (lambda: DenseMultiMix()(TOKENS, HEAD, LABELS), TypeError, "classifier must be a layer or a function, got Tensor"),
+    *((lambda criterion=criterion, head=head: criterion(TOKENS if isinstance(criterion, DenseMultiMix) else Z, torch.eye(5)[:4] - 0.25, head),
+       ValueError, "class probabilities, which are at least 0, got -0.25")
+      for criterion in (MultiMix(7), DenseMultiMix(7)) for head in (HEAD, mlp)),
+    (lambda: DenseMultiMix(7)(TOKENS, torch.full((4, 6, 5), -1.0), HEAD), ValueError, "at least 0, got -1"),
     # classifiers
     (lambda: MultiMix(7)(Z, LABELS, lambda z: (HEAD(z),)), TypeError, "must return logits, got tuple: pass a function"),
     (lambda: DenseMultiMix(7)(TOKENS, LABELS, lambda z: {"logits": HEAD(z)}), TypeError, "must return logits, got dict"),

@@ -72,6 +72,14 @@ def test_bounds_on_the_unit_sphere() -> None:
             lambda: alignment(torch.ones(3, 2), torch.zeros(3).long(), alpha=0),
             "alpha must be positive, got 0",
         ),
+        *(
+            (
+                lambda measure=measure, shape=shape: measure(torch.ones(shape)),
+                rf"N, d >= 1, got \({shape[0]}, {shape[1]}\)",
+            )
+            for measure in (uniformity, effective_rank)
+            for shape in ((3, 0), (0, 3))
+        ),
         (lambda: uniformity(torch.ones(1, 2)), r"at least 2 rows, got \(1, 2\)"),
         (lambda: uniformity(torch.ones(3, 2), t=-1), "t must be positive, got -1"),
     ],

@@ -93,6 +93,8 @@ CASES = [
     (lambda: mixed_cross_entropy(LOGITS, LABELS.float(), LAM), ValueError, "for class indices use an integer dtype"),
     (lambda: mixed_cross_entropy(LOGITS, LOGITS[:, 1:], LAM), ValueError, r"shape \(4, 5\), got \(4, 4\)"),
     (lambda: mixed_cross_entropy(LOGITS, LABELS.bool(), LAM), TypeError, "got torch.bool"),
+    (lambda: mixed_cross_entropy(LOGITS, LOGITS - 1.5, LAM), ValueError, r"probabilities, which are at least 0, got -0.5: .*teacher.* give .softmax\(-1\)"),
+    (lambda: expected_mixed_cross_entropy(LOGITS, LOGITS - 1.5), ValueError, "at least 0, got -0.5"),
     # expected_mixed_cross_entropy
     (lambda: expected_mixed_cross_entropy(LOGITS[0], LABELS), ValueError, r"\(b, c\) or \(r, b, c\), got \(5,\)"),
     (lambda: expected_mixed_cross_entropy(LOGITS, LABELS, ATTENTION), ValueError, r"\(4, 1\) for logits .*got \(4, 6\)"),
@@ -112,3 +114,11 @@ def test_error_states_what_was_received(case) -> None:
     assert type(caught.value) is kind
     assert re.search(message, str(caught.value)), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_rounding_leaves_below_0_is_taken_for_0() -> None:
+    thirds = torch.full((4, 3), 1 / 3, dtype=torch.bfloat16)  # 0.333984375
+    rest = 1 - thirds.float().sum(1, keepdim=True)
+    assert (rest < 0).all()
+    targets = torch.cat([thirds.float(), rest, torch.zeros(4, 1)], 1)
+    assert mixed_cross_entropy(LOGITS, targets, LAM).isfinite()

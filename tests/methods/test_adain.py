@@ -135,3 +135,7 @@ def test_style_distances_are_those_of_the_class_means(style_files, tmp_path) -> 
         load_distances(tmp_path / "none.pt", 4)
     with pytest.raises(ValueError, match=r"no image of the classes \[3\]"):
         style_distances(networks, [(images, labels)], 4, resolution=16)
+    soft = torch.nn.functional.one_hot(labels, 3).float()
+    for wrong in (soft, labels.float()):
+        with pytest.raises(TypeError, match=r"class indices \(b,\), got torch.float32 of shape \(.*before any mixing"):
+            style_distances(networks, [(images, wrong)], 3, resolution=16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -200,6 +201,47 @@ def test_umap_is_asked_for_the_neighbours_and_gives_the_threads_back(monkeypatch
     assert seeds[0] == seeds[1] != seeds[2]
 
 
+def test_what_needs_two_images_of_a_class_is_left_out_and_said(subject: Subject) -> None:
+    part, single = Embedding(umap=False), replace(subject, test=subject.test.subset(torch.arange(4)))
+    found = part.evaluate(single, Memory(), quiet)
+    z, labels = ev.embeddings(single.model, single.loader())
+    for space in ("normalized", "raw"):
+        measured = found["spaces"][space]
+        assert [name for name, value in measured.items() if value is None] == ["alignment", "within", "ratio"]
+        assert measured["uniformity"] == [ev.uniformity(z, space == "normalized")]
+        assert measured["effective_rank"] == ev.effective_rank(z, space == "normalized")
+        assert measured["between"] == ev.class_spread(z, labels, space == "normalized").between
+    assert set(part.headline(found)) == {"uniformity ↓", "effective rank"}
+    whole = part.evaluate(subject, Memory(), quiet)
+    section = part.sections({"cutmix": [found], "multimix": [whole]}, LEGEND)[0]
+    assert section.caption.endswith(
+        "Not measured where there is a dash: alignment compares examples of the same class: none of the 4 classes "
+        "among 4 examples has two; the distance within classes needs two as well."
+    )
+    titles = [title.replace("\n", " ") for title in section.table.columns]
+    dashes = [[t for t, cell in zip(titles, row, strict=True) if cell.text == "–"] for row in section.table.rows]
+    assert dashes == [["alignment ↓", "within classes", "within ÷ between ↓"], []]
+    assert "Not measured" not in part.sections({"multimix": [whole]}, LEGEND)[0].caption
+
+
+def test_embeddings_that_are_all_equal_have_no_rank_and_no_ratio(subject: Subject) -> None:
+    part, model = Embedding(umap=False), copy.deepcopy(subject.model)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    found = part.evaluate(replace(subject, model=model), Memory(), quiet)
+    measured = found["spaces"]["raw"]
+    assert [name for name, value in measured.items() if value is None] == ["ratio", "effective_rank"]
+    assert (measured["alignment"], measured["uniformity"], measured["between"]) == (0, [0], 0)
+    section = part.sections({"multimix": [found]}, LEGEND)[1]
+    assert "effective rank needs at least 2 different embeddings, got 100 that are all equal" in section.caption
+    assert "the means of all classes are equal" in section.caption
+
+
+def test_a_single_test_image_is_refused(subject: Subject) -> None:
+    with pytest.raises(ValueError, match="none of the 1 classes among 1 examples has two"):
+        Embedding().evaluate(replace(subject, test=subject.test.subset(torch.arange(1))), Memory(), quiet)
+
+
 def test_umap_needs_more_points_than_neighbours() -> None:
     with pytest.raises(ValueError, match=r"2 <= neighbors < N, got \(10, 3\) and 15"):
         umap(torch.rand(10, 3))
@@ -256,3 +298,25 @@ def test_a_method_without_mixing_says_so(subject: Subject) -> None:
     assert "Mixing none of what it could be asked for, erm has clean images alone." in table.caption
     with pytest.raises(ValueError, match="mixers must be methods that mix images or embeddings, got 'erm'"):
         Intrusion(mixers=("erm",))
+
+
+def test_nothing_is_divided_by_a_distance_of_clean_images_that_is_0(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, model = Intrusion(batches=1, batch_size=16), copy.deepcopy(subject.model)
+    # Equal embeddings, but with rounding between them, as a network that has collapsed gives them.
+    first = model.embed(torch.zeros(1, 1, 8, 8)).detach() + 0.1
+    monkeypatch.setattr(model, "embed", lambda x: first * (1 + 1e-7 * torch.rand(len(x), 1)))
+    collapsed = part.evaluate(replace(subject, model=model), Memory(), quiet)
+    assert [collapsed["mixings"]["clean images"][space]["mean"] for space in ("raw", "normalized")] == [0, 0]
+    whole = part.evaluate(subject, Memory(), quiet)
+    table = part.sections({"erm": [collapsed, whole], "cutmix": [collapsed], "multimix": [whole]}, LEGEND)[0]
+    titles, rows = table.table.columns, {row[0].text: row for row in table.table.rows}
+    ratios = [k for k, title in enumerate(titles) if "÷ clean" in title]
+    assert [rows["cutmix: MultiMix"][k].text for k in ratios] == ["–", "–"]
+    assert [rows["erm: MultiMix"][k] for k in ratios] == [rows["multimix: MultiMix"][k] for k in ratios]
+    assert table.caption.endswith(
+        "Of erm, cutmix, the clean images have embeddings equal to those of other classes: the mean distance is 0, and "
+        "nothing is divided by it."
+    )
+    assert "divided" not in part.sections({"multimix": [whole]}, LEGEND)[0].caption

@@ -142,13 +142,14 @@ class Fragile(Part):
 
     broken: int = -1
     """The seed."""
+    said: ClassVar[str] = "no memory\nleft"
 
     def evaluate(self, subject: Subject, store: Store, say: Callable[[str], None]) -> dict[str, Any]:
         pieces = []
         for k in range(3):
             say(f"piece {k}")
             if k == 2 and subject.seed == self.broken:
-                raise RuntimeError("no memory\nleft")
+                raise RuntimeError(self.said)
             pieces.append(store.compute(f"piece {k}", lambda k=k: k))  # type: ignore[misc]
         return {"sum": sum(pieces)}
 
@@ -191,6 +192,10 @@ def test_one_failure_is_named_and_the_others_go_on(
     assert "erm, seed 1, fragile: no memory left" in page
     kept = json.loads((runs[1] / "evaluation" / "last" / "fragile.json").read_text())["by_options"]
     assert kept == {'{"broken": 1}': {"piece 0": 0, "piece 1": 1}}
+    killed = "DataLoader worker (pid 7) is killed by signal: Killed"
+    monkeypatch.setattr(Fragile, "said", f"{killed}. ")
+    told = f"fragile: failed: {killed}: was the memory full? Try again with a smaller --batch-size\n"
+    assert told in error_of(capsys, [runs[0].parent], code=1)
 
 
 class Noting(Silent):

@@ -406,6 +406,7 @@ def test_checkpoints_without_a_configuration_are_not_overwritten(tmp_path):
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_that_failed_at_its_first_step_is_begun_with_other_options(resume, uninterrupted, contents, tmp_path):
     wrong = replace(CONFIG, method="multimix(layer=99)", augment="none", lr=1.0)
+    (tmp_path / "run").mkdir()  # or it would be gone with the run
     with pytest.raises(ValueError, match="layers must satisfy"):
         train(wrong, tmp_path / "run")
     assert contents(train(CONFIG, tmp_path / "run", resume=resume)) == contents(uninterrupted)
@@ -419,6 +420,26 @@ def test_a_refused_run_leaves_no_folder_that_was_not_there(there, tmp_path):
     with pytest.raises(ValueError, match="did you mean smallnet"):
         train(replace(CONFIG, model="smalnet"), out)
     assert out.exists() == there
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_failed_at_its_first_step_leaves_no_folder_that_was_not_there(there, tmp_path):
+    if there:
+        (tmp_path / "run").mkdir()
+    with pytest.raises(ValueError, match="layers must satisfy"):
+        train(replace(CONFIG, method="multimix(layer=99)", tensorboard=True), tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").exists() == (tmp_path / "run").exists() == there
+
+
+def test_what_others_put_into_the_folder_of_a_failed_run_stays(tmp_path, monkeypatch):
+    def failing(*arguments, **options):
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+        raise ValueError("a bad step")
+
+    monkeypatch.setattr("multimix.training.loop.Loop._step", failing)
+    with pytest.raises(ValueError, match="a bad step"):
+        train(CONFIG, tmp_path / "run")
+    assert {"notes.txt", "config.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
 def test_two_processes_do_not_share_a_directory(run_training, tmp_path):

@@ -107,11 +107,20 @@ def _write(out: Path, rows: Iterable[tuple[str, list[tuple[str, float]]]], *, to
         out = Path(os.path.realpath(out))  # a link stays one
     partial = out.with_name(f"{out.name}.{secrets.token_hex(4)}.partial") if plain else out
     done = 0
+    of_reading: list[BaseException] = []
+
+    def read() -> Iterator[tuple[str, list[tuple[str, float]]]]:
+        try:
+            yield from rows
+        except OSError as error:
+            of_reading.append(error)
+            raise
+
     try:
         with open(partial, "x" if plain else "w", newline="", encoding="utf-8", buffering=1) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["image", *(f"{what}_{k + 1}" for k in range(top) for what in ("class", "probability"))])
-            for path, likely in rows:
+            for path, likely in read():
                 writer.writerow([path, *(value for name, p in likely for value in (name, f"{p:.6g}"))])
                 done += 1
             if plain:
@@ -124,7 +133,7 @@ def _write(out: Path, rows: Iterable[tuple[str, list[tuple[str, float]]]], *, to
             with suppress(OSError):
                 partial.unlink()
         kept = f"the {done} images classified so far are in {partial}"
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError) and error not in of_reading:
             why = f"cannot write {out} ({error.strerror or error}){f'; {kept}' if done else ''}"
             raise OSError(f"{why}: choose another --out") from error
         if plain and done:

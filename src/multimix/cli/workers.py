@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ..errors import one_line
+from ..errors import failure_reason
 from ..training import Config, Progress, train
 from ..training.devices import default_device
 from ..training.interrupt import as_ctrl_c, held_back
@@ -221,6 +221,7 @@ def _work(connection: Connection, threads: int, log: Path, start_method: str, gp
             traceback.print_exc()
             # A failed assertion on a GPU makes it unusable for this process, and every run after it would fail too.
             last = torch.cuda.is_initialized()
-            connection.send(("died" if last else "end", one_line(error)))
+            again = "Try again with fewer --workers or --jobs"
+            connection.send(("died" if last else "end", failure_reason(error, again=again)))
             if last:
                 return

@@ -153,8 +153,8 @@ def effective_rank(embeddings: Tensor, normalize: bool = False) -> float:
 
 def _prepare(embeddings: Tensor, normalize: bool) -> Tensor:
     check_tensor("embeddings", embeddings)
-    if embeddings.ndim != 2 or len(embeddings) == 0:
-        raise ValueError(f"embeddings must have shape (N, d) with N >= 1, got {tuple(embeddings.shape)}")
+    if embeddings.ndim != 2 or not embeddings.numel():
+        raise ValueError(f"embeddings must have shape (N, d) with N, d >= 1, got {tuple(embeddings.shape)}")
     z = embeddings.detach().double()
     if wrong := len(z) - int(z.isfinite().all(dim=1).sum()):
         raise ValueError(

@@ -12,6 +12,9 @@ from ._transforms import has_values, is_transformed
 
 Alpha = float | tuple[float, float]
 
+_ROUNDING = 0.01
+"""How far below 0 the rest of probabilities that were taken from 1 may be, in bfloat16 too."""
+
 
 def check_alpha(alpha: Alpha) -> tuple[float, float]:
     """(low, high) of the Dirichlet concentration."""
@@ -101,6 +104,11 @@ def check_targets(targets: Tensor, b: int, c: int | None = None, *, beside: Tens
                 f"floating-point targets are class probabilities of shape {expected}, got {tuple(targets.shape)}"
                 + ("; for class indices use an integer dtype" if targets.ndim == 1 else "")
             )
+        if _readable(targets) and targets.numel() and (low := targets.detach().amin()) < -_ROUNDING:
+            raise ValueError(
+                f"floating-point targets are class probabilities, which are at least 0, got {float(low):.4g}: of the "
+                "logits of a teacher, say, give .softmax(-1)"
+            )
         return
     if targets.dtype == torch.bool or targets.is_complex():
         raise TypeError(f"targets must be integers or floating point, got {targets.dtype}")
@@ -108,15 +116,19 @@ def check_targets(targets: Tensor, b: int, c: int | None = None, *, beside: Tens
         raise ValueError(
             f"integer targets are class indices of shape ({b},), got {tuple(targets.shape)}" + _hint(targets)
         )
-    # Reading the values of a tensor on an accelerator would stall it; there the indexing kernels check.
-    seen = targets.device.type == "cpu" and not torch.compiler.is_compiling() and has_values(targets)
-    if c is not None and b and seen:
+    if c is not None and b and _readable(targets):
         low, high = targets.long().aminmax()
         if low < 0 or high >= c:
             raise ValueError(
                 f"class indices must be in [0, {c - 1}] for {c} classes, got values in [{int(low)}, {int(high)}]"
                 + ("; leave examples without a label out, there is no ignore_index" if low < 0 else "")
             )
+
+
+def _readable(targets: Tensor) -> bool:
+    """Whether values may be looked at: those on an accelerator would stall it. There the kernels check indices, and
+    nobody probabilities."""
+    return targets.device.type == "cpu" and not torch.compiler.is_compiling() and has_values(targets)
 
 
 def _hint(targets: Tensor) -> str:

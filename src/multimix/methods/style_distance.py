@@ -28,12 +28,18 @@ def style_distances(
         resolution: as in `StyleCutMix`.
 
     Raises:
-        ValueError: a class has no image.
+        TypeError: labels are not class indices.
+        ValueError: a class has no image, or labels do not fit.
 
     Save the result with `torch.save(distances, "styles.pt")`.
     """
     total, count = torch.zeros(num_classes, 0, device="cpu"), torch.zeros(num_classes, device="cpu")
     for images, labels in batches:
+        if isinstance(labels, Tensor) and labels.is_floating_point():
+            raise TypeError(
+                f"labels must be class indices (b,), got {labels.dtype} of shape {tuple(labels.shape)}: the style of a "
+                "class is that of its images alone, so give the labels from before any mixing"
+            )
         check_targets(labels, images.shape[0], num_classes)
         styles = _styles(networks.encoder.to(images.device), prepare(images, resolution)).cpu()
         labels = labels.cpu().long()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from ..data import UnreadableImageError
 from ..data.pictures import OR_SKIP
-from ..errors import one_line
+from ..errors import failure_reason
 
 __all__ = ["evaluation_message", "without_skip_advice"]
 
@@ -20,7 +20,7 @@ def evaluation_message(error: BaseException) -> str:
     >>> evaluation_message(UnreadableImageError("cannot read it: replace it" + OR_SKIP + " (2 more are so too)"))
     'cannot read it: replace it (2 more are so too)'
     """
-    return one_line(error).replace(OR_SKIP, "")
+    return failure_reason(error, again="Try again with a smaller --batch-size").replace(OR_SKIP, "")
 
 
 @contextmanager

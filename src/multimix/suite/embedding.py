@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from .. import evaluation
+from ..errors import one_line
 from ..evaluation.projection import umap
 from ..extras import require
 from ..random import make_generator
@@ -22,8 +23,9 @@ from ..reports.tables import estimates_table
 from .part import Legend, Part, Results, Subject, first_result, said
 from .store import Store
 
-SPACES = {"normalized": "embeddings on the unit sphere", "raw": "embeddings as they are"}
+T = TypeVar("T")
 
+SPACES = {"normalized": "embeddings on the unit sphere", "raw": "embeddings as they are"}
 
 _FEWEST = 3
 """Up to so many images there is nothing to lay out in the plane."""
@@ -88,32 +90,59 @@ class Embedding(Part):
 
     def headline(self, result: Mapping[str, Any]) -> dict[str, float]:
         space = result["spaces"]["normalized"]
-        return {
+        numbers = {
             "alignment ↓": space["alignment"],
             "uniformity ↓": space["uniformity"][0],
             "effective rank": space["effective_rank"],
         }
+        return {title: value for title, value in numbers.items() if value is not None}
 
     def sections(self, results: Results, legend: Legend) -> list[Section]:
         made = [_table_section(space, results, legend.colors) for space in SPACES]
         return made + _picture_section(results)
 
     def _measure(self, z: Tensor, labels: Tensor, normalize: bool) -> dict[str, Any]:
-        spread = evaluation.class_spread(z, labels, normalize)
+        """What can be measured; the rest is None, and "lacking" says why.
+
+        Raises:
+            ValueError: nothing can.
+        """
+        lacking: list[str] = []
+
+        def tried(measure: Callable[[], T]) -> T | None:
+            try:
+                return measure()
+            except ValueError as error:
+                lacking.append(one_line(error))
+                return None
+
+        alignment = tried(lambda: evaluation.alignment(z, labels, normalize, self.alpha))
+        uniformity = tried(lambda: [evaluation.uniformity(z, normalize, t) for t in self.t])
+        spread = tried(lambda: evaluation.class_spread(z, labels, normalize))
+        rank = tried(lambda: evaluation.effective_rank(z, normalize))
+        if uniformity is None:  # a single image, or embeddings that are not finite
+            raise ValueError(lacking[0])
+        within, between = (None, None) if spread is None else (spread.within, spread.between)
+        if alignment is None and spread is not None:
+            within = None  # of single images it is 0, however loose the classes are
+            lacking.append("the distance within classes needs two as well")
+        if not between and spread is not None:
+            lacking.append("the means of all classes are equal, so nothing can be divided by their distances")
         return {
-            "alignment": evaluation.alignment(z, labels, normalize, self.alpha),
-            "uniformity": [evaluation.uniformity(z, normalize, t) for t in self.t],
-            "within": spread.within,
-            "between": spread.between,
-            "ratio": spread.ratio,
-            "effective_rank": evaluation.effective_rank(z, normalize),
+            "alignment": alignment,
+            "uniformity": uniformity,
+            "within": within,
+            "between": between,
+            "ratio": within / between if within is not None and between else None,
+            "effective_rank": rank,
+            "lacking": lacking,
         }
 
 
 def _table_section(space: str, results: Results, colors: Mapping[str, str]) -> Section:
     first = first_result(results)
 
-    def row(run: Mapping[str, Any]) -> dict[str, float]:
+    def row(run: Mapping[str, Any]) -> dict[str, float | None]:
         found = run["spaces"][space]
         uniformity = zip(run["t"], found["uniformity"], strict=True)
         return {
@@ -126,7 +155,14 @@ def _table_section(space: str, results: Results, colors: Mapping[str, str]) -> S
         }
 
     rows = {label: [row(run) for run in runs] for label, runs in results.items()}
-    values = {label: {key: [run[key] for run in runs] for key in runs[0]} for label, runs in rows.items()}
+    values = {
+        label: {key: [value for run in runs if (value := run[key]) is not None] for key in runs[0]}
+        for label, runs in rows.items()
+    }
+    reasons = dict.fromkeys(
+        why for runs in results.values() for run in runs for why in run["spaces"][space].get("lacking", ())
+    )
+    lacking = f" Not measured where there is a dash: {'; '.join(reasons)}." if reasons else ""
     dimensions = said(results, itemgetter("dimension"))
     scale = (
         "All methods have the same scale here, so that their numbers compare."
@@ -138,7 +174,7 @@ def _table_section(space: str, results: Results, colors: Mapping[str, str]) -> S
         f"Of all {first['examples']:,} test images, in {dimensions} dimensions. Alignment is the mean distance "
         "between images of a class, to the power alpha; uniformity the log of the mean Gaussian potential of all "
         "pairs; within and between classes are mean squared distances to and of the class means; the effective rank is "
-        f"the number of dimensions that the embeddings fill. {scale}",
+        f"the number of dimensions that the embeddings fill. {scale}{lacking}",
         table=estimates_table(values, colors),
     )
 

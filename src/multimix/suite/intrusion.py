@@ -20,6 +20,8 @@ from .store import Store
 
 BINS = 40
 CLEAN = "clean images"
+ROUNDING = 1e-12
+"""What is below this part of a squared norm is the rounding of float32 embeddings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,8 @@ class Intrusion(Part):
                             mixed, weights, z, labels, threshold=self.threshold, normalize=normalize
                         ).cpu()
                     )
-            return {space: _summary(torch.cat(parts)) for space, parts in distances.items()}
+            size = {"raw": z.double().square().sum(1).mean().item(), "normalized": 1.0}
+            return {space: _summary(torch.cat(parts), size[space]) for space, parts in distances.items()}
 
         return measure
 
@@ -132,8 +135,13 @@ def _embed(
         return subject.model.embed(batch.images).float(), weights
 
 
-def _summary(distances: Tensor) -> dict[str, Any]:
-    """The mean, and shares in even bins from 0 to the 99th percentile; the last bin takes what is beyond."""
+def _summary(distances: Tensor, size: float) -> dict[str, Any]:
+    """The mean, and shares in even bins from 0 to the 99th percentile; the last bin takes what is beyond.
+
+    The page divides by the mean of clean images, so between equal embeddings it must be 0, without what rounding leaves
+    of embeddings whose mean squared norm is `size`.
+    """
+    distances = distances.where(distances > ROUNDING * size, 0.0)
     # torch.quantile refuses more than 2^24 values.
     high = max(distances.kthvalue(max(1, round(0.99 * len(distances)))).values.item(), 1e-12)
     shares = torch.histc(distances.clamp(max=high), BINS, 0, high) / len(distances)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..reports.charts import histogram_panel
@@ -23,14 +23,9 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
             row = f"{label}: {name}"
             rows[row] = {
                 "normalised": [run["mixings"][name]["normalized"]["mean"] for run in runs],
-                "normalised,\n÷ clean": [
-                    run["mixings"][name]["normalized"]["mean"] / run["mixings"][clean]["normalized"]["mean"]
-                    for run in runs
-                ],
+                "normalised,\n÷ clean": _ratios(runs, name, clean, "normalized"),
                 "raw": [run["mixings"][name]["raw"]["mean"] for run in runs],
-                "raw,\n÷ clean": [
-                    run["mixings"][name]["raw"]["mean"] / run["mixings"][clean]["raw"]["mean"] for run in runs
-                ],
+                "raw,\n÷ clean": _ratios(runs, name, clean, "raw"),
             }
             row_colors[row] = colors.get(label, "")
         for name in runs[0]["own"]:
@@ -47,6 +42,17 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
     no_mixing = (
         f" Mixing none of what it could be asked for, {', '.join(without)} has clean images alone." if without else ""
     )
+    touching = [
+        label
+        for label, runs in results.items()
+        if any(len(_ratios(runs, clean, clean, space)) < len(runs) for space in ("normalized", "raw"))
+    ]
+    no_measure = (
+        f" Of {', '.join(touching)}, the clean images have embeddings equal to those of other classes: the mean "
+        "distance is 0, and nothing is divided by it."
+        if touching
+        else ""
+    )
     made = [
         Section(
             "Manifold intrusion",
@@ -55,7 +61,8 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
             f"{bank} images. A class counts as mixed when its weight is above "
             f"{first['threshold']:.3g}. "
             "Larger is better: mixed embeddings stay away from other classes. Clean images are the measure: where a "
-            f"mixing is below 1 beside them, it is nearer to other classes than real images are.{no_mixing}",
+            "mixing is below 1 beside them, it is nearer to other classes than real images are."
+            f"{no_mixing}{no_measure}",
             table=estimates_table(rows, row_colors, first="method and mixing"),
         )
     ]
@@ -70,6 +77,12 @@ def sections(results: Results, colors: Mapping[str, str]) -> list[Section]:
             )
         )
     return made
+
+
+def _ratios(runs: Sequence[Mapping[str, Any]], name: str, clean: str, space: str) -> list[float]:
+    """Of a mixing's mean distance to that of clean images, where that is not 0, as with equal embeddings."""
+    pairs = [[run["mixings"][each][space]["mean"] for each in (name, clean)] for run in runs]
+    return [mixed / of_clean for mixed, of_clean in pairs if of_clean]
 
 
 def _density(found: Mapping[str, Any]) -> tuple[list[float], list[float]]:

@@ -116,7 +116,7 @@ def _sentences(
 ) -> list[str]:
     """For the first number of every part, how the methods differ from ERM; and what is compared with no ERM."""
     found = []
-    single, several = False, False
+    single, multiple = False, False
     for part in parts:
         of_part = {label: headlines(group, [part]) for label, group in groups.items()}
         title = next((title for erm in baselines.values() for title in of_part.get(erm, ())), "")
@@ -128,12 +128,12 @@ def _sentences(
             if title in of_label
         }
         told = {label: d for label, d in differences.items() if d.n > 1}
-        single, several = single or bool(differences), several or bool(told)
+        single, multiple = single or bool(differences), multiple or bool(told)
         if told and "%" in title and title.endswith(("↑", "↓")):
             name = title.rstrip(" ↑↓").removesuffix(", %")
             text = sentence(name, told, higher_is_better=title.endswith("↑"))
             found.append(text[0].upper() + text[1:] if text.startswith(("no ", "for ")) else text)
-    if single and not several:
+    if single and not multiple:
         found = ["There is one pair of runs for each comparison with ERM: differences cannot be told from noise."]
     if alone := _alone(groups, baselines):
         found.append(unsaid(alone))

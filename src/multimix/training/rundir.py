@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -173,11 +174,25 @@ class RunDirectory:
                 raise
 
     def _give_up_unused(self) -> None:
-        """Remove the folder that was made for a run of which nothing has come, a mistyped one, say."""
+        """Remove the folder that was made for a run of which nothing has come: a mistyped one, or one whose options
+        fail at the first step."""
         with suppress(OSError):
-            if [entry.name for entry in self.path.iterdir()] == [".lock"]:
-                (self.path / ".lock").unlink()
-                self.path.rmdir()
+            found = {entry.name for entry in self.path.iterdir()} - {".lock"}
+            if not found <= self._first_files() or self.begun:
+                return
+            for name in found - {self.config.name}:
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+                else:
+                    (self.path / name).unlink()
+            self.config.unlink(missing_ok=True)  # last: what an error leaves is a run still, to be begun anew
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
+
+    def _first_files(self) -> set[str]:
+        """What a run has made before its first step has ended."""
+        files = (self.config, self.environment, self.metrics, self.checkpoints, self.tensorboard)
+        return {path.name for path in files}
 
     def _refuse_contents(self) -> None:
         found = sorted(entry.name for entry in self.path.iterdir() if entry.name != ".lock")
@@ -190,8 +205,7 @@ class RunDirectory:
 
     def _give_up_empty_run(self, found: Sequence[str]) -> bool:
         """Whether there is only a run that failed at its first step, which may then be begun with other options."""
-        files = (self.config, self.environment, self.metrics, self.checkpoints, self.tensorboard)
-        others = {name for name in found if not name.endswith(".tmp")} - {path.name for path in files}
+        others = {name for name in found if not name.endswith(".tmp")} - self._first_files()
         if self.config.name not in found or others or self.begun:
             return False
         try:
