@@ -18,8 +18,8 @@ def test_variants_take_turns_every_second_round_backwards() -> None:
     assert "".join(order) == "ab" + "ab" + "ba" + "ab"
     assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
     order.clear()
-    interleaved(variants, rounds=1, device="cpu", warm=True)
-    assert "".join(order) == "ab"
+    interleaved(variants, rounds=1, device="cpu", warm=True, after_turn=lambda: order.append("."))
+    assert "".join(order) == "a.b."
 
 
 def told(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float]) -> tuple[Callable[[], None], list[float]]:

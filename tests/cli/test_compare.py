@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -271,38 +273,95 @@ def test_a_speed_that_cannot_be_measured_takes_no_table_with_it(
     assert json.loads((tmp_path / "out" / "summary.json").read_text())
 
 
-def test_the_speed_is_measured_again_when_there_are_finished_runs_of_other_methods(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SMALL = ["--epochs", "1", "--warmup-epochs", "0", "--per-class", "5", "--model", "smallnet-w4", "--no-tensorboard"]
+
+
+class Stopwatch:
+    """In place of `measure_speed`: what it was asked for, some methods that it cannot time, one that stops it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[tuple[list[str], str, int]] = []
+        self.untimeable: set[str] = set()
+        self.stops: tuple[str, BaseException] | None = None
+        self.ratio = 1.0
+        monkeypatch.setattr("multimix.cli.compare.measure_speed", self.measure)
+        monkeypatch.setattr("multimix.cli.planned.run_jobs", train_here)
+
+    def measure(
+        self, config: Config, chosen: list[str], *, device: str, tell: Callable[[str, float | None], object]
+    ) -> Iterator[tuple[str, Speed]]:
+        self.asked.append((chosen, device, torch.get_num_threads()))
+        for name in chosen:
+            tell(name, None)
+            if self.stops and self.stops[0] == name:
+                raise self.stops[1]
+            if name not in self.untimeable:
+                yield name, Speed(100.0, self.ratio, 9)
+
+
+def compare(out: Path, methods: str) -> dict[str, Any]:
+    """What the comparison leaves in its plan."""
+    cli.main(["compare", "--methods", methods, "--seeds", "1", "--out", str(out), *SMALL])
+    plan: dict[str, Any] = json.loads((out / "compare.json").read_text())
+    return plan
+
+
+def test_only_speeds_that_are_not_known_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before, trained = torch.get_num_threads(), {("erm", 0)}
-    asked: list[tuple[list[str], str, int]] = []
-
-    def train_some(jobs: list[Job], **_: object) -> dict[Job, str]:
-        wanted = [job for job in jobs if (job.config.method, job.config.seed) in trained]
-        for job in wanted:
-            train(job.config, job.out)
-        return {job: "no memory" for job in jobs if job not in wanted}
-
-    def noted(config: Config, chosen: list[str], *, device: str) -> tuple[dict[str, Speed], str]:
-        asked.append((chosen, device, torch.get_num_threads()))
-        return {name: Speed(100.0, 1.0) for name in chosen}, "by a clock"
-
-    def compare() -> None:
-        small = ["--epochs", "1", "--warmup-epochs", "0", "--per-class", "5", "--model", "smallnet-w4"]
-        plan = ["--methods", "erm,cutmix", "--seeds", "2", "--out", str(tmp_path / "out")]
-        cli.main(["compare", *plan, *small, "--no-tensorboard"])
-
-    monkeypatch.setattr("multimix.cli.planned.run_jobs", train_some)
-    monkeypatch.setattr("multimix.cli.compare.measure_speed", noted)
+    before = torch.get_num_threads()
+    watch = Stopwatch(monkeypatch)
     monkeypatch.setattr("multimix.cli.compare.default_device", lambda config: "cuda")
     monkeypatch.setattr("multimix.cli.compare.workers_and_threads", lambda *_: (1, before + 1))
-    with pytest.raises(SystemExit):
-        compare()
-    trained |= {("erm", 1), ("cutmix", 0), ("cutmix", 1)}
-    compare()
-    compare()
-    assert asked == [(["erm"], "cuda", before + 1), (["erm", "cutmix"], "cuda", before + 1)]
+    compare(tmp_path / "out", "erm")
+    watch.ratio = 0.5
+    plan = compare(tmp_path / "out", "erm,cutmix")
+    compare(tmp_path / "out", "erm,cutmix")
+    assert watch.asked == [(["erm"], "cuda", before + 1), (["cutmix"], "cuda", before + 1)]
     assert torch.get_num_threads() == before
+    assert {name: value["images_per_second"] for name, value in plan["speed"].items()} == {"erm": 100.0, "cutmix": 50.0}
+    assert "1/1  cutmix: 0.50 of ERM's speed in 9 rounds" in capsys.readouterr().out
+
+
+def test_all_speeds_are_measured_again_where_the_conditions_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Stopwatch(monkeypatch)
+    compare(tmp_path / "out", "erm")
+    threads = 1 + torch.get_num_threads()
+    monkeypatch.setattr("multimix.cli.compare.workers_and_threads", lambda *_: (1, threads))
+    compare(tmp_path / "out", "erm")  # nothing is missing
+    compare(tmp_path / "out", "erm,cutmix")
+    assert [chosen for chosen, *_ in watch.asked] == [["erm"], ["erm", "cutmix"]]
+
+
+def test_a_method_that_cannot_be_timed_costs_the_others_no_second_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Stopwatch(monkeypatch)
+    watch.untimeable = {"cutmix"}
+    plan = compare(tmp_path / "out", "erm,cutmix,input-mixup")
+    assert list(plan["speed"]) == ["erm", "input-mixup"]
+    watch.untimeable = set()
+    plan = compare(tmp_path / "out", "erm,cutmix,input-mixup")
+    assert [chosen for chosen, *_ in watch.asked] == [["erm", "cutmix", "input-mixup"], ["cutmix"]]
+    assert set(plan["speed"]) == {"erm", "cutmix", "input-mixup"}
+    assert "medians of 9 rounds" in plan["speed_conditions"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no kernel")])
+def test_what_stops_the_measurement_costs_nothing_that_was_measured(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Stopwatch(monkeypatch)
+    watch.stops = ("input-mixup", error)
+    stopped = pytest.raises(SystemExit) if isinstance(error, KeyboardInterrupt) else pytest.warns(match="no kernel")
+    with stopped:
+        compare(tmp_path / "out", "erm,cutmix,input-mixup")
+    watch.stops = None
+    plan = compare(tmp_path / "out", "erm,cutmix,input-mixup")
+    assert [chosen for chosen, *_ in watch.asked] == [["erm", "cutmix", "input-mixup"], ["input-mixup"]]
+    assert set(plan["speed"]) == {"erm", "cutmix", "input-mixup"}
 
 
 def test_a_signal_while_the_speed_is_measured_is_told(tmp_path: Path, monkeypatch, capsys) -> None:

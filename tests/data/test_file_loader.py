@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,13 @@ def test_workers_change_nothing(photos: FileDataset, augment, global_state) -> N
                 assert torch.equal(a.images, b.images)
                 assert torch.equal(a.targets, b.targets)
                 assert torch.equal(b.extras["k"], b.targets)
+
+
+def test_more_workers_than_cores_are_no_reason_to_warn(photos: FileDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._utils.cpu_count", lambda: 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(images(photos, workers=2)) == 12
 
 
 def test_ranks_epochs_and_starts(photos: FileDataset) -> None:

@@ -259,7 +259,8 @@ def test_the_page_compares_labels_and_shows_the_paper() -> None:
         ["cat", "25.0", "70.0", "40.0", "70.0"], ["dog <3", "20.0", "40.0", "20.0", "40.0"],
     ]  # fmt: skip
     assert paper.table is not None
-    assert [cell.text for cell in paper.table.rows[-1]] == ["dense-multimix", "79.2", "36.19"]
+    assert [cell.text for cell in paper.table.rows[-1]] == ["dense-multimix", "79.2", "8.8", "36.19", "19.8"]
+    assert paper.table.columns[1:3] == ["SSD on VOC07+12\nmAP, %", "SSD on VOC07+12\nimages/s"]
     svg = ElementTree.fromstring(pictures.panels[0].svg)
     assert svg.get("viewBox") == "0 0 650 330"
     boxes = [tuple(float(rect.get(key, "")) for key in ("x", "y", "width", "height")) for rect in svg.iter("rect")]

@@ -42,6 +42,7 @@ def interleaved(
     turn: float = 0.0,
     warm: bool = False,
     alone: bool = True,
+    after_turn: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Seconds per call of every variant in every round, after a warm-up call each.
 
@@ -54,6 +55,7 @@ def interleaved(
             and not by what the variant before it left in the caches.
         warm: all have been called before.
         alone: as for `clock`.
+        after_turn: called after every turn, outside of the time.
     """
     now = clock(device, alone=alone)
     calls = dict.fromkeys(variants, 1)
@@ -66,6 +68,7 @@ def interleaved(
     for k in range(rounds):
         for name in list(variants)[:: -1 if k % 2 else 1]:
             seconds[name].append(_timed(variants[name], device, calls[name], now))
+            after_turn()
     return seconds
 
 

@@ -52,6 +52,8 @@ class Row:
     relative_low: float | None = None
     relative_high: float | None = None
     """Between which the true median of the ratio lies (`measure.ratio`); for ERM, of a second copy: the noise."""
+    rounds: int | None = None
+    """In how many ERM and the method took turns."""
 
     @property
     def speed(self) -> Ratio | None:
@@ -109,6 +111,9 @@ def beside_erm(
     *,
     rounds: int,
     seconds: float,
+    patience: float = math.inf,
+    memory: bool = True,
+    tell: Callable[[str, float | None], object] = lambda method, left: None,
 ) -> Iterator[Row]:
     """Time each method on one batch, each in turn with ERM; as `run`, for any network and images.
 
@@ -118,6 +123,10 @@ def beside_erm(
         make_model: makes a network of its own for each method, on the device of `fabric`.
         batch: images, labels and whatever further tensors the methods need.
         seconds: about how long to measure a method and ERM beside it.
+        patience: as for `expected_times`.
+        memory: measure it too, which takes further steps.
+        tell: called with the method that is being timed and how many seconds that will go on; None while it is not
+            known.
     """
 
     def steps_of(method: str) -> Steps:
@@ -129,10 +138,20 @@ def beside_erm(
         baseline = steps_of("erm")
         for method in chosen:
             methods.parse(method)
+            tell(method, None)
             try:
                 measured = {"": baseline, method: steps_of(method)}
-                times = expected_times(measured, rounds=rounds, device=device, seconds=seconds)
-                peak = max(peak_memory(step, device=device) for _, step in measured[method]) / 2**20
+                times = expected_times(
+                    measured,
+                    rounds=rounds,
+                    device=device,
+                    seconds=seconds,
+                    patience=patience,
+                    tell=functools.partial(tell, method),
+                )
+                peak = None
+                if memory:
+                    peak = max(peak_memory(step, device=device) for _, step in measured[method]) / 2**20
             except Exception as error:  # no weights or package, too little memory, a kernel that the device cannot take
                 yield Row(method, None, None, None, None, first_line(error))
                 continue
@@ -146,6 +165,7 @@ def beside_erm(
                 peak,
                 relative_low=relative.low,
                 relative_high=relative.high,
+                rounds=len(times[method]),
             )
 
 
@@ -160,7 +180,13 @@ def made_up_batch(b: int, num_classes: int, image_size: int, device: torch.devic
 
 
 def expected_times(
-    measured: Mapping[str, Steps], *, rounds: int, device: str, seconds: float
+    measured: Mapping[str, Steps],
+    *,
+    rounds: int,
+    device: str,
+    seconds: float,
+    patience: float = math.inf,
+    tell: Callable[[float], object] = lambda left: None,
 ) -> dict[str, list[float]]:
     """Seconds per step of every method in every round.
 
@@ -170,6 +196,8 @@ def expected_times(
     Args:
         rounds: at most; at least 3, where more would take several times `seconds`.
         seconds: about how long to measure in all; short steps are repeated within a round to fill it.
+        patience: where 3 rounds would take more seconds than this, those that fit into it, and at least one.
+        tell: called after every turn with about how many seconds there are left.
     """
     parts = {(name, k): step for name, found in measured.items() for k, (_, step) in enumerate(found)}
     once = 0.0
@@ -183,13 +211,22 @@ def expected_times(
         # On a CPU the first call is no more than a few per cent slower than others; on a GPU it compiles and searches.
         if once > seconds / 4 and torch.device(device).type == "cpu":
             break
-    rounds = min(rounds, max(3, int(4 * seconds / once)))
+    least = max(1, int(min(3.0, patience / once)))
+    rounds = min(rounds, max(least, int(4 * seconds / once)))
     block = min(25, max(1, int(seconds / rounds / once)))
+    turns = rounds * len(parts)
+    left = iter(range(turns - 1, -1, -1))
+
+    def say() -> None:
+        tell(rounds * block * once * next(left) / turns)
+
+    tell(rounds * block * once)
     times = interleaved(
         {str(key): functools.partial(_repeat, step, block) for key, step in parts.items()},
         rounds=rounds,
         device=device,
         warm=True,
+        after_turn=say,
     )
     return {
         name: [

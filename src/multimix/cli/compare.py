@@ -13,11 +13,12 @@ import torch
 from ..errors import one_line
 from ..reports import summarize, write_page
 from ..reports.plan import Plan
-from ..reports.speed import measure_speed
+from ..reports.speed import how_measured, measure_speed, side_by_side, speed_setting
 from ..training.devices import default_device
 from .console import show_results
 from .planned import run_plan, workers_and_threads
 from .request import PlanOptions, read_request
+from .speed_board import SpeedBoard
 
 METHODS = "erm,input-mixup,manifold-mixup,cutmix,multimix,multimix-small-alpha,dense-multimix"
 
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
 
 
 def _report(plan: Plan, options: Options) -> None:
-    """Measure the speed if it is not known yet, then the table and the page."""
+    """Measure the speed of methods whose is not known yet, then the table and the page."""
     done = [method for method in plan.methods if plan.ended([method])]
     if not done:
         return
@@ -59,20 +60,31 @@ def _report(plan: Plan, options: Options) -> None:
 
 
 def _with_speed(plan: Plan, done: Sequence[str], options: Options) -> Plan:
-    """The plan with the training speed of the methods that have a finished run, kept for later; as it is where that
-    cannot be measured, since the runs are worth their table all the same."""
+    """The plan with the training speed of the methods that have a finished run, each kept as soon as it is known; as
+    far as that can be measured, since the runs are worth their table all the same.
+
+    Each method takes turns with ERM alone, so one that comes later is measured without the others; all are, where the
+    machine or the way in which steps are taken is another than theirs.
+    """
     print("Measuring the training speed of the methods, side by side ...", flush=True)
-    device: Literal["cpu", "cuda"] = default_device(options.config)
-    _, threads = workers_and_threads(options.config, options.jobs, len(plan.methods) * len(plan.seeds))
+    config = options.config
+    device: Literal["cpu", "cuda"] = default_device(config)
+    _, threads = workers_and_threads(config, options.jobs, len(plan.methods) * len(plan.seeds))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        speed, conditions = measure_speed(options.config, done, device=device)
+        setting = speed_setting(config, device)
+        speeds = dict(plan.speed) if plan.speed_setting == setting else {}
+        missing = [method for method in done if method not in speeds]
+        with SpeedBoard(len(missing)) as board:
+            for method, speed in measure_speed(config, missing, device=device, tell=board.tell):
+                speeds = side_by_side({**speeds, method: speed})
+                how = how_measured(config, speeds, device)
+                plan = dataclasses.replace(plan, speed=speeds, speed_conditions=how, speed_setting=setting)
+                plan.write()
+                board.end(method, speed)
     except Exception as error:  # the GPU of others is full, a library is gone
         warnings.warn(f"the training speed is not measured: {one_line(error)}", stacklevel=2)
-        return plan
     finally:
         torch.set_num_threads(before)
-    plan = dataclasses.replace(plan, speed=speed, speed_conditions=conditions)
-    plan.write()
     return plan

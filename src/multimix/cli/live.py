@@ -63,8 +63,8 @@ class LiveDisplay:
 class LiveBoard(LiveDisplay):
     """Base of the boards, which define `remaining` too."""
 
-    def __init__(self, file: TextIO | None) -> None:
-        super().__init__(file, refresh_per_second=4)
+    def __init__(self, file: TextIO | None, *, refresh_per_second: float | None = 4) -> None:
+        super().__init__(file, refresh_per_second=refresh_per_second)
         self.spoke = time.monotonic()
 
     def remaining(self) -> float | None:

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -99,20 +98,17 @@ class WorkerReader(Generic[T, Batch]):
                 # Linux's default since Python 3.14: such workers import everything anew, are children of the server,
                 # and begin with threads of libraries that a SIGTERM ends them by.
                 options["multiprocessing_context"] = "fork"
-        with warnings.catch_warnings():
-            # Of more workers than cores: they wait for the disk, too.
-            warnings.filterwarnings("ignore", "This DataLoader will create")
-            self._loader = torch_data.DataLoader(
-                _Made(make, join),
-                batch_sampler=self._plan,
-                num_workers=workers,
-                collate_fn=_as_is,
-                worker_init_fn=_leave_signals_to_the_parent,
-                pin_memory=pin,
-                # Without a generator of its own, a DataLoader draws from the global one at the start of each epoch.
-                generator=make_generator(seed, "workers"),
-                **options,
-            )
+        self._loader = _Loader(
+            _Made(make, join),
+            batch_sampler=self._plan,
+            num_workers=workers,
+            collate_fn=_as_is,
+            worker_init_fn=_leave_signals_to_the_parent,
+            pin_memory=pin,
+            # Without a generator of its own, a DataLoader draws from the global one at the start of each epoch.
+            generator=make_generator(seed, "workers"),
+            **options,
+        )
 
     def read(self, epoch: int, shares: list[Tensor]) -> Iterator[Batch]:
         """For each share, example indices (b,), its batch.
@@ -165,6 +161,13 @@ class FileReader:
         """
         for images in self._reader.read(epoch, shares):
             yield augmentation.to_float(images.to(self._device, non_blocking=True))
+
+
+class _Loader(torch_data.DataLoader[Any]):
+    """May have more workers than there are cores: they wait for the disk, too."""
+
+    def check_worker_number_rationality(self) -> None:
+        """PyTorch would warn of them, when a loader is made and again when its workers are started."""
 
 
 class _Plan(torch_data.Sampler[list[tuple[int, int]]]):

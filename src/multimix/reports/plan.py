@@ -23,6 +23,8 @@ class Speed:
     images_per_second: float
     relative: float
     """Over ERM's: the median over rounds of the ratio within a round."""
+    rounds: int | None = None
+    """In how many it took turns with ERM; None where that was not noted."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Plan:
     speed: Mapping[str, Speed] = field(default_factory=dict)
     """By method; empty until it has been measured."""
     speed_conditions: str = ""
+    """How, in a sentence for the page."""
+    speed_setting: Mapping[str, str] = field(default_factory=dict)
+    """What must be the same for further speeds to stand beside these (`reports.speed.speed_setting`)."""
 
     def jobs(self, methods: Sequence[str] | None = None) -> Iterator[tuple[str, int, Path]]:
         """(method, seed, run folder), seed by seed, so that a comparison that is stopped early is balanced.
