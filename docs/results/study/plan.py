@@ -27,7 +27,7 @@ BASES = {
 
 TIMES = {"long": 3, "x10": 10, "x30": 30}  # as many epochs
 
-ON_TEST = ("final", "confirm")
+ON_TEST = ("final", "confirm", "softness")
 """What looks at the test set; everything else at the validation split."""
 
 LONG_ON_CIFAR20 = (*ON_TEST, "stacked")
@@ -224,8 +224,16 @@ def _smoothing() -> dict[str, Setting]:
     return _named(names)
 
 
+def _softness() -> dict[str, Setting]:
+    """Named before it was run, for the seeds of `confirm` on cifar20: the best of `smoothing` there, alone and in
+    MultiMix's half, and on top of input mixup."""
+    names = ["label-smoothing(erm, smoothing=0.2)", "either(label-smoothing(erm, smoothing=0.1), input-mixup)"]
+    return _named([*names, "label-smoothing(input-mixup, smoothing=0.1)"])
+
+
 PARTS = {
     "map": _map, "n": _n, "m": _m, "grid": _grid, "lead": _lead, "optimiser": _optimiser, "variants": _variants,
     "half": _half, "terms": _terms, "dense": _dense, "long": _long, "x10": _longer, "x30": _longer, "final": _final,
     "confirm": _confirm, "stacked": _stacked, "smoothing": _smoothing,
+    "softness": _softness,
 }  # fmt: skip

@@ -35,6 +35,7 @@ BESIDE = {
     "cifar20-stacked": ("long",),
     "digits-smoothing": ("lead",),
     "cifar20-smoothing": ("lead",),
+    "cifar20-softness": ("confirm",),
 }
 """Which part has ERM with the seeds and the schedule of a part without it, where the map has others."""
 VARIED = {
