@@ -122,18 +122,21 @@ class Embedding(Part):
         rank = tried(lambda: evaluation.effective_rank(z, normalize))
         if uniformity is None:  # a single image, or embeddings that are not finite
             raise ValueError(lacking[0])
-        within, between = (None, None) if spread is None else (spread.within, spread.between)
-        if alignment is None and spread is not None:
-            within = None  # of single images it is 0, however loose the classes are
-            lacking.append("the distance within classes needs two as well")
-        if not between and spread is not None:
-            lacking.append("the means of all classes are equal, so nothing can be divided by their distances")
+        within = between = ratio = None
+        if spread is not None:
+            within, between, ratio = spread.within, spread.between, spread.ratio
+            if alignment is None:
+                within = ratio = None  # of single images it is 0, however loose the classes are
+                lacking.append("the distance within classes needs two as well")
+            if not between:
+                ratio = None
+                lacking.append("the means of all classes are equal, so nothing can be divided by their distances")
         return {
             "alignment": alignment,
             "uniformity": uniformity,
             "within": within,
             "between": between,
-            "ratio": within / between if within is not None and between else None,
+            "ratio": ratio,
             "effective_rank": rank,
             "lacking": lacking,
         }
