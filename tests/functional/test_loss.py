@@ -320,3 +320,30 @@ def test_without_gradients() -> None:
     assert not silent.requires_grad
     assert torch.equal(silent, mixed_cross_entropy(logits, labels, lam).detach())
     assert torch.equal(silent, inferred.clone())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("c", [2, 12])  # few and many, beside the examples
+@pytest.mark.parametrize("implementation", ["fused", "reference"])
+def test_targets_of_every_position_are_a_call_for_each(kind: str, c: int, implementation: str) -> None:
+    logits, lam = normal(2, 3, 5, c, seed=1).requires_grad_(), sample_weights(7, 5, positions=6, generator=rng(2))
+    lam = lam.double().unflatten(0, (2, 3)).requires_grad_()
+    targets = make_targets(kind, 30, c, seed=3).unflatten(0, (2, 3, 5))
+    found = mixed_cross_entropy(logits, targets, lam, implementation=implementation)
+    each = [
+        mixed_cross_entropy(logits[i, j], targets[i, j], lam[i, j], implementation="reference")
+        for i in range(2)
+        for j in range(3)
+    ]
+    expected = torch.stack(each).mean()
+    assert torch.allclose(found, expected, rtol=1e-10)
+    slopes = torch.autograd.grad(found, [logits, lam]), torch.autograd.grad(expected, [logits, lam])
+    for by_one, by_each in zip(*slopes, strict=True):
+        assert torch.allclose(by_one, by_each, rtol=1e-9, atol=1e-12)
+
+
+def test_targets_of_every_position_that_do_not_fit() -> None:
+    with pytest.raises(
+        ValueError, match=r"class indices \(6, 5\) or probabilities \(6, 5, 4\), got torch.int64 of sha"
+    ):
+        mixed_cross_entropy(normal(6, 5, 4, seed=1), torch.zeros(5, 6, dtype=torch.long), torch.full((6, 2, 5), 0.2))

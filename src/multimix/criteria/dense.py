@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import attend, attention_map
-from ..functional._checks import Alpha, as_probabilities, check_choice, check_floating, check_targets, mixing_dtype
+from ..functional._checks import (
+    Alpha,
+    as_probabilities,
+    by_position,
+    check_choice,
+    check_floating,
+    check_targets,
+    mixing_dtype,
+)
 from ..functional._transforms import without_autocast
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED, normalized_weights, or_one
@@ -20,14 +28,12 @@ from .classifiers import (
     Classifier,
     apply_linear,
     as_logits,
-    called,
     check_callable,
     class_weights,
     is_linear,
     normalizes_rows,
     wants_tokens,
 )
-from .dense_targets import dense_targets_loss
 from .multimix import MultiMix, check_classes, check_some, draw_weights, finite, loss_from_logits
 
 
@@ -87,8 +93,7 @@ class DenseMultiMix(MultiMix):
             features: (b, d, *spatial), or (b, r, d) when 3-D, as transformers emit them.
             targets: class indices (b,) or probabilities (b, c), inherited by every position; or dense targets, of every
                 position its own: indices (b, *spatial) or (b, r), probabilities (b, c, *spatial), or (b, r, c) for 3-D
-                features. Dense targets need a linear classifier, a finite n, attention that knows no classes ("gap",
-                "uniform"), and cost a loop over positions; with normalize="global" the memory of r n b weights too.
+                features. Dense targets need a finite n and attention that knows no classes ("gap", "uniform").
             classifier: a linear layer or 1x1 convolution takes the exact path through the clean logits; anything
                 else is called on mixed features (n, d, *spatial) or (n, r, d) and must return logits (n, c, *spatial')
                 or (n, r, c); a chain that begins with a linear layer, LayerNorm or BatchNorm1d always gets (n, r, d),
@@ -118,18 +123,18 @@ class DenseMultiMix(MultiMix):
             tokens = tokens.masked_fill(~mask[..., None], 0)  # padding may hold anything, also NaN
         # First: weight and spectral normalisation compute the weight when the classifier is called.
         logits = apply_linear(classifier, tokens, features) if is_linear(classifier) else None
-        if is_dense(targets):
-            if logits is None:
-                raise ValueError(f"dense targets need a linear classifier or 1x1 convolution, got {called(classifier)}")
-            _refuse_one_hot(targets, logits.shape[-1])
-            targets = self._as_tokens_of(targets, features, mask)
-            logits, targets, a = self.of_all(logits, targets, self.attend_to(tokens, None, None, mask))
-            return dense_targets_loss(self, logits.transpose(0, 1), targets, a, generator)
-        a = self.attend_to(tokens, targets, self.class_weights(classifier), mask)
         if logits is not None:
-            return self.from_logits(logits, targets, a, generator)
+            _refuse_one_hot(targets, logits.shape[-1])
+        given = targets
+        if by_position(given):
+            targets = self._as_tokens_of(given, features, mask)
+            a = self.attend_to(tokens, None, None, mask)
+        else:
+            a = self.attend_to(tokens, targets, self.class_weights(classifier), mask)
+        if logits is not None:
+            return self._from_logits(logits, targets, a, generator)
         spatial = features.shape[2:] if features.ndim > 3 else None
-        return self._through_dense_classifier(tokens, spatial, targets, classifier, a, generator)
+        return self._through_dense_classifier(tokens, spatial, targets, given, classifier, a, generator)
 
     def class_weights(self, classifier: Classifier) -> Tensor | None:
         """The classifier's weight (c, d) where the attention is by class, as `attend_to` takes it."""
@@ -154,12 +159,27 @@ class DenseMultiMix(MultiMix):
             raise ValueError(f"logits must be (b, r, c), got {tuple(logits.shape)}")
         if a is not None and a.shape != logits.shape[:2]:
             raise ValueError(f"attention must be {tuple(logits.shape[:2])} for these logits, got {tuple(a.shape)}")
+        _refuse_one_hot(targets, logits.shape[-1])
+        if by_position(targets):
+            wanted = logits.shape if targets.is_floating_point() else logits.shape[:2]
+            if targets.shape != wanted:
+                raise ValueError(
+                    f"dense targets must be {tuple(wanted)} for logits {tuple(logits.shape)}, "
+                    f"got {tuple(targets.shape)}"
+                )
+        return self._from_logits(logits, targets, a, generator)
+
+    def _from_logits(
+        self, logits: Tensor, targets: Tensor, a: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
         logits, targets = self.of_all(logits, targets)
         a = None if a is None else self.of_all(a)[0]
-        if is_dense(targets):
-            _refuse_one_hot(targets, logits.shape[-1])
-            return dense_targets_loss(self, logits.transpose(0, 1), targets, a, generator)
-        return loss_from_logits(self, logits.transpose(0, 1), targets, a, self.normalize, generator)
+        if by_position(targets):
+            if self.n == math.inf:
+                raise ValueError("n=math.inf has no dense targets: use a finite n, such as n=1000")
+            targets = targets.transpose(0, 1)
+        r = logits.shape[1]
+        return loss_from_logits(self, logits.transpose(0, 1), targets, a, self.normalize, generator, positions=(r,))
 
     def _as_tokens_of(self, targets: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
         """Dense targets as (b, r) or (b, r, c); what is masked may be anything, such as 255."""
@@ -185,6 +205,7 @@ class DenseMultiMix(MultiMix):
         tokens: Tensor,
         spatial: torch.Size | None,
         targets: Tensor,
+        given: Tensor,
         classifier: Classifier,
         a: Tensor,
         generator: torch.Generator | None,
@@ -192,7 +213,9 @@ class DenseMultiMix(MultiMix):
         tokens, targets, a = self.of_all(tokens, targets, a)
         b, r = a.shape
         check_some(b, tokens)
-        check_targets(targets, b, beside=tokens)
+        if by_position(targets):
+            targets = targets.transpose(0, 1)
+        check_targets(targets, b, beside=tokens, positions=(r,))
         if wants_tokens(classifier):
             spatial = None
         n = finite(self.n, classifier)
@@ -214,7 +237,8 @@ class DenseMultiMix(MultiMix):
             )
         logits_RNC = as_tokens(logits).transpose(0, 1)
         check_classes(logits_RNC.shape[-1])
-        check_targets(targets, b, logits_RNC.shape[-1])
+        _refuse_one_hot(given, logits_RNC.shape[-1])
+        check_targets(targets, b, logits_RNC.shape[-1], positions=(r,))
         return self.scale(b) * _dense_loss(
             logits_RNC, targets, lam, s, spatial or (r,), logits.shape[2:], self.normalize
         )
@@ -244,14 +268,9 @@ def _of_rows(classifier: Classifier, mixed_NRD: Tensor, real_NR: Tensor) -> Tens
     return logits_NRC
 
 
-def is_dense(targets: Tensor) -> bool:
-    """Whether there is a target for every position."""
-    return isinstance(targets, Tensor) and targets.ndim > (2 if targets.is_floating_point() else 1)
-
-
 def _refuse_one_hot(targets: Tensor, c: int) -> None:
     """Integers (b, c) may be one-hot labels, which would pass for an index of each of c positions."""
-    if targets.ndim == 2 and targets.shape[1] == c and not targets.is_floating_point():
+    if by_position(targets) and targets.ndim == 2 and targets.shape[1] == c:
         raise ValueError(
             f"integer targets {tuple(targets.shape)} for {c} classes may be one-hot labels, or an index for each "
             "position: give labels as targets.argmax(1), and positions as maps (b, *spatial) or probabilities (b, r, c)"

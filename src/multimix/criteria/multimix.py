@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -273,12 +274,18 @@ def loss_from_logits(
     attention_BR: Tensor | None,
     normalize: str,
     generator: torch.Generator | None,
+    positions: Sequence[int] = (),
 ) -> Tensor:
-    """The loss of either criterion from the clean logits at every position."""
+    """The loss of either criterion from the clean logits at every position.
+
+    Args:
+        positions: as for `check_targets`.
+    """
+    # No operation on tensors before the seed is drawn: torch.compile would compile it, and anew for every alpha.
     r, b, c = logits_RBC.shape
     check_classes(c)
     check_some(b, logits_RBC)
-    check_targets(targets, b, c, beside=logits_RBC)
+    check_targets(targets, b, c, beside=logits_RBC, positions=positions)
     scale = criterion.scale(b)
     if criterion.n == math.inf:
         if not torch.compiler.is_compiling():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -82,12 +83,33 @@ def check_floating(**tensors: object) -> None:
             raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
 
 
-def check_targets(targets: Tensor, b: int, c: int | None = None, *, beside: Tensor | None = None) -> None:
+def by_position(targets: object) -> bool:
+    """Whether there is a target for every position, and not one for all of an example's."""
+    return isinstance(targets, Tensor) and targets.ndim > (2 if targets.is_floating_point() else 1)
+
+
+def check_targets(
+    targets: Tensor,
+    b: int,
+    c: int | None = None,
+    *,
+    beside: Tensor | None = None,
+    positions: Sequence[int] = (),
+) -> None:
     """Class indices (b,) or probabilities (b, c); told apart by dtype and number of dimensions.
 
     Args:
         beside: what they are used with, on the same device.
+        positions: where given, targets may also be (*positions, b) or (*positions, b, c), every position's own.
     """
+    if positions and by_position(targets):
+        indices = (*positions, b)
+        if targets.shape[: len(indices)] != indices or targets.ndim != len(indices) + targets.is_floating_point():
+            raise ValueError(
+                f"targets of every position are class indices {indices} or probabilities "
+                f"{(*indices, 'classes' if c is None else c)}, got {targets.dtype} of shape {tuple(targets.shape)}"
+            )
+        targets, b = targets.flatten(0, len(positions)), math.prod(indices)
     if not isinstance(targets, Tensor):
         raise TypeError(
             f"targets must be a tensor of class indices (b,) or probabilities (b, c), got {type(targets).__name__}"
@@ -164,7 +186,7 @@ def as_target(targets: Tensor) -> Tensor:
 
 
 def as_probabilities(targets: Tensor, c: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Targets (b,) or (b, c) as probabilities (b, c)."""
+    """Targets (b,) or (b, c) as probabilities (b, c); with positions in front, where they have some."""
     if targets.is_floating_point():
         return targets.to(dtype)
     if is_transformed():  # `one_hot` looks at the values, which vmap forbids

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._checks import as_probabilities, check_choice, check_floating, check_targets, check_tensor, mixing_dtype
+from ._checks import (
+    as_probabilities,
+    by_position,
+    check_choice,
+    check_floating,
+    check_targets,
+    check_tensor,
+    mixing_dtype,
+)
 from ._transforms import needs_formula, refuse_transforms, without_autocast
 
 MASKED = -1e30
@@ -27,7 +35,8 @@ def mixed_cross_entropy(
 
     Args:
         logits: of the clean examples, (b, c), or (*, b, c), one set for each spatial position.
-        targets: class indices (b,) or probabilities (b, c), the same for every position.
+        targets: class indices (b,) or probabilities (b, c), the same for every position; or of every position its own,
+            (*, b) or (*, b, c).
         lam: interpolation weights (n, b), or (*, n, b).
         weight: s of (14), (n,) or (*, n), non-negative; None weighs all equally.
         normalize: "position": (14), the weighted mean over n, for each position, then the mean over the positions
@@ -54,6 +63,8 @@ def mixed_cross_entropy(
     check_choice("normalize", normalize, ("position", "global", "none"))
     check_choice("implementation", implementation, ("auto", "fused", "reference"))
     _check(logits, targets, lam, weight)
+    if by_position(targets):
+        targets = targets.flatten(0, -3) if targets.is_floating_point() else targets.flatten(0, -2)
     logits, lam = logits[None].flatten(0, -3), lam[None].flatten(0, -3)
     weight = None if weight is None else weight[None].flatten(0, -2)
     dtype = mixing_dtype(logits.dtype, lam.dtype)
@@ -92,7 +103,7 @@ def normalized_weights(lam: Tensor, weight: Tensor | None, normalize: str) -> Te
 def reference(logits: Tensor, targets: Tensor, lam: Tensor, w: Tensor) -> Tensor:
     """-sum_k w_k y~_k . log softmax(z~_k): the equation as it stands, every tensor in memory.
 
-    `logits` (r, b, c), `lam` (r, n, b), `w` (r, n) normalised.
+    `logits` (r, b, c), `targets` (b,), (b, c), (r, b) or (r, b, c), `lam` (r, n, b), `w` (r, n) normalised.
     """
     with without_autocast(logits):
         mixed_logits = lam @ logits.to(lam.dtype).clamp(min=MASKED)
@@ -131,7 +142,7 @@ def _check(logits: Tensor, targets: Tensor, lam: Tensor, weight: Tensor | None) 
         raise ValueError(
             f"logits of no examples, classes or positions cannot be mixed, got shape {tuple(logits.shape)}"
         )
-    check_targets(targets, b, c, beside=logits)
+    check_targets(targets, b, c, beside=logits, positions=leading)
     if weight is None:
         return
     check_tensor("weight", weight)

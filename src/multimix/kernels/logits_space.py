@@ -70,19 +70,19 @@ class Accumulator:
         return Details.cat(parts, dim=1) if details else None
 
     def _add_block(self, where: slice, lam_PNB: Tensor, w_PN: Tensor, details: bool) -> Details | None:
-        logits_PBC, w_PN1 = self.logits_PBC[where], w_PN[..., None]
+        logits_PBC, w_PN1, targets = self.logits_PBC[where], w_PN[..., None], self.targets.at(where)
         z_PNC = self._held("z", (*lam_PNB.shape[:2], logits_PBC.shape[2]))
         torch.bmm(lam_PNB, logits_PBC, out=z_PNC)
         clean_z_PNC = z_PNC.clone() if details else None
         fit_PN: Tensor | float = 0.0
         if self.gram_PBB is None:
-            weighted_y_PNC = self.targets.to_classes(lam_PNB, self._held("y", z_PNC.shape)).mul_(w_PN1)
+            weighted_y_PNC = targets.to_classes(lam_PNB, self._held("y", z_PNC.shape)).mul_(w_PN1)
             fit_PN = torch.mul(weighted_y_PNC, z_PNC, out=self._held("products", z_PNC.shape)).sum(-1)
         top_PN1 = None if self.shallow else z_PNC.amax(-1, keepdim=True)
         exp_PNC = z_PNC.exp2_() if top_PN1 is None else z_PNC.sub_(top_PN1).exp2_()
         total_PN = exp_PNC.sum(-1)
         lse_PN = total_PN.log2() if top_PN1 is None else total_PN.log2().add_(top_PN1.squeeze(-1))
-        mass_PN = (lam_PNB @ self.targets.mass_B) if self.targets.soft else lam_PNB.sum(-1)
+        mass_PN = targets.mass(lam_PNB)
         w_mass_PN = w_PN * mass_PN
         self.loss_P[where] += (w_mass_PN * lse_PN - fit_PN).sum(-1)
         scale_PN1 = (w_mass_PN / total_PN)[..., None]
@@ -98,10 +98,10 @@ class Accumulator:
         if clean_z_PNC is None:
             return None
         softmax_PNC = (clean_z_PNC - lse_PN[..., None]).exp2_()
-        y_PNC = self.targets.to_classes(lam_PNB)
+        y_PNC = targets.to_classes(lam_PNB)
         term_PN = mass_PN * lse_PN - (y_PNC * clean_z_PNC).sum(-1)
-        slope_PNB = (mass_PN[..., None] * softmax_PNC - y_PNC) @ logits_PBC.mT - self.targets.of_classes(clean_z_PNC)
-        slope_PNB.addcmul_(lse_PN[..., None], self.targets.mass_B)
+        slope_PNB = (mass_PN[..., None] * softmax_PNC - y_PNC) @ logits_PBC.mT - targets.of_classes(clean_z_PNC)
+        slope_PNB.addcmul_(lse_PN[..., None], targets.mass_B[..., None, :])
         return Details(term_PN * math.log(2), slope_PNB * (w_PN1 * math.log(2)))
 
     def _held(self, name: str, shape: Sequence[int]) -> Tensor:

@@ -217,7 +217,7 @@ def _resampled_reference(
     pooled: bool, implementation: str,
 ) -> Tensor:  # fmt: skip
     """The same draws again, through the differentiable reference."""
-    lam = sampled.weights(logits, int(seed), n, m, float(low), float(high), implementation=implementation)
+    lam = sampled.weights(logits, targets, int(seed), n, m, float(low), float(high), implementation=implementation)
     s = None
     if attention is not None:
         lam, s = attend(lam, attention)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..functional._checks import mixing_dtype
+from ..functional._checks import by_position, mixing_dtype
 from ..functional.loss import counted, or_one
 from ..functional.sampling import iter_weights
 from . import crossover, triton_launch
@@ -29,7 +29,7 @@ def sums(
         ValueError: `implementation="triton"` where the kernel cannot run.
     """
     P, B, C = logits_PBC.shape
-    if _by_triton(logits_PBC, n, implementation):
+    if _by_triton(logits_PBC, targets, n, implementation):
         from . import triton_loss
 
         precision = triton_launch.precision(logits_PBC.dtype)
@@ -48,10 +48,12 @@ def sums(
     return losses_P, total_P, grad_PBC
 
 
-def weights(logits_PBC: Tensor, seed: int, n: int, m: int, low: float, high: float, *, implementation: str) -> Tensor:
+def weights(
+    logits_PBC: Tensor, targets: Tensor, seed: int, n: int, m: int, low: float, high: float, *, implementation: str
+) -> Tensor:
     """The weights (P, N, B) that `sums` draws, before attention, all in memory."""
     P, B, _ = logits_PBC.shape
-    if _by_triton(logits_PBC, n, implementation):
+    if _by_triton(logits_PBC, targets, n, implementation):
         from . import triton_draw
 
         return triton_draw.weights(seed, n, B, m, low, high, P, logits_PBC.device)
@@ -70,10 +72,11 @@ def _attend_(lam_PNB: Tensor, attention_BP: Tensor) -> Tensor:
     return s_PN
 
 
-def _by_triton(logits: Tensor, n: int, implementation: str) -> bool:
+def _by_triton(logits: Tensor, targets: Tensor, n: int, implementation: str) -> bool:
+    own = by_position(targets)
     if implementation != "triton":
-        return implementation == "auto" and crossover.kernel_is_faster(logits, n)
-    obstacle = triton_launch.why_not(logits)
+        return implementation == "auto" and not own and crossover.kernel_is_faster(logits, n)
+    obstacle = "a target for every position" if own else triton_launch.why_not(logits)
     if obstacle:
         raise ValueError(f"implementation='triton' does not work for {obstacle}; use implementation='auto'")
     return True

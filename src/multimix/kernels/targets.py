@@ -10,9 +10,12 @@ import functools
 import torch
 from torch import Tensor
 
+from ..functional._checks import by_position
+
 
 class Targets:
-    """Class indices (b,) or probabilities (b, c), in the dtype of what they are multiplied with.
+    """Class indices (b,) or probabilities (b, c), in the dtype of what they are multiplied with; or of every position
+    its own, (p, b) or (p, b, c), for the products that logits are mixed with (`at`, `mass`, `to_classes` and inverses).
 
     On a device indices cannot be checked without waiting for it, so they are looked up by operations that do not take
     negative ones to count from the end.
@@ -23,6 +26,10 @@ class Targets:
         self.soft = targets.is_floating_point()
         self.given = targets.to(dtype) if self.soft else targets.long()
 
+    def at(self, where: slice) -> Targets:
+        """Those of some positions."""
+        return Targets(self.given[where], self.c, self.dtype) if by_position(self.given) else self
+
     @functools.cached_property
     def y_BC(self) -> Tensor:
         """As probabilities."""
@@ -31,13 +38,17 @@ class Targets:
     @functools.cached_property
     def mass_B(self) -> Tensor:
         """What each target sums to."""
-        return self.given.sum(1) if self.soft else torch.ones_like(self.given, dtype=self.dtype)
+        return self.given.sum(-1) if self.soft else torch.ones_like(self.given, dtype=self.dtype)
 
     @property
     def summed(self) -> bool:
         """Whether products with the targets are sums: of class indices, and on the CPU, since a GPU adds examples of
         one class in any order, which rounds differently every time."""
         return not self.soft and self.given.device.type == "cpu"
+
+    def mass(self, weight_PNB: Tensor) -> Tensor:
+        """sum_i weight_i times what target i sums to, (P, N)."""
+        return (weight_PNB @ self.mass_B[..., None]).squeeze(-1) if self.soft else weight_PNB.sum(-1)
 
     def weighted_by_mass(self, weight: Tensor) -> Tensor:
         """(..., B), times what each target sums to."""
@@ -52,20 +63,20 @@ class Targets:
     def of_classes(self, values: Tensor) -> Tensor:
         """y_i . values, (..., C) -> (..., B)."""
         if self.soft:
-            return values @ self.y_BC.T
-        return values.gather(-1, self.given.expand(*values.shape[:-1], -1))
+            return values @ self.y_BC.mT
+        return values.gather(-1, self.given[..., None, :].expand(*values.shape[:-1], -1))
 
     def to_classes(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
         """sum_i weight_i y_i, (..., B) -> (..., C)."""
         if not self.summed:
             return torch.matmul(weight, self.y_BC, out=out)
         out = weight.new_zeros(*weight.shape[:-1], self.c) if out is None else out.zero_()
-        return out.scatter_add_(-1, self.given.expand_as(weight), weight)
+        return out.scatter_add_(-1, self.given[..., None, :].expand_as(weight), weight)
 
     def subtract_classes(self, from_: Tensor, weight: Tensor) -> None:
         """`to_classes(weight)`, in place."""
         if self.summed:
-            from_.scatter_add_(-1, self.given.expand_as(weight), -weight)
+            from_.scatter_add_(-1, self.given[..., None, :].expand_as(weight), -weight)
         else:
             from_.sub_(weight @ self.y_BC)
 
