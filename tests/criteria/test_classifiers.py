@@ -155,4 +155,33 @@ def test_a_function_that_does_not_take_maps_is_told_what_it_was_given() -> None:
     head = nn.Linear(6, 3)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as failure:
         mm.DenseMultiMix(7)(torch.randn(4, 6, 5, 5), torch.tensor([0, 1, 2, 0]), lambda z: head(z))
-    assert "mixed features of shape (7, 6, 5, 5), (n, d, *spatial)" in failure.value.__notes__[0]
+    assert "mixed features (n, d, *spatial) of shape (7, 6, 5, 5)" in failure.value.__notes__[0]
+
+
+def test_a_classifier_that_picks_a_token_is_told_that_it_was_given_embeddings() -> None:
+    """As RoBERTa's, `net.classifier`, does."""
+    head = nn.Linear(6, 3)
+    with pytest.raises(IndexError) as failure:
+        mm.MultiMix(7)(torch.randn(4, 6), torch.tensor([0, 1, 2, 0]), lambda tokens: head(tokens[:, 0, :]))
+    (note,) = failure.value.__notes__
+    assert note.startswith("MultiMix called the classifier with mixed embeddings (n, ...) of shape (7, 6). If it pools")
+
+
+def test_a_norm_of_maps_is_given_maps() -> None:
+    """Torchvision's and timm's LayerNorm2d are subclasses of LayerNorm."""
+
+    class LayerNorm2d(nn.LayerNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    class LayerNorm2dFp32(LayerNorm2d): ...
+
+    features, labels, seed = torch.randn(4, 6, 2, 3), torch.tensor([0, 1, 2, 0]), torch.Generator().manual_seed
+    linear, convolution = nn.Linear(6, 3), nn.Conv2d(6, 3, 1)
+    with torch.no_grad():
+        convolution.weight.copy_(linear.weight[..., None, None])
+        convolution.bias.copy_(linear.bias)
+    of_tokens = mm.DenseMultiMix(7)(features, labels, nn.Sequential(nn.LayerNorm(6), linear), generator=seed(0))
+    for norm in (LayerNorm2d(6), LayerNorm2dFp32(6)):
+        of_maps = mm.DenseMultiMix(7)(features, labels, nn.Sequential(norm, convolution), generator=seed(0))
+        torch.testing.assert_close(of_maps, of_tokens)

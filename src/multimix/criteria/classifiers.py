@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Classifier = Callable[[Tensor], Tensor]
@@ -74,6 +75,18 @@ def as_logits(found: object) -> Tensor:
     )
 
 
+def call_mixed(classifier: Classifier, mixed: Tensor, what: str, fix: str) -> Tensor:
+    """Logits of a classifier that is not linear; where it fails, a note says what it was given, and the fix."""
+    if torch.compiler.is_compiling():  # a graph cannot be broken within `try`
+        return as_logits(classifier(mixed))
+    try:
+        found = classifier(mixed)
+    except Exception as error:
+        error.add_note(f"{what} of shape {tuple(mixed.shape)}. {fix}")
+        raise
+    return as_logits(found)
+
+
 def _unwrapped(classifier: Any) -> Any:
     """What `torch.compile` wraps."""
     return getattr(classifier, "_orig_mod", classifier)
@@ -130,7 +143,9 @@ def wants_tokens(classifier: Classifier) -> bool:
     """
     passing = (nn.Identity, nn.modules.dropout._DropoutNd)
     first = next((layer for layer in _layers(classifier) if not isinstance(layer, passing)), None)
-    return isinstance(first, (nn.Linear, nn.LayerNorm, nn.BatchNorm1d))
+    # LayerNorm2d, of torchvision and timm, is a subclass that normalises the channels of maps.
+    of_maps = isinstance(first, nn.LayerNorm) and type(first).__name__.removesuffix("Fp32").endswith("2d")
+    return isinstance(first, (nn.Linear, nn.LayerNorm, nn.BatchNorm1d)) and not of_maps
 
 
 def normalizes_rows(classifier: Classifier) -> bool:

@@ -28,6 +28,7 @@ from .classifiers import (
     Classifier,
     apply_linear,
     as_logits,
+    call_mixed,
     check_callable,
     class_weights,
     is_linear,
@@ -225,10 +226,11 @@ class DenseMultiMix(MultiMix):
         mixed = torch.where(s[..., None] > 0, mixed, 1.0).transpose(0, 1)
         if spatial is None:
             by_row = normalizes_rows(classifier)
-            logits = _of_rows(classifier, mixed, s.mT > 0) if by_row else as_logits(classifier(mixed))
+            logits = _of_rows(classifier, mixed, s.mT > 0) if by_row else self._call(classifier, mixed, "(n, r, d)")
             wanted, fits = f"(n, {r}, classes)", logits.ndim == 3 and logits.shape[1] == r
         else:
-            logits, wanted = _of_maps(classifier, mixed.mT.unflatten(2, spatial)), "(n, classes, *spatial)"
+            logits = self._call(classifier, mixed.mT.unflatten(2, spatial), "(n, d, *spatial)")
+            wanted = "(n, classes, *spatial)"
             fits = logits.ndim == 2 + len(spatial)
         if not fits or logits.shape[0] != n:
             raise ValueError(
@@ -243,21 +245,17 @@ class DenseMultiMix(MultiMix):
             logits_RNC, targets, lam, s, spatial or (r,), logits.shape[2:], self.normalize
         )
 
+    def _call(self, classifier: Classifier, mixed: Tensor, layout: str) -> Tensor:
+        fix = (
+            "It has to keep the positions: give only what comes after the pooling, and apply what comes before to the "
+            "features first. A linear layer is applied at every position where it is given itself, not in a function"
+        )
+        return call_mixed(classifier, mixed, f"DenseMultiMix called the classifier with mixed features {layout}", fix)
+
     def extra_repr(self) -> str:
         text = f"{super().extra_repr()}, attention={self.attention!r}, nonlinearity={self.nonlinearity!r}"
         text += "" if self.detach_attention else ", detach_attention=False"
         return text if self.normalize == "position" else f"{text}, normalize={self.normalize!r}"
-
-
-def _of_maps(classifier: Classifier, mixed: Tensor) -> Tensor:
-    try:
-        return as_logits(classifier(mixed))
-    except RuntimeError as error:
-        error.add_note(
-            f"DenseMultiMix called the classifier with mixed features of shape {tuple(mixed.shape)}, (n, d, *spatial). "
-            "A linear layer is applied at every position where it is given itself, not inside a function"
-        )
-        raise
 
 
 def _of_rows(classifier: Classifier, mixed_NRD: Tensor, real_NR: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from ..functional.closed_form import check_spread_weight, relative_attention
 from ..functional.interpolation import mix
 from ..functional.loss import MASKED
 from ..kernels.ops import sampled_cross_entropy
-from .classifiers import Classifier, apply_linear, as_logits, called, check_callable, is_linear
+from .classifiers import Classifier, apply_linear, call_mixed, called, check_callable, is_linear
 from .criterion import Criterion
 
 
@@ -159,7 +159,9 @@ class MultiMix(Criterion):
         check_targets(targets, b, beside=embeddings)
         n = finite(self.n, classifier)
         lam = draw_weights(self, n, b, None, embeddings, generator)
-        logits = as_logits(classifier(mix(embeddings, lam)))
+        fix = "If it pools or picks a token, do that before, and give what comes after"
+        what = "MultiMix called the classifier with mixed embeddings (n, ...)"
+        logits = call_mixed(classifier, mix(embeddings, lam), what, fix)
         if logits.ndim != 2 or logits.shape[0] != n:
             raise ValueError(f"the classifier must return logits ({n}, classes), got {tuple(logits.shape)}")
         return self.scale(b) * soft_cross_entropy(logits, targets, lam)
