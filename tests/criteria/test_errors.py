@@ -44,6 +44,8 @@ CASES = [
     (lambda: MultiMix()(Z[:0], LABELS[:0], mlp), ValueError, r"at least one example, got shape \(0, 3\)"),
     (lambda: MultiMix()(Z[0], LABELS, HEAD), ValueError, r"embeddings must be \(b, d\) .*got shape \(3,\)"),
     (lambda: MultiMix()(MAPS, LABELS, HEAD), ValueError, r"got \(4, 3, 2, 3\): pool over the positions first, or use DenseMultiMix"),
+    (lambda: MultiMix()(Z[..., None, None], LABELS, HEAD), ValueError, r"got \(4, 3, 1, 1\): embeddings.flatten\(1\)"),
+    (lambda: DenseMultiMix()(torch.nested.nested_tensor([TOKENS[0], TOKENS[1, :2]], layout=torch.jagged), LABELS[:2], HEAD), TypeError, r"got a nested one: features.to_padded_tensor\(0.0\)"),
     (lambda: MultiMix()(Z.numpy(), LABELS, HEAD), TypeError, "embeddings must be a tensor, got ndarray"),
     (lambda: MultiMix(gather=True)(Z[:0], LABELS[:0], HEAD), ValueError, "no examples cannot be mixed"),
     (lambda: MultiMix(gather=True)(Z[:0], LABELS[:0], mlp), ValueError, "no examples cannot be mixed"),
@@ -77,7 +79,9 @@ CASES = [
     (lambda: DenseMultiMix()(TOKENS, LABELS + 2, mlp), ValueError, r"in \[0, 4\] for 5 classes"),
     (lambda: DenseMultiMix()(TOKENS, torch.ones(4, 7, dtype=torch.long), HEAD), ValueError, r"class indices \(4, 6\) .*got torch.int64 of shape \(4, 7\)"),
     (lambda: MultiMix()(Z, LABELS - 100, HEAD), ValueError, r"got values in \[-100, -97\]; leave examples without a label out"),
-    (lambda: MultiMix()(Z, [0, 1, 2, 3], HEAD), TypeError, r"tensor of class indices \(b,\) or probabilities \(b, c\), got list"),
+    (lambda: MultiMix()(Z, [0, 1, 2, 3], HEAD), TypeError, r"tensor of class indices \(b,\) or probabilities \(b, c\), got list: torch.as_tensor"),
+    (lambda: MultiMix()(Z, LABELS > 1, HEAD), TypeError, r"got torch.bool: targets.long\(\) for class indices"),
+    (lambda: MultiMix()(Z, LABELS.to(torch.complex64), HEAD), TypeError, "got torch.complex64$"),
     (lambda: MultiMix()(Z, HEAD, LABELS), TypeError, "classifier must be a layer or a function, got Tensor"),
     (lambda: DenseMultiMix()(TOKENS, HEAD, LABELS), TypeError, "classifier must be a layer or a function, got Tensor"),
     *((lambda criterion=criterion, head=head: criterion(TOKENS if isinstance(criterion, DenseMultiMix) else Z, torch.eye(5)[:4] - 0.25, head),
@@ -85,8 +89,8 @@ CASES = [
       for criterion in (MultiMix(7), DenseMultiMix(7)) for head in (HEAD, mlp)),
     (lambda: DenseMultiMix(7)(TOKENS, torch.full((4, 6, 5), -1.0), HEAD), ValueError, "at least 0, got -1"),
     # classifiers
-    (lambda: MultiMix(7)(Z, LABELS, lambda z: (HEAD(z),)), TypeError, "must return logits, got tuple: pass a function"),
-    (lambda: DenseMultiMix(7)(TOKENS, LABELS, lambda z: {"logits": HEAD(z)}), TypeError, "must return logits, got dict"),
+    (lambda: MultiMix(7)(Z, LABELS, lambda z: (HEAD(z),)), TypeError, r"must return logits, got tuple: pass a function .*classifier\(z\)\[0\]$"),
+    (lambda: DenseMultiMix(7)(TOKENS, LABELS, lambda z: {"logits": HEAD(z)}), TypeError, "must return logits, got dict.*logits$"),
     (lambda: MultiMix(math.inf)(Z, LABELS, mlp), ValueError, r"n=math.inf needs a linear classifier \(nn.Linear or a 1x1 convolution\), got mlp"),
     (lambda: DenseMultiMix(math.inf)(TOKENS, LABELS, nn.ReLU()), ValueError, "needs a linear classifier .*got ReLU"),
     (lambda: MultiMix(7)(Z, LABELS, lambda z: z.mean(1)), ValueError, r"must return logits \(7, classes\), got \(7,\)"),
@@ -112,7 +116,7 @@ CASES = [
     (lambda: MultiMix()(Z, LABELS, mlp, "cpu"), TypeError, "generator must be a torch.Generator, got 'cpu'"),
     # masks
     (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, torch.Generator()), TypeError, "bool tensor, got Generator: pass generator=... by name"),
-    (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, mask=MASK.float()), ValueError, r"bool of shape \(4, 6\).*got torch.float32"),
+    (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, mask=MASK.float()), ValueError, r"bool of shape \(4, 6\).*got torch.float32.*: mask.bool\(\), if it is 1"),
     (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, mask=MASK[:, 1:]), ValueError, r"bool of shape \(4, 6\).*got torch.bool of shape \(4, 5\)"),
     (lambda: DenseMultiMix()(TOKENS, LABELS, HEAD, mask=MASK[0]), ValueError, r"bool of shape \(4, 6\).*\(6,\)"),
     (lambda: DenseMultiMix()(MAPS, LABELS, HEAD, mask=MASK.view(4, 3, 2)), ValueError, r"features \(4, 3, 2, 3\), got torch.bool of shape \(4, 3, 2\)"),
@@ -136,3 +140,17 @@ def test_error_states_what_was_received(case) -> None:
     assert type(caught.value) is kind
     assert re.search(message, str(caught.value)), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("randomness", ["different", "same"])
+def test_vmap_with_other_mixtures_for_each_names_the_way(randomness) -> None:
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        return MultiMix(7).from_logits(logits, LABELS)
+
+    logits = Z.expand(2, 4, 3)[..., [0, 1, 2, 0, 1]]
+    mapped = torch.func.vmap(loss, randomness=randomness)
+    if randomness == "same":
+        assert mapped(logits).shape == (2,)
+        return
+    with pytest.raises(ValueError, match=r"use randomness='same', or draw lam by .*sample_weights"):
+        mapped(logits)

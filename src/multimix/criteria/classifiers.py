@@ -69,9 +69,10 @@ def as_logits(found: object) -> Tensor:
     """What a classifier returned, if it is a tensor."""
     if isinstance(found, Tensor):
         return found
+    picked = "[0]" if isinstance(found, (tuple, list)) and not hasattr(found, "logits") else ".logits"
     raise TypeError(
         f"the classifier must return logits, got {type(found).__name__}: pass a function that picks them out, such as "
-        "lambda z: classifier(z).logits"
+        f"lambda z: classifier(z){picked}"
     )
 
 

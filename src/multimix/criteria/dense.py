@@ -116,9 +116,10 @@ class DenseMultiMix(MultiMix):
             b, r, _ = tokens.shape
             grid = (b, r) if features.ndim == 3 else (b, *features.shape[2:])
             if mask.dtype != torch.bool or tuple(mask.shape) not in ((b, r), grid):
+                fix = ": mask.bool(), if it is 1 where the position is real" if mask.dtype != torch.bool else ""
                 raise ValueError(
                     f"mask must be bool of shape {(b, r)}, one value for each position of features "
-                    f"{tuple(features.shape)}, got {mask.dtype} of shape {tuple(mask.shape)}"
+                    f"{tuple(features.shape)}, got {mask.dtype} of shape {tuple(mask.shape)}{fix}"
                 )
             mask = mask.flatten(1)
             tokens = tokens.masked_fill(~mask[..., None], 0)  # padding may hold anything, also NaN
@@ -191,10 +192,10 @@ class DenseMultiMix(MultiMix):
         at = (*targets.shape[:1], *targets.shape[2:]) if soft and features.ndim > 3 else targets.shape[: len(grid)]
         whole = targets.ndim == len(grid) + soft
         if not (whole and tuple(at) == grid) and not (not soft and tuple(targets.shape) == (b, math.prod(spatial))):
-            wanted = f"({b}, c, *{tuple(spatial)})" if features.ndim > 3 else f"{(*grid, 'c')}"
+            wanted = f"({', '.join(map(str, (b, 'c', *spatial) if features.ndim > 3 else (*grid, 'c')))})"
             raise ValueError(
                 f"dense targets for features {tuple(features.shape)} must be class indices {grid} or probabilities "
-                f"{wanted}, got {targets.dtype} of shape {tuple(targets.shape)}: resize the maps to the features"
+                f"{wanted}, got {targets.dtype} of shape {tuple(targets.shape)}: {_fix(targets, grid)}"
             )
         found = as_tokens(targets) if soft else targets.flatten(1)
         if mask is None:
@@ -264,6 +265,15 @@ def _of_rows(classifier: Classifier, mixed_NRD: Tensor, real_NR: Tensor) -> Tens
     logits_NRC = found.new_zeros(*real_NR.shape, found.shape[-1])
     logits_NRC[real_NR] = found
     return logits_NRC
+
+
+def _fix(targets: Tensor, grid: tuple[int, ...]) -> str:
+    """What makes dense targets of those that do not fit."""
+    if targets.ndim == 2:
+        return "for labels of images, indices are (b,) and one-hot ones floating point"
+    if tuple(targets.shape[:-1]) == grid and targets.ndim > 3:
+        return "give the classes as the second dimension, targets.movedim(-1, 1), in floating point"
+    return "resize the maps to the features"
 
 
 def _refuse_one_hot(targets: Tensor, c: int) -> None:

@@ -136,10 +136,9 @@ class MultiMix(Criterion):
         if not is_linear(classifier):
             return self._through_classifier(embeddings, targets, classifier, generator)
         if embeddings.ndim != 2:
-            raise ValueError(
-                f"embeddings must be (b, d) for a linear classifier, got {tuple(embeddings.shape)}: "
-                "pool over the positions first, or use DenseMultiMix"
-            )
+            pooled = math.prod(embeddings.shape[2:]) == 1
+            fix = "embeddings.flatten(1)" if pooled else "pool over the positions first, or use DenseMultiMix"
+            raise ValueError(f"embeddings must be (b, d) for a linear classifier, got {tuple(embeddings.shape)}: {fix}")
         return self.from_logits(apply_linear(classifier, embeddings), targets, generator)
 
     def from_logits(self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -340,7 +339,13 @@ def draw_weights(
     if is_shape(like):
         shape = (n, b) if positions is None else (positions, n, b)
         return like.new_empty(shape, dtype=mixing_dtype(like.dtype))
-    spawned = torch.Generator(like.device).manual_seed(int(random.draw_seed(generator)))
+    seed = random.draw_seed(generator)
+    if torch._C._functorch.is_batchedtensor(seed):
+        raise ValueError(
+            "torch.func.vmap with randomness='different' cannot draw mixtures here: use randomness='same', or "
+            "draw lam by multimix.functional.sample_weights outside and map mixed_cross_entropy(logits, labels, lam)"
+        )
+    spawned = torch.Generator(like.device).manual_seed(int(seed))
     return sample_weights(
         n, b, criterion.points(b), criterion.alpha, positions, spawned, like.device, mixing_dtype(like.dtype)
     )

@@ -15,6 +15,8 @@ Alpha = float | tuple[float, float]
 
 _ROUNDING = 0.01
 """How far below 0 the rest of probabilities that were taken from 1 may be, in bfloat16 too."""
+_IGNORED = 255
+"""Besides negative numbers, what stands for no label in maps of 8 bits."""
 
 
 def check_alpha(alpha: Alpha) -> tuple[float, float]:
@@ -79,6 +81,11 @@ def check_floating(**tensors: object) -> None:
     """Tensors of floating point, by their names."""
     for name, value in tensors.items():
         tensor = check_tensor(name, value)
+        if tensor.is_nested:
+            raise TypeError(
+                f"{name} must be one tensor with padding, got a nested one: {name}.to_padded_tensor(0.0) makes one, "
+                "whose real positions DenseMultiMix takes as mask="
+            )
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
 
@@ -110,9 +117,13 @@ def check_targets(
                 f"{(*indices, 'classes' if c is None else c)}, got {targets.dtype} of shape {tuple(targets.shape)}"
             )
         targets, b = targets.flatten(0, len(positions)), math.prod(indices)
+        unlabelled = "leave positions without a label out by mask=, False there; there is no ignore_index"
+    else:
+        unlabelled = "leave examples without a label out, there is no ignore_index"
     if not isinstance(targets, Tensor):
         raise TypeError(
-            f"targets must be a tensor of class indices (b,) or probabilities (b, c), got {type(targets).__name__}"
+            f"targets must be a tensor of class indices (b,) or probabilities (b, c), got {type(targets).__name__}: "
+            "torch.as_tensor(...) makes one"
         )
     if beside is not None and targets.device != beside.device:
         raise ValueError(
@@ -133,7 +144,10 @@ def check_targets(
             )
         return
     if targets.dtype == torch.bool or targets.is_complex():
-        raise TypeError(f"targets must be integers or floating point, got {targets.dtype}")
+        fix = ": targets.long() for class indices, targets.float() for probabilities"
+        raise TypeError(
+            f"targets must be integers or floating point, got {targets.dtype}{'' if targets.is_complex() else fix}"
+        )
     if targets.ndim != 1 or targets.shape[0] != b:
         raise ValueError(
             f"integer targets are class indices of shape ({b},), got {tuple(targets.shape)}" + _hint(targets)
@@ -143,7 +157,7 @@ def check_targets(
         if low < 0 or high >= c:
             raise ValueError(
                 f"class indices must be in [0, {c - 1}] for {c} classes, got values in [{int(low)}, {int(high)}]"
-                + ("; leave examples without a label out, there is no ignore_index" if low < 0 else "")
+                + (f"; {unlabelled}" if low < 0 or high == _IGNORED else "")
             )
 
 
