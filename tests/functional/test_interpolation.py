@@ -19,6 +19,14 @@ def test_equations_6_and_7(kind, n, b, d, c) -> None:
         assert y[k].tolist() == pytest.approx(combine(row, rows_of(targets, c)), rel=1e-12)
 
 
+def test_targets_beside_embeddings_in_float64_are_not_rounded_by_weights_in_float32() -> None:
+    z, lam, y = normal(5, 3, seed=0), simplex(7, 5, seed=1).float(), normal(5, seed=2)
+    mixed, soft = interpolate(z, y, lam)
+    assert mixed.dtype == soft.dtype == torch.float64
+    assert torch.allclose(soft, lam.double() @ y, rtol=1e-12, atol=0)
+    assert interpolate(z.float(), y, lam)[1].dtype == torch.float32
+
+
 def test_equations_12_and_13() -> None:
     r, n, b, d, c = 3, 4, 5, 2, 6
     z, lam, targets = normal(r, b, d, seed=0), simplex(r, n, b, seed=1), make_targets("soft", b, c)

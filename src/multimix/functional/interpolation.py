@@ -24,7 +24,7 @@ def interpolate(
 
     Returns:
         Mixed embeddings (n, d) [(n, ...), (r, n, d)] in the dtype of `embeddings`, and mixed targets (n, c) for class
-        indices, else (n, ...) [with r in front].
+        indices, else (n, ...) [with r in front], in float64 where embeddings or weights are, else in float32.
         The sums are taken in float32 or better, also under autocast.
 
     Raises:
@@ -57,7 +57,7 @@ def interpolate(
             )
         targets = as_probabilities(targets, num_classes)
     with without_autocast(lam):
-        dtype = mixing_dtype(lam.dtype)
+        dtype = mixing_dtype(embeddings.dtype, lam.dtype)
         return mix(embeddings, lam), torch.tensordot(lam.to(dtype), targets.to(dtype), dims=1)
 
 
