@@ -110,12 +110,28 @@ def test_mixtures_of_m_examples_and_their_rescaling(normalize: str, implementati
 
 
 def test_the_same_target_everywhere_is_the_image_s() -> None:
-    """Of many mixtures the mean; the draws differ."""
     tokens, labels = normal(B, 3, D, seed=1), torch.arange(B) % C
-    criterion = mm.DenseMultiMix(20_000, attention="uniform", normalize="global")
-    one = criterion(tokens, labels, head(), generator=rng(1))
-    each = criterion(tokens, labels[:, None].expand(B, 3), head(), generator=rng(2))
-    assert each.item() == pytest.approx(one.item(), rel=5e-3)
+    for n in (20, math.inf):
+        criterion = mm.DenseMultiMix(n, normalize="global")
+        one = criterion(tokens, labels, head(), generator=rng(1))
+        each = criterion(tokens, labels[:, None].expand(B, 3), head(), generator=rng(1))
+        assert each.item() == pytest.approx(one.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("normalize", ["position", "global"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_limit_is_that_of_many_mixtures(normalize: str, soft: bool) -> None:
+    b, r = 40, 6
+    tokens, mask = normal(b, r, D, seed=1), torch.rand(b, r, generator=rng(3)) < 0.8
+    maps = torch.randint(C, (b, r), generator=rng(2)).masked_fill(~mask, -1)
+    targets = make_targets("soft", b * r, C, seed=5).view(b, r, C) if soft else maps
+
+    def loss(n: float, targets: Tensor) -> float:
+        return mm.DenseMultiMix(n, normalize=normalize)(tokens, targets, head(), mask, rng(4)).item()
+
+    assert loss(math.inf, targets) == pytest.approx(loss(20_000, targets), rel=2e-3)
+    others = torch.where(mask, 0, maps)  # of one class
+    assert abs(loss(math.inf, others) - loss(math.inf, targets)) > 0.05
 
 
 @pytest.mark.parametrize("normalize", ["position", "global"])
@@ -160,7 +176,6 @@ def test_half_precision_and_flat_maps() -> None:
         (torch.full((B, H, W), -100), {}, r"got values in \[-100, -100\]; leave positions without a label out by mask"),
         (torch.full((B, H, W), C), {}, r"class indices must be in \[0, 3\]"),
         (torch.zeros(B, H, W, dtype=torch.long), {"attention": "cam"}, "use 'gap' or 'uniform' for dense targets"),
-        (torch.zeros(B, H, W, dtype=torch.long), {"n": math.inf}, "n=math.inf has no dense targets"),
         (torch.zeros(B, H, W, dtype=torch.long), {"implementation": "triton"}, "not work for a target for every posi"),
     ],
 )

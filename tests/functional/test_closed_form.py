@@ -163,6 +163,35 @@ def test_global_is_the_mean_weighted_by_attention() -> None:
 
 
 @pytest.mark.parametrize("implementation", ["reference", "fused"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("normalize", ["position", "global"])
+def test_targets_of_every_position_are_a_call_for_each(implementation, kind, normalize) -> None:
+    r, b, c = 4, 6, 5
+    logits = normal(r, b, c, seed=0, scale=3).requires_grad_()
+    targets = make_targets(kind, r * b, c, seed=3).unflatten(0, (r, b))
+    a = torch.rand(b, r, generator=rng(1), dtype=torch.float64)
+    found = expected(logits, targets, a, (0.3, 1.5), normalize, m=4, implementation=implementation)
+    each = torch.stack(
+        [
+            expected(logits[j : j + 1], targets[j], a[:, j : j + 1], (0.3, 1.5), m=4, implementation="reference")
+            for j in range(r)
+        ]
+    )
+    counts = a.sum(0) / a.sum() if normalize == "global" else torch.full((r,), 1 / r, dtype=torch.float64)
+    assert torch.allclose(found, each @ counts, rtol=1e-12)
+    by_one, by_each = torch.autograd.grad(found, logits)[0], torch.autograd.grad(each @ counts, logits)[0]
+    assert torch.allclose(by_one, by_each, rtol=1e-9, atol=1e-12)
+
+
+def test_targets_of_every_position_that_do_not_fit() -> None:
+    message = r"class indices \(4, 6\) or probabilities \(4, 6, 5\), got torch.int64 of shape \(6, 4\)"
+    with pytest.raises(ValueError, match=message):
+        expected(normal(4, 6, 5, seed=0), torch.zeros(6, 4, dtype=torch.long))
+    with pytest.raises(ValueError, match="'triton' does not work for a target for every position"):
+        expected(normal(4, 6, 5, seed=0), torch.zeros(4, 6, dtype=torch.long), implementation="triton")
+
+
+@pytest.mark.parametrize("implementation", ["reference", "fused"])
 @pytest.mark.parametrize("junk", [math.nan, math.inf, -math.inf, 1e38])
 @pytest.mark.parametrize("normalize", ["position", "global"])
 def test_what_nobody_attends_may_be_anything(implementation, junk, normalize) -> None:

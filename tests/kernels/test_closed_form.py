@@ -33,6 +33,7 @@ def attention(b: int, r: int, kind: str) -> Tensor | None:
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 7)),
     kind=st.sampled_from(KINDS),
+    own=st.booleans(),
     attended=st.sampled_from(["uniform", "random", "with zeros"]),
     alpha=st.sampled_from([0.02, 0.7, (0.5, 2.0), 50.0]),
     most=st.integers(1, 9),
@@ -42,11 +43,14 @@ def attention(b: int, r: int, kind: str) -> Tensor | None:
     block=st.sampled_from([1, 40, 2**17]),
     seed=st.integers(0, 99),
 )
-def test_equals_the_reference(shape, kind, attended, alpha, most, normalize, spread_weight, scale, block, seed) -> None:
+def test_equals_the_reference(
+    shape, kind, own, attended, alpha, most, normalize, spread_weight, scale, block, seed
+) -> None:
     r, b, c = shape
     # As the criteria pass it: a view of what a classifier returned at every position.
     logits = normal(b, r, c, seed=seed, scale=scale).transpose(0, 1).requires_grad_()
-    a, targets = attention(b, r, attended), make_targets(kind, b, c)
+    a, targets = attention(b, r, attended), make_targets(kind, r * b, c).unflatten(0, (r, b))
+    targets = targets if own else targets[0]
     values, gradients = [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(closed_form, "_BLOCK_CPU", block)

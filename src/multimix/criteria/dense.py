@@ -94,7 +94,7 @@ class DenseMultiMix(MultiMix):
             features: (b, d, *spatial), or (b, r, d) when 3-D, as transformers emit them.
             targets: class indices (b,) or probabilities (b, c), inherited by every position; or dense targets, of every
                 position its own: indices (b, *spatial) or (b, r), probabilities (b, c, *spatial), or (b, r, c) for 3-D
-                features. Dense targets need a finite n and attention that knows no classes ("gap", "uniform").
+                features. Dense targets need attention that knows no classes ("gap", "uniform").
             classifier: a linear layer or 1x1 convolution takes the exact path through the clean logits; anything
                 else is called on mixed features (n, d, *spatial) or (n, r, d) and must return logits (n, c, *spatial')
                 or (n, r, c); a chain that begins with a linear layer, LayerNorm or BatchNorm1d always gets (n, r, d),
@@ -177,8 +177,6 @@ class DenseMultiMix(MultiMix):
         logits, targets = self.of_all(logits, targets)
         a = None if a is None else self.of_all(a)[0]
         if by_position(targets):
-            if self.n == math.inf:
-                raise ValueError("n=math.inf has no dense targets: use a finite n, such as n=1000")
             targets = targets.transpose(0, 1)
         r = logits.shape[1]
         return loss_from_logits(self, logits.transpose(0, 1), targets, a, self.normalize, generator, positions=(r,))

@@ -61,7 +61,8 @@ def expected_mixed_cross_entropy(
 
     Args:
         logits: of the clean examples, (b, c), or (r, b, c).
-        targets: class indices (b,) or probabilities (b, c).
+        targets: class indices (b,) or probabilities (b, c), the same for every position; or of every position its own,
+            (r, b) or (r, b, c).
         a: attention (b, r) for logits (r, b, c); None: uniform.
         alpha: Dirichlet concentration, or a range (low, high) of which it is drawn uniformly for every mixture.
         normalize: "position" or "global", as in `mixed_cross_entropy`.
@@ -93,11 +94,12 @@ def expected_mixed_cross_entropy(
         raise ValueError(
             f"logits of no examples, classes or positions cannot be mixed, got shape {tuple(logits.shape)}"
         )
+    positions = logits.shape[:-2]
     if logits.ndim == 2:
         logits = logits[None]
     r, b, c = logits.shape
     m = b if m is None else check_count("m", m, most=b)
-    check_targets(targets, b, c, beside=logits)
+    check_targets(targets, b, c, beside=logits, positions=positions)
     if a is not None and a.shape != (b, r):
         raise ValueError(f"attention must be ({b}, {r}) for logits {tuple(logits.shape)}, got {tuple(a.shape)}")
     needs_reference = targets.requires_grad or (a is not None and a.requires_grad)
@@ -113,9 +115,14 @@ def expected_mixed_cross_entropy(
     given = logits, targets, a, (low, high, m, b), normalize == "global", spread_weight
     if implementation == "reference" or needs_reference or by_formula:
         return reference(*given)
-    from ..kernels import closed_form, closed_form_kernel
+    from ..kernels import closed_form, closed_form_kernel, crossover, triton_launch
 
-    by_kernel = closed_form_kernel.chosen(logits, implementation)
+    by_kernel = crossover.takes_kernel(
+        implementation,
+        targets,
+        lambda: crossover.closed_form_kernel_is_faster(logits),
+        lambda: triton_launch.why_not_closed_form(logits),
+    )
     return closed_form_kernel.expectation(*given) if by_kernel else closed_form.fused_expectation(*given)
 
 
@@ -141,10 +148,11 @@ def reference(
     with without_autocast(logits_RBC):
         a_RB = logits_RBC.new_ones(r, b, dtype=dtype) if a_BR is None else a_BR.mT.to(dtype)
         pi_RB, weight_R = relative_attention(a_RB, pooled)
-        y_BC = as_probabilities(targets, c, dtype)
+        y = as_probabilities(targets, c, dtype)
+        y_RBC = y if y.ndim == 3 else y[None]
         # What nobody attends may be anything, without a trace in the gradient.
         logits_RBC = torch.where(weight_R[:, None, None] > 0, logits_RBC.to(dtype), 0.0)
-        at_mean_R, loss_R = _expansion(logits_RBC, y_BC, pi_RB, shares(pi_RB, weights))
+        at_mean_R, loss_R = _expansion(logits_RBC, y_RBC, pi_RB, shares(pi_RB, weights))
         loss_R = at_mean_R + spread_weight * (loss_R - at_mean_R)
         return (weight_R * loss_R).sum()
 
@@ -200,14 +208,15 @@ def nearly_nothing(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps ** 2
 
 
-def _expansion(logits_RBC: Tensor, y_BC: Tensor, pi_RB: Tensor, given: Shares) -> tuple[Tensor, Tensor]:
-    """The loss at the mean of each position, and the expected loss."""
+def _expansion(logits_RBC: Tensor, y_RBC: Tensor, pi_RB: Tensor, given: Shares) -> tuple[Tensor, Tensor]:
+    """The loss at the mean of each position, and the expected loss; `y_RBC` may be the same for all, (1, B, C)."""
     weight_K, u_KR, t_KRB, rho_RB, share_RB, rest_R = given
     mu_RC = torch.einsum("rb,rbc->rc", pi_RB, logits_RBC)
     d_RBC = torch.where(pi_RB[..., None] > 0, logits_RBC - mu_RC[:, None], 0.0)
-    t_B = y_BC.sum(1)
+    mass_RB = y_RBC.sum(-1)
     p_RC = mu_RC.softmax(-1)
-    at_mean_R = (pi_RB @ t_B) * mu_RC.logsumexp(-1) - (pi_RB @ y_BC * mu_RC).sum(-1)
+    mean_y_RC = torch.einsum("rb,rbc->rc", pi_RB, y_RBC)
+    at_mean_R = (pi_RB * mass_RB).sum(1) * mu_RC.logsumexp(-1) - (mean_y_RC * mu_RC).sum(-1)
     beta_RC = torch.einsum("rb,rbc->rc", pi_RB * rho_RB, d_RBC)
 
     # Classes compete, so what matters is by how much a logit deviates more than the predicted class does on average.
@@ -216,8 +225,9 @@ def _expansion(logits_RBC: Tensor, y_BC: Tensor, pi_RB: Tensor, given: Shares) -
     # Some example is at least 0 above the mean; of equal ones rounding may make all of them less.
     top_RC = excess_RBC.amax(1).clamp(min=0) + nearly_nothing(pi_RB.dtype)
 
-    mean_BR, mean_beta_BR = y_BC @ mu_RC.mT, y_BC @ beta_RC.mT
-    fit_RB = torch.einsum("bc,rbc->rb", y_BC, d_RBC)
+    mean_RB = torch.einsum("rbc,rc->rb", y_RBC, mu_RC)
+    mean_beta_RB = torch.einsum("rbc,rc->rb", y_RBC, beta_RC)
+    fit_RB = torch.einsum("rbc,rbc->rb", y_RBC, d_RBC)
     loss_R = torch.zeros_like(rest_R)
     for u_R, weight, t_RB in zip(u_KR, weight_K, t_KRB, strict=True):
         u_R1 = u_R[:, None]
@@ -227,7 +237,8 @@ def _expansion(logits_RBC: Tensor, y_BC: Tensor, pi_RB: Tensor, given: Shares) -
         left_RB2 = torch.stack([rest_RB, rest_RB.square()], -1)
         raised_R2C = torch.stack([-u_R1 * beta_RC, spread_RC], 1)
         z_RBC = torch.baddbmm(t_RB[..., None] * d_RBC + mu_RC[:, None], left_RB2, raised_R2C)
-        terms_RB = t_B * z_RBC.logsumexp(-1) - (mean_BR.mT + t_RB * fit_RB - u_R1 * rest_RB * mean_beta_BR.mT)
+        fit_z_RB = mean_RB + t_RB * fit_RB - u_R1 * rest_RB * mean_beta_RB
+        terms_RB = mass_RB * z_RBC.logsumexp(-1) - fit_z_RB
         loss_R = loss_R + weight * (pi_RB * terms_RB).sum(1)
     return at_mean_R, loss_R
 

@@ -79,7 +79,7 @@ def _forward(
                 torch.where(given.attended[where][..., None] > 0, logits[where].to(dtype), nothing, out=x_PBC)
             block = _Coefficients(*(each[where] for each in given))
             out = grad[where] if gradient else None
-            losses.append(_block(x_PBC, z_PBC, s_PBC, out, labels, block, uniform=uniform))
+            losses.append(_block(x_PBC, z_PBC, s_PBC, out, labels.at(where), block, uniform=uniform))
         if gradient:
             labels.subtract(grad, given.own)
         return torch.stack(losses).sum(), grad
@@ -235,7 +235,7 @@ def _coefficients(found: _Attention, weight_R: Tensor, labels: Targets, spread_w
     a_rest_RKB = a_RKB * rest_RKB
     a_rest2_RKB = a_rest_RKB * rest_RKB
     at_mean_RB = (1 - spread_weight) * weight_R[:, None] * pi_RB
-    y_at_mean_RC = labels.to_classes(at_mean_RB)
+    y_at_mean_RC = labels.to_classes(at_mean_RB[:, None])[:, 0]
     return _Coefficients(
         means=torch.stack([pi_RB, pi_rho_RB], 1),
         rho=pi_rho_RB.sum(1, keepdim=True),
@@ -250,8 +250,8 @@ def _coefficients(found: _Attention, weight_R: Tensor, labels: Targets, spread_w
         pull=labels.weighted_by_mass(a_RKB * t_RKB),
         push=labels.weighted_by_mass(torch.stack([a_rest_RKB, a_rest2_RKB], 2)),
         own=(a_RKB * t_RKB).sum(1),
-        y_mu=labels.to_classes(a_rest_RKB.sum(1)) + y_at_mean_RC,
-        y_beta=labels.to_classes((u_RKB * a_rest_RKB).sum(1)),
+        y_mu=labels.to_classes(a_rest_RKB.sum(1, keepdim=True))[:, 0] + y_at_mean_RC,
+        y_beta=labels.to_classes((u_RKB * a_rest_RKB).sum(1, keepdim=True))[:, 0],
         mass_at_mean=labels.weighted_by_mass(at_mean_RB).sum(1),
         y_at_mean=y_at_mean_RC,
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..functional._quadrature import concentrations, exponential_over_concentration, unit_interval
 from ..functional._transforms import without_autocast
 from ..functional.closed_form import LAPLACE_NODES, SHARES, Weights, position_weights, reference
-from . import crossover, triton_launch
+from . import triton_launch
 from .ops import define_operator, refuse_capture
 
 
@@ -54,20 +54,6 @@ class Found(NamedTuple):
     """(R, B): p . (l_i - mu)"""
     lse: Tensor
     """(R, K, B): log2-sum-exp of z"""
-
-
-def chosen(logits_RBC: Tensor, implementation: str) -> bool:
-    """Whether the kernels are to compute the loss.
-
-    Raises:
-        ValueError: `implementation="triton"` where they cannot run.
-    """
-    if implementation != "triton":
-        return implementation == "auto" and crossover.closed_form_kernel_is_faster(logits_RBC)
-    obstacle = triton_launch.why_not_closed_form(logits_RBC)
-    if obstacle:
-        raise ValueError(f"implementation='triton' does not work for {obstacle}; use implementation='auto'")
-    return True
 
 
 def expectation(

@@ -7,10 +7,12 @@ chunked path, so a race between the two would let the noise of a clock decide wh
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ..functional._checks import by_position
 from . import triton_launch
 
 Table = dict[tuple[int, int, str], float]
@@ -26,6 +28,26 @@ MEASURED_CLOSED_FORM: Table = {}
 
 MOST_MEASURED = 128
 """Examples. In larger mini-batches the kernel of the sampled loss runs out of registers in some precisions."""
+
+
+def takes_kernel(
+    implementation: str, targets: Tensor, is_faster: Callable[[], bool], why_not: Callable[[], str | None]
+) -> bool:
+    """Whether a kernel is to compute the loss.
+
+    Args:
+        is_faster, why_not: of the logits: whether "auto" would choose the kernel, and why it cannot run.
+
+    Raises:
+        ValueError: `implementation="triton"` where it cannot run.
+    """
+    own = by_position(targets)
+    if implementation != "triton":
+        return implementation == "auto" and not own and is_faster()
+    obstacle = "a target for every position" if own else why_not()
+    if obstacle:
+        raise ValueError(f"implementation='triton' does not work for {obstacle}; use implementation='auto'")
+    return True
 
 
 def kernel_is_faster(logits_PBC: Tensor, n: int) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..functional._checks import by_position, mixing_dtype
+from ..functional._checks import mixing_dtype
 from ..functional.loss import counted, or_one
 from ..functional.sampling import iter_weights
 from . import crossover, triton_launch
@@ -73,10 +73,6 @@ def _attend_(lam_PNB: Tensor, attention_BP: Tensor) -> Tensor:
 
 
 def _by_triton(logits: Tensor, targets: Tensor, n: int, implementation: str) -> bool:
-    own = by_position(targets)
-    if implementation != "triton":
-        return implementation == "auto" and not own and crossover.kernel_is_faster(logits, n)
-    obstacle = "a target for every position" if own else triton_launch.why_not(logits)
-    if obstacle:
-        raise ValueError(f"implementation='triton' does not work for {obstacle}; use implementation='auto'")
-    return True
+    return crossover.takes_kernel(
+        implementation, targets, lambda: crossover.kernel_is_faster(logits, n), lambda: triton_launch.why_not(logits)
+    )

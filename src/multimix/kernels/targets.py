@@ -15,7 +15,7 @@ from ..functional._checks import by_position
 
 class Targets:
     """Class indices (b,) or probabilities (b, c), in the dtype of what they are multiplied with; or of every position
-    its own, (p, b) or (p, b, c), for the products that logits are mixed with (`at`, `mass`, `to_classes` and inverses).
+    its own, (p, b) or (p, b, c), beside weights and values that have the positions in front.
 
     On a device indices cannot be checked without waiting for it, so they are looked up by operations that do not take
     negative ones to count from the end.
@@ -51,23 +51,26 @@ class Targets:
         return (weight_PNB @ self.mass_B[..., None]).squeeze(-1) if self.soft else weight_PNB.sum(-1)
 
     def weighted_by_mass(self, weight: Tensor) -> Tensor:
-        """(..., B), times what each target sums to."""
-        return weight * self.mass_B if self.soft else weight
+        """(P, ..., B), times what each target sums to."""
+        if not self.soft:
+            return weight
+        mass = self.mass_B
+        return weight * (mass if mass.ndim == 1 else mass.view(len(mass), *(1,) * (weight.ndim - 2), -1))
 
     def of(self, values_PBC: Tensor) -> Tensor:
         """y_i . values_i, (P, B)."""
         if self.soft:
-            return torch.einsum("bc,pbc->pb", self.y_BC, values_PBC)
-        return values_PBC.gather(2, self._given_1B1.expand(len(values_PBC), -1, 1)).squeeze(2)
+            return torch.einsum("bc,pbc->pb" if self.y_BC.ndim == 2 else "pbc,pbc->pb", self.y_BC, values_PBC)
+        return values_PBC.gather(2, self.given[..., None].expand(len(values_PBC), -1, 1)).squeeze(2)
 
     def of_classes(self, values: Tensor) -> Tensor:
-        """y_i . values, (..., C) -> (..., B)."""
+        """y_i . values, (P, N, C) -> (P, N, B)."""
         if self.soft:
             return values @ self.y_BC.mT
         return values.gather(-1, self.given[..., None, :].expand(*values.shape[:-1], -1))
 
     def to_classes(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
-        """sum_i weight_i y_i, (..., B) -> (..., C)."""
+        """sum_i weight_i y_i, (P, N, B) -> (P, N, C)."""
         if not self.summed:
             return torch.matmul(weight, self.y_BC, out=out)
         out = weight.new_zeros(*weight.shape[:-1], self.c) if out is None else out.zero_()
@@ -85,9 +88,5 @@ class Targets:
         if self.soft:
             from_PBC.addcmul_(weight_PB[..., None], self.y_BC, value=-1)
         else:
-            where = self._given_1B1.expand(len(from_PBC), -1, 1)
+            where = self.given[..., None].expand(len(from_PBC), -1, 1)
             from_PBC.scatter_add_(2, where, weight_PB[..., None].neg().to(from_PBC.dtype))
-
-    @property
-    def _given_1B1(self) -> Tensor:
-        return self.given[None, :, None]
