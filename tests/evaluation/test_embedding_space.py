@@ -55,6 +55,19 @@ def test_points_far_apart_stay_finite() -> None:
     assert uniformity(torch.tensor([[0.0], [100.0]]), t=2) == pytest.approx(-20000)
 
 
+def test_a_common_mean_far_from_the_origin_changes_nothing() -> None:
+    """All positive embeddings, after a ReLU, have one; more than 25 rows, which PyTorch multiplies."""
+    z, labels = cloud(3, 120, 6, 3)
+    far = z.double() + 1e7
+    pairs = distances(far, normalize=False)
+    others = [(i, j) for i in range(120) for j in range(120) if i != j]
+    kernel = sum(math.exp(-2 * pairs[i][j] ** 2) for i, j in others) / len(others)
+    assert uniformity(far) == pytest.approx(math.log(kernel), rel=1e-9)
+    for alpha in (0.05, 2):
+        same = [pairs[i][j] ** alpha for i, j in others if labels[i] == labels[j]]
+        assert alignment(far, labels, alpha=alpha) == pytest.approx(sum(same) / len(same), rel=1e-9)
+
+
 def test_bounds_on_the_unit_sphere() -> None:
     # Two antipodal clusters are the largest alignment of a class: half the pairs at squared distance 4.
     n = 100

@@ -61,6 +61,14 @@ def test_nearest_embedding_of_a_class_that_is_not_mixed(seed: int, threshold: fl
     assert mean == pytest.approx(sum(expected) / len(expected), rel=1e-9)
 
 
+def test_a_common_mean_far_from_the_origin_changes_nothing() -> None:
+    mixed, shares, z, labels = example(3)
+    far, bank = mixed.double() + 1e7, z.double() + 1e7
+    expected = by_loops(far, shares, bank, labels, 0.4, False)
+    found = ev.intrusion_distances(far, shares, bank, labels, threshold=0.4, normalize=False)
+    assert found.tolist() == pytest.approx(expected, rel=1e-9)
+
+
 def test_chunks_do_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = example(1)
     whole = ev.intrusion_distances(*arguments)

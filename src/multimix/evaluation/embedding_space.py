@@ -41,11 +41,12 @@ def alignment(embeddings: Tensor, labels: Tensor, normalize: bool = False, alpha
     classes = sorted(set(labels.tolist()))
     total, pairs = 0.0, 0
     for label in classes:
-        members = z[labels == label]
+        members = _centred(z[labels == label])
         pairs += len(members) * (len(members) - 1)
-        for rows in torch.split(members, _ROWS):
-            # The distance of an example to itself is 0, so it adds nothing to the sum.
-            total += torch.cdist(rows, members).pow(alpha).sum().item()
+        for first, rows in enumerate(torch.split(members, _ROWS)):
+            distances = torch.cdist(rows, members)
+            distances.diagonal(first * _ROWS).zero_()  # where rounding left more, a small alpha would make much of it
+            total += distances.pow(alpha).sum().item()
     if not pairs:
         raise ValueError(
             f"alignment compares examples of the same class: none of the {len(classes)} classes among "
@@ -70,7 +71,7 @@ def uniformity(embeddings: Tensor, normalize: bool = False, t: float = 2) -> flo
     >>> uniformity(torch.tensor([[0.0], [1.0]]), t=2)
     -2.0
     """
-    z = _prepare(embeddings, normalize)
+    z = _centred(_prepare(embeddings, normalize))
     if len(z) < 2:
         raise ValueError(f"uniformity compares pairs: embeddings need at least 2 rows, got {tuple(z.shape)}")
     if not t > 0:
@@ -142,8 +143,7 @@ def effective_rank(embeddings: Tensor, normalize: bool = False) -> float:
     2.0
     """
     z = _prepare(embeddings, normalize)
-    centred = z - z.mean(0)
-    sigma = torch.linalg.svdvals(centred)
+    sigma = torch.linalg.svdvals(_centred(z))
     # What centring leaves of equal rows is rounding error.
     if len(z) < 2 or sigma[0] <= 1e-12 * max(1.0, z.norm().item()):
         raise ValueError(f"effective rank needs at least 2 different embeddings, got {len(z)} that are all equal")
@@ -161,6 +161,11 @@ def _prepare(embeddings: Tensor, normalize: bool) -> Tensor:
             f"embeddings must be finite, but {wrong} of {len(z)} are not: the weights are damaged, or training diverged"
         )
     return torch.nn.functional.normalize(z, dim=1) if normalize else z
+
+
+def _centred(z: Tensor) -> Tensor:
+    """With the same distances: those between points far from the origin lose their digits to it in `torch.cdist`."""
+    return z - z.mean(0)
 
 
 def _check_labels(embeddings: Tensor, labels: Tensor) -> None:

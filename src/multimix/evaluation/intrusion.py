@@ -73,6 +73,8 @@ def intrusion_distances(
     z_mixed, z = mixed.detach().double(), embeddings.detach().double()
     if normalize:
         z_mixed, z = (torch.nn.functional.normalize(x, dim=1) for x in (z_mixed, z))
+    mean = z.mean(0)
+    z_mixed, z = z_mixed - mean, z - mean  # small distances far from the origin lose their digits to it in `cdist`
     is_mixed = targets.detach() > threshold
     present = torch.zeros_like(is_mixed[0]).index_fill(0, labels, True)
     full = (is_mixed | ~present).all(dim=1)
