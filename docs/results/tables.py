@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from multimix.reports.statistics import Difference, Estimate, estimate, paired_difference
+from multimix.reports.headline import points
+from multimix.reports.statistics import Estimate, estimate, paired_difference
 from multimix.training.records import best_record
 
 HERE = Path(__file__).parent
@@ -42,13 +43,14 @@ def table(folder: Path) -> str:
     lines = [titles, ["---"] * len(titles)]
     for name, row in rows.items():
         seeds = runs[name]
+        change = paired_difference(accuracies(seeds), erm)
         lines.append(
             [
                 row["label"],
                 str(len(seeds)),
                 spread(estimate(list(accuracies(seeds).values())), 2),
                 spread(estimate([100 * best_record(run)["test_accuracy"] for run in seeds.values()]), 2),
-                "" if name == "erm" else signed(paired_difference(accuracies(seeds), erm)),
+                "" if name == "erm" else "–" if change is None else points(change, scale=1),
                 spread(estimate([100 * run[-1]["test_ece"] for run in seeds.values()]), 2),
                 spread(estimate([run[-1]["test_loss"] for run in seeds.values()]), 3),
                 f"{row['speed']:.2f}" if "speed" in row else "–",
@@ -71,13 +73,6 @@ def accuracies(seeds: Mapping[int, Run]) -> dict[int, float]:
 
 def spread(value: Estimate, digits: int) -> str:
     return f"{value.mean:.{digits}f}" + (f" ± {value.std:.{digits}f}" if value.n > 1 else "")
-
-
-def signed(value: Difference | None) -> str:
-    if value is None:
-        return "–"
-    half = f" ± {value.half_width:.2f}" if value.n > 1 else ""
-    return f"{value.mean:+.2f}{half}".replace("-", "−")
 
 
 if __name__ == "__main__":
