@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from make import read
 
 from multimix.reports.headline import points
 from multimix.reports.statistics import Estimate, estimate, paired_difference
@@ -17,7 +19,7 @@ from multimix.training.records import best_record
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "results.md"
-Run = list[dict[str, Any]]
+Run = Sequence[Mapping[str, Any]]
 """An object for each epoch."""
 
 
@@ -31,7 +33,7 @@ def write_tables(text: str) -> str:
 def table(folder: Path) -> str:
     """Means and standard deviations over seeds; differences from ERM paired by seed, with 95 % t-intervals."""
     rows = json.loads((folder / "conditions.json").read_text())["rows"]
-    runs = {name: read(folder, name) for name in rows}
+    runs = read(folder)
     erm = accuracies(runs["erm"])
     some = all("test_accuracy" in epoch for run in runs["erm"].values() for epoch in run)
     paper = any("paper" in row for row in rows.values())
@@ -58,13 +60,6 @@ def table(folder: Path) -> str:
             ]
         )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def read(folder: Path, name: str) -> dict[int, Run]:
-    """The runs of a method by seed."""
-    files = {file: re.fullmatch(rf"{re.escape(name)}-seed(\d+)\.jsonl", file.name) for file in folder.iterdir()}
-    found = {int(match[1]): file for file, match in files.items() if match}
-    return {seed: [json.loads(line) for line in found[seed].read_text().splitlines()] for seed in sorted(found)}
 
 
 def accuracies(seeds: Mapping[int, Run]) -> dict[int, float]:
