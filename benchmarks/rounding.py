@@ -45,11 +45,17 @@ def loss_and_gradient(logits: Tensor, labels: Tensor, lam: Tensor, centre: str, 
     return loss, lam_r.T @ rounded(z.softmax(1)) / N - gram @ y
 
 
-def errors(seed: int, dtype: torch.dtype, shift: float, how: str, centre: str) -> tuple[float, float, float]:
-    rng = torch.Generator().manual_seed(seed)
+def drawn(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Logits and labels."""
     labels = torch.randint(C, (B,), generator=rng)
     logits = 5 * torch.randn(B, C, generator=rng, dtype=torch.float64)
     logits[torch.arange(B), labels] += 5
+    return logits, labels
+
+
+def errors(seed: int, dtype: torch.dtype, shift: float, how: str, centre: str) -> tuple[float, float, float]:
+    rng = torch.Generator().manual_seed(seed)
+    logits, labels = drawn(rng)
     logits = (logits + shift * torch.randn(C, generator=rng, dtype=torch.float64)).to(dtype).double()
     lam = sample_weights(N, B, generator=rng, dtype=torch.float64)
     exact, exact_grad = loss_and_gradient(logits, labels, lam, "none", "float64")
@@ -65,15 +71,9 @@ def errors(seed: int, dtype: torch.dtype, shift: float, how: str, centre: str) -
 def redrawn(seed: int) -> tuple[float, float]:
     """How much another draw of as many mixtures changes the gradient, and its part that differs between examples."""
     rng = torch.Generator().manual_seed(seed)
-    labels = torch.randint(C, (B,), generator=rng)
-    logits = 5 * torch.randn(B, C, generator=rng, dtype=torch.float64)
-    logits[torch.arange(B), labels] += 5
-    one, other = (
-        loss_and_gradient(logits, labels, sample_weights(N, B, generator=rng, dtype=torch.float64), "none", "float64")[
-            1
-        ]
-        for _ in range(2)
-    )
+    logits, labels = drawn(rng)
+    draws = [sample_weights(N, B, generator=rng, dtype=torch.float64) for _ in range(2)]
+    one, other = (loss_and_gradient(logits, labels, lam, "none", "float64")[1] for lam in draws)
     off, apart = one - other, one - one.mean(0)
     return float(off.norm() / one.norm()), float((off - off.mean(0)).norm() / apart.norm())
 

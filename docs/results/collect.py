@@ -31,7 +31,7 @@ def main(name: str, comparison: Path) -> None:
             shutil.copyfile(run.path / "metrics.jsonl", kept / f"{folder_name(group.method)}-seed{seed}.jsonl")
         label = f"{group.method} ({LABELS[group.method]})" if group.method in LABELS else group.method
         kept_row = rows.setdefault(folder_name(group.method), {"label": label})
-        if row.speed is not None and row.speed.relative is not None:
+        if row.speed is not None:
             kept_row["speed"] = row.speed.relative
     for plan in summary.plans:
         conditions.setdefault("comparisons", []).append(

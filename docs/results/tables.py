@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from multimix.reports.statistics import Difference, Estimate, estimate, paired_difference
+from make import read
+
+from multimix.reports.headline import points
+from multimix.reports.statistics import Estimate, estimate, paired_difference
 from multimix.training.records import best_record
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "results.md"
-Run = list[dict[str, Any]]
+Run = Sequence[Mapping[str, Any]]
 """An object for each epoch."""
 
 
@@ -30,7 +33,7 @@ def write_tables(text: str) -> str:
 def table(folder: Path) -> str:
     """Means and standard deviations over seeds; differences from ERM paired by seed, with 95 % t-intervals."""
     rows = json.loads((folder / "conditions.json").read_text())["rows"]
-    runs = {name: read(folder, name) for name in rows}
+    runs = read(folder)
     erm = accuracies(runs["erm"])
     some = all("test_accuracy" in epoch for run in runs["erm"].values() for epoch in run)
     paper = any("paper" in row for row in rows.values())
@@ -42,13 +45,14 @@ def table(folder: Path) -> str:
     lines = [titles, ["---"] * len(titles)]
     for name, row in rows.items():
         seeds = runs[name]
+        change = paired_difference(accuracies(seeds), erm)
         lines.append(
             [
                 row["label"],
                 str(len(seeds)),
                 spread(estimate(list(accuracies(seeds).values())), 2),
                 spread(estimate([100 * best_record(run)["test_accuracy"] for run in seeds.values()]), 2),
-                "" if name == "erm" else signed(paired_difference(accuracies(seeds), erm)),
+                "" if name == "erm" else "–" if change is None else points(change, scale=1),
                 spread(estimate([100 * run[-1]["test_ece"] for run in seeds.values()]), 2),
                 spread(estimate([run[-1]["test_loss"] for run in seeds.values()]), 3),
                 f"{row['speed']:.2f}" if "speed" in row else "–",
@@ -58,26 +62,12 @@ def table(folder: Path) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def read(folder: Path, name: str) -> dict[int, Run]:
-    """The runs of a method by seed."""
-    files = {file: re.fullmatch(rf"{re.escape(name)}-seed(\d+)\.jsonl", file.name) for file in folder.iterdir()}
-    found = {int(match[1]): file for file, match in files.items() if match}
-    return {seed: [json.loads(line) for line in found[seed].read_text().splitlines()] for seed in sorted(found)}
-
-
 def accuracies(seeds: Mapping[int, Run]) -> dict[int, float]:
     return {seed: 100 * run[-1]["test_accuracy"] for seed, run in seeds.items()}
 
 
 def spread(value: Estimate, digits: int) -> str:
     return f"{value.mean:.{digits}f}" + (f" ± {value.std:.{digits}f}" if value.n > 1 else "")
-
-
-def signed(value: Difference | None) -> str:
-    if value is None:
-        return "–"
-    half = f" ± {value.half_width:.2f}" if value.n > 1 else ""
-    return f"{value.mean:+.2f}{half}".replace("-", "−")
 
 
 if __name__ == "__main__":

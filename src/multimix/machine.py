@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from contextlib import suppress
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,24 @@ def versions(*packages: str) -> dict[str, str]:
     for package in packages:
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
+    return found
+
+
+def this_machine(*packages: str) -> dict[str, str]:
+    """Processor, accelerator, threads and versions, as every recorded result states them.
+
+    Args:
+        packages: further ones whose versions matter, where they are installed.
+    """
+    found = {
+        "cpu": cpu_name(),
+        "threads": str(torch.get_num_threads()),
+        **versions(*packages),
+        "system": f"{platform.system()} {platform.release()}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
     return found
 
 

@@ -31,7 +31,7 @@ def test_a_line_for_every_method_and_when_all_is_silent(clock: list[float]) -> N
         board.tell("erm", 30.0)
         clock[0] += 30
         board.tell("erm", 0.0)
-        board.end("erm", Speed(7.0, 1.0, 1))
+        board.end("erm", Speed(1234.5, 1.0, 1))
         board.tell("cutmix", None)
         clock[0] += 10
         assert board.remaining() == 90 + 2 * 100
@@ -40,7 +40,7 @@ def test_a_line_for_every_method_and_when_all_is_silent(clock: list[float]) -> N
         board.end("multimix", Speed(7.0, 0.957, 9))
     assert out.getvalue().splitlines() == [
         "1/4  timing erm; about 5m30s left",
-        "1/4  erm: 1.00 of ERM's speed in 1 round; about 5m00s left",
+        "1/4  erm: 1,234 images/s in 1 round; about 5m00s left",
         "3/4  multimix: 0.96 of ERM's speed in 9 rounds; about 55s left",
     ]
 
@@ -58,4 +58,4 @@ def test_a_terminal_is_drawn_between_turns_only(clock: list[float], monkeypatch:
         board.tell("erm", 5.0)
         assert "1/2; about 10s left" in out.getvalue()
         board.end("erm", Speed(7.0, 1.0, 3))
-    assert "1/2  erm: 1.00 of ERM's speed in 3 rounds" in out.getvalue()
+    assert "1/2  erm: 7 images/s in 3 rounds" in out.getvalue()

@@ -187,15 +187,30 @@ def test_two_epochs_at_once_are_refused_rather_than_mixed_up(photos: FileDataset
 
 
 @pytest.fixture(params=["fork", "forkserver"])
-def start_method(request) -> Iterator[None]:
+def default_start_method(request, monkeypatch) -> Iterator[None]:
     """Linux's default until, and since, Python 3.14."""
+    others = [name for name in multiprocessing.get_all_start_methods() if name != request.param]
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: [request.param, *others])
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method(request.param, force=True)
     yield
     multiprocessing.set_start_method(before, force=True)
 
 
-@pytest.mark.usefixtures("start_method")
+@pytest.mark.usefixtures("default_start_method")
+def test_workers_are_forked_by_default_and_started_as_chosen(photos: FileDataset) -> None:
+    def context() -> str:
+        chosen = loader(photos, batch_size=4, train=True, workers=1)._reader._reader._loader.multiprocessing_context
+        return multiprocessing.get_start_method() if chosen is None else chosen.get_start_method()
+
+    default = multiprocessing.get_all_start_methods()[0]
+    assert context() == "fork"
+    for other in {"spawn", "forkserver"} - {default}:
+        multiprocessing.set_start_method(other, force=True)
+        assert context() == other
+
+
+@pytest.mark.usefixtures("default_start_method")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_workers_leave_signals_to_the_parent(name: str, photos: FileDataset) -> None:
     batches = loader(photos.subset(torch.arange(14).repeat(20)), batch_size=1, train=True, workers=1)

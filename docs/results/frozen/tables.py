@@ -8,7 +8,7 @@ from pathlib import Path
 
 from study import DECAYS, HEADS, LOSSES, SETS, read
 
-from multimix.reports.cells import difference_cell
+from multimix.reports.headline import points
 from multimix.reports.statistics import Difference, estimate, paired_difference
 
 DOCUMENT = Path(__file__).parents[2] / "frozen.md"
@@ -47,7 +47,8 @@ def tables() -> str:
                 values = estimate([100 * row["test_accuracy"] for row in runs[name, head, loss, chosen[name]].values()])
                 cells.append(f"{values.mean:.1f} ± {values.std:.1f}")
             for key, scale, digits in (("test_accuracy", 100, 2), ("test_nll", 1, 3), ("test_ece", 100, 1)):
-                cells.append("" if loss == BASELINE else signed(over(runs, head, loss, key, scale), digits))
+                change = over(runs, head, loss, key)
+                cells.append("" if loss == BASELINE else points(change, digits=digits, scale=scale))
             cells.append(" ".join(f"{chosen[name]:g}" for name in SETS))
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
@@ -64,19 +65,14 @@ def mean(seeds: dict[int, dict[str, float]], key: str) -> float:
     return math.fsum(row[key] for row in seeds.values()) / len(seeds)
 
 
-def over(runs: Runs, head: str, loss: str, key: str, scale: float) -> Difference:
+def over(runs: Runs, head: str, loss: str, key: str) -> Difference:
     """Paired by seed, each seed's difference the mean over the data sets."""
     values: list[dict[int, float]] = []
     by = "accuracy" if key == "test_accuracy" else "nll"
     for one in (loss, BASELINE):
         by_set = [runs[name, head, one, best(runs, name, head, one, by)] for name in SETS]
-        values.append({seed: scale * math.fsum(of[seed][key] for of in by_set) / len(by_set) for seed in by_set[0]})
+        values.append({seed: math.fsum(of[seed][key] for of in by_set) / len(by_set) for seed in by_set[0]})
     return paired_difference(*values)
-
-
-def signed(difference: Difference, digits: int) -> str:
-    cell = difference_cell(difference, digits=digits, scale=1)
-    return f"{cell.text} {cell.spread}"
 
 
 if __name__ == "__main__":

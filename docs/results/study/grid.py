@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections.abc import Mapping
 from itertools import product
 from typing import NamedTuple
 
 from multimix.functional import rescaling_factor
-from multimix.reports.statistics import Difference, estimate, paired_difference
+from multimix.reports.headline import points
+from multimix.reports.statistics import estimate, paired_difference
 
 Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
 """What was measured, by setting and seed."""
@@ -101,20 +101,11 @@ def effects(runs: Runs, b: int) -> str:
         row = [name, str(len(pairs))]
         for key, scale, digits in (("accuracy", 100, 2), ("nll", 1, 3), ("ece", 100, 1)):
             seeds = list(pairs[0][0])
-            means = [
-                {seed: estimate([scale * side[k][seed][key] for side in pairs]).mean for seed in seeds} for k in (0, 1)
-            ]
-            row.append(signed(paired_difference(*means), digits))
+            means = [{seed: estimate([side[k][seed][key] for side in pairs]).mean for seed in seeds} for k in (0, 1)]
+            change = paired_difference(*means)
+            row.append("" if change is None else points(change, digits=digits, scale=scale))
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
-
-
-def signed(change: Difference | None, digits: int) -> str:
-    """A difference with its interval, as the tables have it; nothing where no seed is shared."""
-    if change is None:
-        return ""
-    half = "" if math.isnan(change.half_width) else f" ± {change.half_width:.{digits}f}"
-    return f"{change.mean:+.{digits}f}{half}".replace("-", "−")
 
 
 def mean(seeds: Mapping[int, Mapping[str, float]], key: str) -> float:

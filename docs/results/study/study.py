@@ -27,6 +27,7 @@ from multimix.evaluation import expected_calibration_error, fgsm
 from multimix.random import derive_seed, make_generator
 from multimix.training import Config
 from multimix.training.optimizers import learning_rate, make_optimizer
+from multimix.training.setting import load_splits, train_loader
 
 HERE = Path(__file__).parent
 
@@ -63,14 +64,8 @@ def finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(config: Config, method: methods.Method, *, test: bool) -> dict[str, float | None]:
-    splits = data.load(
-        config.data, root=config.data_root, per_class=config.per_class, val_per_class=config.val_per_class,
-        subset_seed=config.subset_seed, image_size=config.image_size,
-    )  # fmt: skip
-    train = data.loader(
-        splits.train, batch_size=config.batch_size, train=True, augment=config.augment,
-        image_size=config.image_size, seed=config.seed,
-    )  # fmt: skip
+    splits = load_splits(config)
+    train = train_loader(config, splits)
     model = models.build(
         config.model, num_classes=splits.num_classes, image_size=splits.image_size, mean=splits.mean,
         std=splits.std, generator=make_generator(config.seed, "model"),

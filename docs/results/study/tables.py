@@ -14,6 +14,7 @@ from grid import MIXINGS, Mixing, Runs, mean
 from plan import BASES, TIMES
 
 from multimix.functional import rescaling_factor
+from multimix.reports.headline import points
 from multimix.reports.statistics import estimate, paired_difference
 from multimix.reports.style import COLORS, figure, standalone, to_svg
 
@@ -135,8 +136,9 @@ def spread(seeds: Mapping[int, Mapping[str, float]], key: str, scale: float, dig
 
 
 def difference(seeds: Mapping[int, Mapping[str, float]], reference: Mapping[int, Mapping[str, float]], key: str) -> str:
-    values, others = ({seed: 100 * row[key] for seed, row in side.items()} for side in (seeds, reference))
-    return grid.signed(paired_difference(values, others), 2)
+    values, others = ({seed: row[key] for seed, row in side.items()} for side in (seeds, reference))
+    change = paired_difference(values, others)
+    return "" if change is None else points(change)
 
 
 def draw_map(maps: Mapping[str, Runs]) -> str:

@@ -49,7 +49,7 @@ def make_config(options: argparse.Namespace, **others: Any) -> Config:
 
 
 def begin(options: argparse.Namespace, *packages: str) -> Record:
-    """A record to enter, after machine and options have been printed; `packages` as for `hardware`."""
+    """A record to enter, after machine and options have been printed; `packages` as for `this_machine`."""
     record = Record(options.json, vars(options), *packages)
     print("  ".join(f"{key}: {value}" for key, value in vars(options).items()), end="\n\n")
     return record

@@ -1,37 +1,15 @@
-"""Time and peak memory of alternatives, measured in turns in one process, and the machine they ran on."""
+"""Time and peak memory of alternatives, measured in turns in one process."""
 
 from __future__ import annotations
 
 import math
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import torch
-
-from ..machine import cpu_name, versions
-
-
-def hardware(*packages: str) -> dict[str, str]:
-    """Processor, accelerator, threads and versions, as every recorded result states them.
-
-    Args:
-        packages: further ones whose versions matter, where they are installed.
-    """
-    found = {
-        "cpu": cpu_name(),
-        "threads": str(torch.get_num_threads()),
-        **versions(*packages),
-        "system": f"{platform.system()} {platform.release()}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
 
 
 def interleaved(

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from ..machine import this_machine
 from ..training.files import write_json
-from .measure import hardware
 
 
 class Record(AbstractContextManager["Record"]):
@@ -26,14 +26,14 @@ class Record(AbstractContextManager["Record"]):
 
     Args:
         setting: the options of the benchmark.
-        packages: as for `hardware`.
+        packages: as for `this_machine`.
     """
 
     def __init__(self, path: Path | None, setting: Mapping[str, Any], *packages: str) -> None:
         self._path = self._file = path and Path(os.path.realpath(path))  # a link stays one
         self._unwritten = False
         self.began = time.perf_counter()
-        machine = hardware(*packages)
+        machine = this_machine(*packages)
         self.found: dict[str, Any] = {"machine": machine, "setting": json.loads(json.dumps(setting, default=str))}
         print("  ".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
 

@@ -1,10 +1,8 @@
-"""Tables and sentences on the terminal, and command lines of names and paths."""
+"""Tables and sentences on the terminal."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from ..extras import require
@@ -13,7 +11,7 @@ from ..reports.cells import Cell, Table
 from ..reports.headline import headline
 from ..reports.tables import results_table
 
-__all__ = ["fitting_columns", "list_or_show", "make_console", "show_results", "show_table", "split_paths"]
+__all__ = ["fitting_columns", "make_console", "show_results", "show_table"]
 
 GAP = 2
 """Spaces between columns."""
@@ -83,62 +81,3 @@ def _width(table: Table, columns: Sequence[int]) -> int:
 def _text(cell: Cell) -> Any:
     style = "bold" if cell.top else ""
     return require("rich.text", "train").Text(f"{cell.text} {cell.spread}".strip(), style=style)
-
-
-def list_or_show(
-    argv: Sequence[str],
-    command: str,
-    about: str,
-    *,
-    all_of_them: Callable[[], object],
-    one: Callable[[str], object],
-) -> None:
-    """A command that takes a name at most: without one it lists all, with one it shows that.
-
-    Raises:
-        ValueError: more than a name.
-    """
-    if any(argument in ("-h", "--help") for argument in argv):
-        print(f"usage: multimix {command} [NAME]\n\n{about}")
-    elif not argv:
-        all_of_them()
-    elif len(argv) > 1 or argv[0].startswith("-"):
-        raise ValueError(f"multimix {command} takes one name at most, got {' '.join(argv)}")
-    else:
-        one(argv[0])
-
-
-def split_paths(
-    argv: Sequence[str], *, flags: Collection[str] = (), lists: Collection[str] = ()
-) -> tuple[list[Path], list[str]]:
-    """Paths and options of a command, in any order.
-
-    Args:
-        flags: options that take no value.
-        lists: options that take all the values up to the next option. All others take one.
-
-    >>> paths, options = split_paths(["runs/a", "--which", "best", "runs/b"])
-    >>> [str(path) for path in paths]
-    ['runs/a', 'runs/b']
-    >>> options
-    ['--which', 'best']
-    >>> split_paths(["--fast", "a", "--eps", "1", "2"], flags=["--fast"], lists=["--eps"])[1]
-    ['--fast', '--eps', '1', '2']
-    """
-    paths: list[Path] = []
-    options: list[str] = []
-    expected = 0.0  # how many more values the last option takes
-    for token in argv:
-        # A negative number is a value.
-        if token.startswith("-") and not token[1:2].isdigit():
-            options.append(token)
-            name = token.replace("_", "-")
-            expected = 0 if "=" in token or name in flags else math.inf if name in lists else 1
-        elif expected:
-            options.append(token)
-            expected -= 1
-        else:
-            if not token:
-                raise ValueError("a path is empty: give it, or leave it out")
-            paths.append(Path(token).expanduser())
-    return paths, options

@@ -25,9 +25,9 @@ from ..suite.subjects import Candidate, Which, run_candidates
 from ..training.devices import use_device
 from ..training.files import naming_another_folder, refuse_file, refuse_unwritable, write_atomically
 from ..training.interrupt import as_ctrl_c
-from .console import show_table, split_paths
+from .console import show_table
 from .evaluation_board import EvaluationBoard
-from .options import flags_and_lists, parse
+from .options import flags_and_lists, parse, split_paths
 
 LOG = "evaluation-log.txt"
 

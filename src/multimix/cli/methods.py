@@ -8,7 +8,7 @@ import shutil
 import textwrap
 
 from ..methods.names import NAMES, options_of
-from .console import list_or_show
+from .options import list_or_show
 
 _ABOUT = "Lists the training methods, or shows one with its options and their defaults."
 

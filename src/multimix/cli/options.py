@@ -1,4 +1,4 @@
-"""Typed options from a command line: tyro, with every mistake as one line that names the nearest option."""
+"""What is typed: names, paths, and typed options by tyro, with every mistake as one line that names the nearest one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import dataclasses
 import difflib
 import io
 import itertools
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..extras import require
 
-__all__ = ["flags_and_lists", "parse"]
+__all__ = ["flags_and_lists", "list_or_show", "parse", "split_paths"]
 
 T = TypeVar("T")
 
@@ -151,3 +152,62 @@ def _given(option: str, argv: Sequence[str]) -> str:
             following = itertools.takewhile(lambda word: not word.startswith("--"), argv[number + 1 :])
             return repr(value or " ".join(following))
     return "another"
+
+
+def list_or_show(
+    argv: Sequence[str],
+    command: str,
+    about: str,
+    *,
+    all_of_them: Callable[[], object],
+    one: Callable[[str], object],
+) -> None:
+    """A command that takes a name at most: without one it lists all, with one it shows that.
+
+    Raises:
+        ValueError: more than a name.
+    """
+    if any(argument in ("-h", "--help") for argument in argv):
+        print(f"usage: multimix {command} [NAME]\n\n{about}")
+    elif not argv:
+        all_of_them()
+    elif len(argv) > 1 or argv[0].startswith("-"):
+        raise ValueError(f"multimix {command} takes one name at most, got {' '.join(argv)}")
+    else:
+        one(argv[0])
+
+
+def split_paths(
+    argv: Sequence[str], *, flags: Collection[str] = (), lists: Collection[str] = ()
+) -> tuple[list[Path], list[str]]:
+    """Paths and options of a command, in any order.
+
+    Args:
+        flags: options that take no value.
+        lists: options that take all the values up to the next option. All others take one.
+
+    >>> paths, options = split_paths(["runs/a", "--which", "best", "runs/b"])
+    >>> [str(path) for path in paths]
+    ['runs/a', 'runs/b']
+    >>> options
+    ['--which', 'best']
+    >>> split_paths(["--fast", "a", "--eps", "1", "2"], flags=["--fast"], lists=["--eps"])[1]
+    ['--fast', '--eps', '1', '2']
+    """
+    paths: list[Path] = []
+    options: list[str] = []
+    expected = 0.0  # how many more values the last option takes
+    for token in argv:
+        # A negative number is a value.
+        if token.startswith("-") and not token[1:2].isdigit():
+            options.append(token)
+            name = token.replace("_", "-")
+            expected = 0 if "=" in token or name in flags else math.inf if name in lists else 1
+        elif expected:
+            options.append(token)
+            expected -= 1
+        else:
+            if not token:
+                raise ValueError("a path is empty: give it, or leave it out")
+            paths.append(Path(token).expanduser())
+    return paths, options

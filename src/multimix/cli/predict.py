@@ -23,8 +23,7 @@ from ..training import RunDirectory
 from ..training.classify import classify
 from ..training.devices import default_device, use_device
 from ..training.interrupt import as_ctrl_c
-from .console import split_paths
-from .options import parse
+from .options import parse, split_paths
 
 
 @dataclass(frozen=True, kw_only=True)

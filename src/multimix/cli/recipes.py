@@ -6,7 +6,8 @@ import dataclasses
 
 from .. import recipes
 from ..extras import require
-from .console import list_or_show, make_console
+from .console import make_console
+from .options import list_or_show
 
 _ABOUT = "Lists the recipes, or shows what NAME says about itself and its values."
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from ..reports import summarize
 from ..reports.page import write_page
 from ..training.files import naming_another_folder, refuse_file
-from .console import show_results, split_paths
-from .options import parse
+from .console import show_results
+from .options import parse, split_paths
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from ..extras import require
 from ..reports.plan import Speed
+from ..reports.runs import BASELINE
 from ..training.progress import duration
 from .live import LiveBoard
 
@@ -47,7 +48,10 @@ class SpeedBoard(LiveBoard):
     def end(self, method: str, speed: Speed) -> None:
         """The speed of a method is known."""
         rounds = f" in {speed.rounds} round{'' if speed.rounds == 1 else 's'}" if speed.rounds else ""
-        self._say(f"{self._count()}  {method}: {speed.relative:.2f} of ERM's speed{rounds}{self._left()}")
+        known = (
+            f"{speed.images_per_second:,.0f} images/s" if method == BASELINE else f"{speed.relative:.2f} of ERM's speed"
+        )
+        self._say(f"{self._count()}  {method}: {known}{rounds}{self._left()}")
 
     def remaining(self) -> float | None:
         """Estimated seconds until all methods are timed; None while there is nothing to go by."""

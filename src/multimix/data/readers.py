@@ -94,9 +94,9 @@ class WorkerReader(Generic[T, Batch]):
         options: dict[str, Any] = {}
         if workers:
             options = {"persistent_workers": True, "prefetch_factor": 4}
-            if multiprocessing.get_start_method() == "forkserver":
+            if multiprocessing.get_start_method() == "forkserver" == multiprocessing.get_all_start_methods()[0]:
                 # Linux's default since Python 3.14: such workers import everything anew, are children of the server,
-                # and begin with threads of libraries that a SIGTERM ends them by.
+                # and begin with threads of libraries that a SIGTERM ends them by. Elsewhere somebody has chosen it.
                 options["multiprocessing_context"] = "fork"
         self._loader = _Loader(
             _Made(make, join),

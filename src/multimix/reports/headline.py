@@ -83,15 +83,15 @@ def unsaid(labels: Sequence[str]) -> str:
     return f"Nothing is said of {_enumerate(labels)}: no ERM run with the same settings and seed is here."
 
 
-def points(difference: Difference) -> str:
-    """A difference of fractions in percentage points, with the half-width of its interval.
+def points(difference: Difference, *, digits: int = 2, scale: float = 100) -> str:
+    """A difference in `scale` units, of fractions in percentage points by default, with the half-width of its interval.
 
     >>> points(Difference(-0.012, 0.0041, 5))
     '−1.20 ± 0.41'
     >>> points(Difference(-0.00001, 0.0041, 5))
     '+0.00 ± 0.41'
     """
-    cell = difference_cell(difference)
+    cell = difference_cell(difference, digits=digits, scale=scale)
     return f"{cell.text} {cell.spread}".rstrip()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..functional import SMALL_ALPHA
 from ..training.progress import duration
 from .conditions import data_name, several, training
@@ -76,7 +78,7 @@ def conditions(summary: Summary, made: str | None = None) -> dict[str, str]:
     def of(name: str) -> str:
         return several(getattr(run.config, name) for run in runs)
 
-    def known(name: str) -> str:
+    def known(name: Literal["num_classes", "train_examples", "test_examples"]) -> str:
         return several(run.data_info[name] for run in runs)
 
     alike = len({(run.config.per_class, run.config.subset_seed) for run in runs}) == 1

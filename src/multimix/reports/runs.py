@@ -12,6 +12,7 @@ from typing import Any
 
 from ..training import Config, RunDirectory
 from ..training.records import best_record
+from ..training.rundir import DataInfo
 
 BASELINE = "erm"
 """What every other method is compared with."""
@@ -35,8 +36,7 @@ class Run:
 
     path: Path
     config: Config
-    data_info: Mapping[str, Any]
-    """What the run knows about its data: class names, image size, numbers of examples."""
+    data_info: DataInfo
     metrics: Sequence[Mapping[str, Any]]
     """`metrics.jsonl`: one object for each epoch."""
     result: Mapping[str, Any] | None
@@ -182,7 +182,7 @@ def _label(method: str, setting: str) -> str:
 
 def _data(run: Run) -> tuple[object, ...]:
     """What must agree for two test accuracies to be comparable."""
-    return run.config.data, run.config.held_out, list(run.data_info["class_names"]), run.data_info["test_examples"]
+    return run.config.data, run.config.held_out, run.data_info["class_names"], run.data_info["test_examples"]
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

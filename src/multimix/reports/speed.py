@@ -13,8 +13,8 @@ from typing import Literal
 
 import torch
 
-from ..benchmarking.measure import hardware
 from ..benchmarking.methods import beside_erm, one_pass
+from ..machine import this_machine
 from ..models import SplitModel
 from ..training import Config
 from ..training.devices import connect
@@ -89,7 +89,7 @@ def side_by_side(speeds: Mapping[str, Speed]) -> dict[str, Speed]:
 def speed_setting(config: Config, device: Literal["cpu", "cuda"]) -> dict[str, str]:
     """What must be the same for speeds that were measured at different times to stand in one column: each is a ratio
     of steps side by side with ERM's, which depends on the machine and on how steps are taken, not on the moment."""
-    found = hardware()
+    found = this_machine()
     del found["date"]
     at_a_time = one_pass(config)
     taken = {name: str(getattr(at_a_time, name)) for name in ("batch_size", "channels_last", "deterministic")}

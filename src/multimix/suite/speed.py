@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from .. import data, methods
-from ..benchmarking.measure import hardware
 from ..benchmarking.methods import beside_erm, one_pass
+from ..machine import this_machine
 from ..methods import canonical, spelled, split_list
 from ..models import SplitModel
 from ..reports.section import Section
@@ -79,7 +79,7 @@ class Speed(Part):
             "image_size": subject.image_size,
             "precision": config.precision,
             "network": config.model,
-            "machine": store.compute("machine", hardware),
+            "machine": store.compute("machine", this_machine),
             "device": device,
         }
 

@@ -188,7 +188,7 @@ def _splits(run: Run) -> data.DataSplits:
             f"{error} (from {run.path / 'config.json'}; seen from {Path.cwd()}): where the images have moved, or the "
             "path is of another folder, give --data-root"
         ) from error
-    names, before = list(splits.class_names), list(run.data_info["class_names"])
+    names, before = list(splits.class_names), run.data_info["class_names"]
     if names != before:
         raise ValueError(
             f"{run.path} was trained on {_classes(before)}, but the data now have {_classes(names)}: restore the data"

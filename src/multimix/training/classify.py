@@ -28,7 +28,7 @@ def class_names(run_dir: Path | str) -> list[str]:
         FileNotFoundError: `run_dir` is not a run.
         ValueError: its config.json is damaged.
     """
-    return list(RunDirectory(Path(run_dir)).read_config()[1]["class_names"])
+    return RunDirectory(Path(run_dir)).read_config()[1]["class_names"]
 
 
 def classify(
@@ -62,7 +62,7 @@ def classify(
         raise TypeError(f"images must be several files, got {images!r}: give a list, [{str(images)!r}]")
     _, model = load_run(run_dir, which=which, device=device)
     info = RunDirectory(Path(run_dir)).read_config()[1]
-    size, grey = int(info["image_size"]), len(info["mean"]) == 1
+    size, grey = info["image_size"], len(info["mean"]) == 1
 
     def read(path: Path) -> Tensor | UnreadableImageError | OSError:
         try:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -25,7 +25,7 @@ from .optimizers import make_optimizer, warn_of_unreached
 from .progress import Progress, Reporter
 from .records import TensorBoard, best_record, environment, selection_metric
 from .repeatability import borrowed_global_state, refuse_late_determinism
-from .rundir import RunDirectory, refuse_other_data
+from .rundir import DataInfo, RunDirectory, refuse_other_data
 from .setting import build_model, data_options, make_loaders, refuse_out_in_data
 from .state import TrainingState
 from .step import TrainingStep, compiled_stages
@@ -167,16 +167,15 @@ def _on_first(ranks: Ranks, function: Callable[[], Any]) -> Any:
     return result
 
 
-def _data_info(splits: data.DataSplits, model: SplitModel) -> dict[str, Any]:
+def _data_info(splits: data.DataSplits, model: SplitModel) -> DataInfo:
     # The model may have statistics of its own (pretrained weights); what it uses is what must be kept.
     assert model.pixel_mean is not None
     assert model.pixel_std is not None
-    return splits.identity() | {"mean": model.pixel_mean.flatten().tolist(), "std": model.pixel_std.flatten().tolist()}
+    used = {"mean": model.pixel_mean.flatten().tolist(), "std": model.pixel_std.flatten().tolist()}
+    return cast(DataInfo, splits.identity() | used)
 
 
-def _begin(
-    run: RunDirectory, config: Config, data_info: dict[str, Any], state: TrainingState, about: dict[str, Any]
-) -> None:
+def _begin(run: RunDirectory, config: Config, data_info: DataInfo, state: TrainingState, about: dict[str, Any]) -> None:
     if run.config.is_file():
         _, before = run.read_config()
         refuse_other_data(before, data_info, run.path)

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast, get_origin, get_type_hints
 
 from .checkpoint import CheckpointError, load_latest
 from .config import Config
 from .files import append_line, locked, refuse_file, write_json, write_lines
 
-__all__ = ["RunDirectory"]
+__all__ = ["DataInfo", "RunDirectory", "refuse_changes", "refuse_other_data"]
 
 # Changing these on resume gives the run that would have been made with the new values from the start, or, for the
 # devices, one as good: whatever else differs would make a run that no configuration describes.
@@ -25,10 +25,25 @@ _MAY_CHANGE = frozenset(
      "checkpoint_minutes", "tensorboard"}
 )  # fmt: skip
 
-_DATA_INFO: Mapping[str, type] = {
-    "num_classes": int, "class_names": list, "image_size": int, "mean": list, "std": list, "train_examples": int,
-    "test_examples": int,
-}  # fmt: skip
+
+class _AlwaysKnown(TypedDict):
+    num_classes: int
+    class_names: list[str]
+    image_size: int
+    mean: list[float]
+    std: list[float]
+    train_examples: int
+    test_examples: int
+
+
+class DataInfo(_AlwaysKnown, total=False):
+    """What a run knows about its data, as config.json has it. Without a split its digest is lacking, and in runs of
+    earlier versions all of these."""
+
+    val_examples: int
+    train_digest: str
+    val_digest: str
+    test_digest: str
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,7 @@ class RunDirectory:
         """Lines of the metrics: as many epochs are done, the last of them perhaps after the last checkpoint."""
         return self.metrics.read_bytes().count(b"\n") if self.metrics.is_file() else 0
 
-    def read_config(self) -> tuple[Config, Mapping[str, Any]]:
+    def read_config(self) -> tuple[Config, DataInfo]:
         """The configuration of the run, and what it knows about its data.
 
         Raises:
@@ -129,16 +144,17 @@ class RunDirectory:
                 f"{self.config} is damaged or of another version ({error}): restore the file, or train the run anew"
             ) from error
         info = data_info if isinstance(data_info, dict) else {}
-        wrong = [name for name, kind in _DATA_INFO.items() if not isinstance(info.get(name), kind)]
+        needed = get_type_hints(_AlwaysKnown)
+        wrong = [name for name, kind in needed.items() if not isinstance(info.get(name), get_origin(kind) or kind)]
         if wrong:
             raise ValueError(
                 f"{self.config} does not say {', '.join(wrong)} in data_info, as training writes them: restore the "
                 "file, or train the run anew"
             )
-        return config, info
+        return config, cast(DataInfo, info)
 
-    def write_config(self, config: Config, data_info: Mapping[str, Any]) -> None:
-        write_json(self.config, {**config.to_json(), "data_info": dict(data_info)})
+    def write_config(self, config: Config, data_info: DataInfo) -> None:
+        write_json(self.config, {**config.to_json(), "data_info": data_info})
 
     def write_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Make metrics.jsonl hold exactly `records`: what a killed run wrote after its checkpoint goes."""
@@ -270,7 +286,7 @@ def refuse_changes(stored: Config, config: Config, where: Path) -> None:
         )
 
 
-def refuse_other_data(before: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
+def refuse_other_data(before: DataInfo, now: Mapping[str, object], where: Path) -> None:
     """Raise ValueError, saying what differs, when a run knew other data.
 
     Args:

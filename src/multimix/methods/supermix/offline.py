@@ -142,24 +142,12 @@ def _identity(data: DataSplits, method: SuperMix) -> dict[str, Any]:
     return {
         **options,
         "teacher": _digest(method.teacher.on("cpu").state_dict().values()),
-        "data": {"train": _contents(data.train), "test": _contents(data.test), "image_size": data.image_size},
-        "class_names": list(data.class_names),
+        "data": data.identity(),
     }
 
 
-def _contents(dataset: Dataset) -> str:
-    """A digest of the labels with the images, or with their names where they are in files: reading those may take
-    hours, and a folder may be moved."""
-    from ...data import ArrayDataset
-
-    if isinstance(dataset, ArrayDataset):
-        return _digest([dataset.labels, dataset.images])
-    names = "\0".join(dataset.name(index) for index in range(len(dataset)))
-    return _digest([dataset.labels], os.fsencode(names))
-
-
-def _digest(tensors: Iterable[Tensor], further: bytes = b"") -> str:
-    digest = hashlib.blake2b(further, digest_size=16)
+def _digest(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
