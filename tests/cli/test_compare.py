@@ -24,10 +24,10 @@ from multimix.cli import planned
 from multimix.cli.compare import METHODS, Options
 from multimix.cli.request import read_request
 from multimix.cli.workers import Job
+from multimix.files import locked
 from multimix.reports import speed
 from multimix.reports.plan import Plan, Speed
 from multimix.training import Config, train
-from multimix.training.files import locked
 
 
 @pytest.mark.parametrize(

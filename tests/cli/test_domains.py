@@ -17,8 +17,8 @@ from tests.forked_workers import fork_workers, train_here
 
 from multimix.cli import main
 from multimix.evaluation import accuracy, predict
+from multimix.files import locked
 from multimix.training import load_run, setting
-from multimix.training.files import locked
 
 NAMES = ["art", "clip art", "photo"]
 

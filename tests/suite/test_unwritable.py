@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from multimix import cli
+from multimix import cli, files
 from multimix.suite import Accuracy
 from multimix.suite import page as page_module
-from multimix.training import files
 
 MakeRun = Callable[..., Path]
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from multimix import files as files_module
 from multimix.methods import Erm
 from multimix.models import SplitModel
 from multimix.training import CheckpointError, Config
-from multimix.training import files as files_module
 from multimix.training.averaging import MovingAverage
 from multimix.training.checkpoint import load_checkpoint, load_latest, save_checkpoint, save_latest
 from multimix.training.meters import Meters, Totals

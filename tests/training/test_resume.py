@@ -443,7 +443,7 @@ def test_what_others_put_into_the_folder_of_a_failed_run_stays(tmp_path, monkeyp
 
 
 def test_two_processes_do_not_share_a_directory(run_training, tmp_path):
-    from multimix.training.files import locked
+    from multimix.files import locked
 
     with locked(tmp_path):
         outcome = run_training(CONFIG, tmp_path, resume=True)

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from ..files import write_json
 from ..machine import this_machine
-from ..training.files import write_json
 
 
 class Record(AbstractContextManager["Record"]):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.domains import domain_names
+from ..files import naming_another_folder, write_json, write_text
 from ..reports import domains as report
 from ..reports.conditions import of_plan
 from ..reports.page import now
 from ..reports.plan import Plan, folder_name, read_plan
 from ..training import Config
-from ..training.files import naming_another_folder, write_json, write_text
 from ..training.interrupt import as_ctrl_c
 from .console import show_table
 from .planned import run_plan

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import nearest_or_all
+from ..files import naming_another_folder, refuse_file, refuse_unwritable, write_atomically
 from ..suite import ALL, CHEAP, PARTS, Part
 from ..suite.advice import without_skip_advice
 from ..suite.libraries import LIBRARIES, library_candidate
@@ -23,7 +24,6 @@ from ..suite.results import overview
 from ..suite.running import Outcome, check_inputs, run_parts
 from ..suite.subjects import Candidate, Which, run_candidates
 from ..training.devices import use_device
-from ..training.files import naming_another_folder, refuse_file, refuse_unwritable, write_atomically
 from ..training.interrupt import as_ctrl_c
 from .console import show_table
 from .evaluation_board import EvaluationBoard

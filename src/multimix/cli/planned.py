@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from .. import methods
+from ..files import locked
 from ..reports.plan import Plan, read_plan
 from ..reports.runs import Run
 from ..training import Config, RunDirectory
 from ..training.devices import default_device
-from ..training.files import locked
 from ..training.interrupt import as_ctrl_c
 from ..training.optimizers import warn_of_unreached
 from ..training.rundir import refuse_changes, refuse_other_data

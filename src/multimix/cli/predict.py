@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..data.listing import EXTENSIONS, all_pictures, printable
+from ..data.listing import EXTENSIONS, all_pictures
 from ..data.pictures import OR_SKIP
 from ..errors import one_line
 from ..extras import require
+from ..files import printable
 from ..functional._checks import check_count
 from ..training import RunDirectory
 from ..training.classify import classify

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import naming_another_folder, refuse_file
 from ..reports import summarize
 from ..reports.page import write_page
-from ..training.files import naming_another_folder, refuse_file
 from .console import show_results
 from .options import parse, split_paths
 

@@ -12,9 +12,9 @@ from typing import Generic, TypeVar
 import torch.distributed as dist
 
 from .. import methods
+from ..files import refuse_file, refuse_unwritable
 from ..reports.plan import Plan, folder_name
 from ..training import Config
-from ..training.files import refuse_file, refuse_unwritable
 from ..training.setting import refuse_out_in_data
 from .options import parse
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import methods
+from ..files import naming_another_folder, write_json, write_text
 from ..reports import sweep as report
 from ..reports.conditions import of_plan
 from ..reports.page import now
@@ -15,7 +16,6 @@ from ..reports.plan import Plan, read_plan
 from ..reports.style import standalone
 from ..reports.sweep import Axis, Point, with_option
 from ..training import Config
-from ..training.files import naming_another_folder, write_json, write_text
 from .console import show_table
 from .planned import run_plan
 from .request import PlanOptions, checked_methods, read_request

@@ -15,7 +15,8 @@ from xml.etree import ElementTree
 import torch
 from torch import Tensor
 
-from .listing import EXTENSIONS, printable, require_folder
+from ..files import printable
+from .listing import EXTENSIONS, require_folder
 from .pictures import UnreadableImageError, is_readable, side
 from .survey import for_each, once
 

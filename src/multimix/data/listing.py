@@ -13,6 +13,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from ..files import printable
+
 OF_THE_SYSTEM = frozenset({"@eadir", "#recycle", "__macosx", "$recycle.bin", "lost+found"})
 """Folders that a system makes among others, in lower case."""
 
@@ -23,7 +25,6 @@ __all__ = [
     "class_folders",
     "image_files",
     "is_hidden",
-    "printable",
     "require_folder",
     "require_utf8",
     "scan",
@@ -57,15 +58,6 @@ def require_folder(folder: Path, expected: str) -> None:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise FileNotFoundError(f"{folder} {what}: expected {expected}")
-
-
-def printable(name: str) -> str:
-    r"""A name from the file system, with those of its bytes escaped that are not UTF-8.
-
-    >>> print(printable(os.fsdecode(b"caf\xe9")))
-    caf\xe9
-    """
-    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def require_utf8(names: Iterable[str], place: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..extras import require
-from ..training.files import write_json, write_text
+from ..files import write_json, write_text
 from . import notes, sections
 from .headline import headline
 from .style import method_colors, only_baseline, stroke

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..files import write_json
 from ..training import RunDirectory
-from ..training.files import write_json
 from .runs import Run, read_run
 
 _NAME = "compare.json"

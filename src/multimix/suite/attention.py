@@ -13,9 +13,10 @@ from torch import Tensor
 from .. import evaluation
 from ..criteria.classifiers import class_weights
 from ..data import pictures
-from ..data.listing import image_files, printable, require_folder
+from ..data.listing import image_files, require_folder
 from ..data.source import Files
 from ..evaluation.inference import evaluating
+from ..files import printable
 from ..reports.overlays import SIDE, data_uri, shrink
 from ..reports.section import Section
 from . import attention_page

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import one_line
+from ..files import write_json, write_text
 from ..reports.conditions import several
 from ..reports.headline import sentence, unsaid
 from ..reports.page import fill, now
@@ -17,7 +18,6 @@ from ..reports.plan import folder_name
 from ..reports.runs import BASELINE
 from ..reports.section import Section
 from ..reports.style import method_colors, only_baseline, standalone
-from ..training.files import write_json, write_text
 from ..training.records import environment
 from .differences import as_rows, differences_from_erm, differences_section
 from .paper_numbers import beside_paper

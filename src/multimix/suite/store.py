@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..training.files import exclusive, write_json
+from ..files import exclusive, write_json
 
 __all__ = ["Store"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..errors import first_line
-from .files import write_atomically
+from ..files import write_atomically
 
 __all__ = ["CheckpointError", "load_checkpoint", "load_latest", "save_checkpoint", "save_latest"]
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from .. import data
+from ..files import write_json
 from ..random import derive_seed
 from .averaging import MovingAverage
 from .checkpoint import CheckpointError, load_checkpoint
 from .config import Config
 from .devices import Ranks, connect
-from .files import write_json
 from .interrupt import as_ctrl_c, listening
 from .loop import Loop
 from .meters import Meters

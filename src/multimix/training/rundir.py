@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast, get_origin, get_type_hints
 
+from ..files import append_line, locked, refuse_file, write_json, write_lines
 from .checkpoint import CheckpointError, load_latest
 from .config import Config
-from .files import append_line, locked, refuse_file, write_json, write_lines
 
 __all__ = ["DataInfo", "RunDirectory", "refuse_changes", "refuse_other_data"]
 

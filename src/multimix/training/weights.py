@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..extras import require
+from ..files import write_atomically
 from .checkpoint import load_checkpoint
 from .config import Config
-from .files import write_atomically
 from .rundir import RunDirectory
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...extras import require
+from ...files import write_atomically, write_json
 from ...functional._checks import check_count
 from ...random import make_generator
 from .method import SuperMix
@@ -69,8 +70,6 @@ def build_set(
         ValueError: an argument out of its range; the folder beside the file was begun with other arguments; the teacher
             confirmed no mixture in a whole epoch.
     """
-    from ...training.files import write_atomically
-
     numpy, path = require("numpy", "train"), Path(path).expanduser()
     check_count("count", count)
     check_count("batch_size", batch_size, least=2)
@@ -121,8 +120,6 @@ def build_set(
 
 def _parts_folder(path: Path, identity: dict[str, Any]) -> Path:
     """The folder of finished batches, which must have been begun with the same arguments."""
-    from ...training.files import write_json
-
     folder = path.with_name(f"{path.name}.parts")
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "config.json"

@@ -1,4 +1,4 @@
-"""Files that are either the old version or the new one, never half of it."""
+"""Files that are either the old version or the new one, never half of it; and folders that are to be written in."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..data.listing import printable
-
 try:
     import fcntl
 except ImportError:  # Windows has no fcntl; the lock is a safeguard, not a need.
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "append_line", "exclusive", "locked", "naming_another_folder", "refuse_file", "refuse_unwritable",
-    "write_atomically", "write_json", "write_text",
+    "append_line", "exclusive", "locked", "naming_another_folder", "printable", "refuse_file", "refuse_unwritable",
+    "write_atomically", "write_json", "write_lines", "write_text",
 ]  # fmt: skip
 
 _ROOM = 2**16
@@ -111,6 +109,15 @@ def append_line(path: Path, record: Any) -> None:
         file.write(json.dumps(record) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def printable(name: str) -> str:
+    r"""A name from the file system, with those of its bytes escaped that are not UTF-8.
+
+    >>> print(printable(os.fsdecode(b"caf\xe9")))
+    caf\xe9
+    """
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def refuse_file(directory: Path) -> None:

@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import pytest
 
-from multimix.training import files
-from multimix.training.files import exclusive, refuse_file, refuse_unwritable, write_atomically, write_text
+from multimix import files
+from multimix.files import exclusive, refuse_file, refuse_unwritable, write_atomically, write_text
 
 
 def test_two_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
