@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..criteria.classifiers import class_weights
 from ..criteria.dense import as_tokens
 from ..functional import attention_map
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
+from ..models import SplitModel
 
 __all__ = ["ATTENTIONS", "attention_maps"]
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..models import SplitModel
 from ..models.modes import keeping_modes
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class BatchSource(Protocol):

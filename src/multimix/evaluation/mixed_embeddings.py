@@ -6,7 +6,7 @@ Legend: B examples, R positions, D channels, N mixtures.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +18,7 @@ from ..functional import attend
 from ..functional._checks import as_probabilities
 from ..functional.interpolation import mix
 from ..methods.soft_targets import OtherTargets
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
+from ..models import SplitModel
 
 
 class MixedEmbeddings(NamedTuple):

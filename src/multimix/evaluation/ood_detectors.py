@@ -6,18 +6,16 @@ pytorch-ood's scores are higher for outliers; here they are negated, so that hig
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..criteria.classifiers import apply_linear, is_linear
 from ..extras import require
+from ..models import SplitModel
 from .attacks import attacking
 from .inference import Loader, evaluating, images_of
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 FITTED_DETECTORS = ("mahalanobis", "knn", "vim", "react")
 """The names that `fit_detector` knows."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from ..functional._checks import check_count, check_positive
+from ..models import SplitModel
 from ..models.pool import GlobalAveragePool
 from .base import Mixed, Mixer
 from .pairs import Pairing, host, probabilities
 from .sinkhorn import sinkhorn, squared_distances
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class AlignMixup(Mixer):

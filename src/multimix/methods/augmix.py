@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,12 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from ..functional import sample_weights
 from ..functional._checks import check_count, check_positive, mixing_dtype
+from ..models import SplitModel
 from .augmentations import augment_in_chains
 from .base import Method, MethodOutput
 from .pairs import host, probabilities
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class AugMix(Method):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .. import random
 from ..functional._checks import check_choice, check_count, check_positive
+from ..models import SplitModel
 from .base import Method, MethodOutput
 from .mix_block import MixBlock, feature_map
 from .momentum import MomentumEncoder
 from .pairs import Pairing, host, probabilities
 from .probing import feature_channels
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class AutoMix(Method):

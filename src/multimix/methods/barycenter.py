@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import random
 from ..functional._checks import check_count, check_not_negative, check_positive
+from ..models import SplitModel
 from .base import Method, MethodOutput
 from .pairs import Pairing, host, probabilities
 from .probing import image_channels
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class BarycenterNetwork(nn.Module):

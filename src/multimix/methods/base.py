@@ -16,14 +16,12 @@ What the protocol carries, and how:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    import torch
-
-    from ..models import SplitModel
+from ..models import SplitModel
 
 
 class MethodOutput(NamedTuple):

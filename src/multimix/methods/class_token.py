@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..models import SplitModel
 from ..models.attention import takes_first_token
 
 if TYPE_CHECKING:
-    from ..models import SplitModel
     from .dense_loss import DenseLoss
     from .multimix import DenseMultiMix
 

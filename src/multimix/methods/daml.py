@@ -6,7 +6,6 @@ Legend: B examples, D domains (and their heads), C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +13,10 @@ from torch.nn import functional as nnf
 
 from ..functional._checks import check_count, check_not_negative, check_positive
 from ..functional.interpolation import mix
+from ..models import SplitModel
 from .base import MethodOutput, Mixed, Mixer
 from .multimix import check_layer
 from .pairs import host, probabilities
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class Daml(Mixer):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -11,11 +9,9 @@ from .. import criteria
 from ..criteria.classifiers import apply_linear, is_linear
 from ..criteria.dense import as_tokens
 from ..functional.loss import normalized_weights
+from ..models import SplitModel
 from .base import Method, MethodOutput, Mixer
 from .class_token import warn_of_class_token
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class DenseLoss(Method):

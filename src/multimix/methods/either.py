@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from .. import distributed, random
 from ..functional._checks import check_share
+from ..models import SplitModel
 from .base import Method, MethodOutput
 from .pairs import InputMethod, host
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class Either(Method):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from ..functional._checks import as_target, check_some_images, check_targets
+from ..models import SplitModel
 from .base import Method, MethodOutput
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class Erm(Method):

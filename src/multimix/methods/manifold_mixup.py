@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..functional._checks import Alpha, check_count
+from ..models import SplitModel
 from .base import Mixed, Mixer
 from .pairs import LinearMixing, host, probabilities
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class ManifoldMixup(Mixer):

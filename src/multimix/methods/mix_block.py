@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..models import SplitModel
 from .token_grid import token_grid
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 # Shape suffixes: B examples, D channels, R positions.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,11 +11,9 @@ from .. import criteria
 from ..criteria.classifiers import CONVOLUTIONS, apply_linear, is_linear
 from ..criteria.dense import as_tokens
 from ..functional._checks import Alpha, check_count
+from ..models import SplitModel
 from .base import Method, MethodOutput
 from .class_token import warn_of_class_token
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class MultiMix(Method):

@@ -3,7 +3,7 @@ or, beyond pairs and beyond the mini-batch, any n combinations of m examples, (6
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,10 +21,8 @@ from ..functional._checks import (
     check_tensor,
 )
 from ..functional.interpolation import mix
+from ..models import SplitModel
 from .base import Mixed, Mixer
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class Pairing(NamedTuple):

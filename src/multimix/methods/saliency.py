@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import random
 from ..functional._checks import as_probabilities, as_target, check_images, check_not_negative, check_pixels
+from ..models import SplitModel
 from ..models.modes import keeping_modes
 from .base import MethodOutput, Mixed, Mixer
 from .pairs import probabilities
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class CleanPass(NamedTuple):

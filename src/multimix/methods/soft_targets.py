@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from ..functional._checks import check_share
+from ..models import SplitModel
 from .base import Method, MethodOutput
 from .pairs import probabilities
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class OtherTargets(Method):

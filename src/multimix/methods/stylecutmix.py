@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..functional._checks import check_positive
+from ..models import SplitModel
 from .adain import adain
 from .cutmix import CutMix
 from .pairs import draw_beta, host, probabilities
 from .style_distance import load_distances
 from .stylemix import StyleMethod
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class StyleCutMix(StyleMethod):

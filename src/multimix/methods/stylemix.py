@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .. import random
 from ..functional._checks import check_count, check_positive, check_share
+from ..models import SplitModel
 from .adain import StyleNetworks, adain, load_networks
 from .pairs import InputMethod, Pairing, draw_beta, host, probabilities
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class StyleMethod(InputMethod):

@@ -9,7 +9,6 @@ import math
 import os
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +17,10 @@ from torch.nn import functional as F
 from ..criteria.classifiers import apply_linear, is_linear
 from ..criteria.dense import as_tokens
 from ..functional._checks import check_count, check_images, check_pixels, check_share
+from ..models import SplitModel
 from .pairs import InputMethod, host, probabilities
 from .teacher import Teacher
 from .token_grid import token_grid
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 ASPECT = math.log(0.3)
 ATTEMPTS = 10
@@ -162,8 +159,6 @@ def activation_maps(teacher: SplitModel, images: Tensor, soft: Tensor, grid: tup
 
 
 def _check(teacher: nn.Module) -> SplitModel:
-    from ..models import SplitModel
-
     if not isinstance(teacher, SplitModel) or not is_linear(teacher.classifier):
         raise TypeError(
             f"the teacher of TokenMix must be a SplitModel with a linear classifier, got {type(teacher).__name__}: "

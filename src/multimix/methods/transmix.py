@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..models import SplitModel
+from ..models.attention import features_and_attention
 from .base import Mixed, Mixer
 from .cutmix import CutMix
 from .pairs import host, probabilities
 from .token_grid import token_grid
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 
 class TransMix(Mixer):
@@ -45,9 +42,6 @@ class TransMix(Mixer):
         generator: torch.Generator | None = None,
         **extras: Tensor,
     ) -> Mixed:
-        # It brings in torch.fx, which takes a while to import.
-        from ..models.attention import features_and_attention
-
         soft = probabilities(images, targets, model.num_classes)
         mixed, partner, box = self.cutmix.paste(images, host(generator))
         features, attention = features_and_attention(model, mixed)

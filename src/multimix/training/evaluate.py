@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
 from .. import evaluation
-
-if TYPE_CHECKING:
-    from ..evaluation.inference import Loader
-    from .devices import Ranks
+from ..evaluation.inference import Loader
+from .devices import Ranks
 
 __all__ = ["evaluate_model"]
 

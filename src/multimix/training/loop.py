@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..data import UnreadableImageError
+from ..data import Batch, Loader, UnreadableImageError
 from ..errors import LOADER_DIED
 from ..random import derive_seed, make_generator
 from .checkpoint import save_checkpoint, save_latest
@@ -30,8 +30,6 @@ from .step import begin_pass
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
-
-    from ..data import Batch, Loader
 
 __all__ = ["DivergenceError", "Loop"]
 

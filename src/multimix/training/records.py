@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..extras import require
 from ..machine import cpu_name, versions
 
 __all__ = ["TensorBoard", "best_record", "environment", "selection_metric"]
@@ -58,8 +59,6 @@ class TensorBoard(AbstractContextManager["TensorBoard"]):
         self._hook = threading.excepthook
         self._ours: Callable[[threading.ExceptHookArgs], object] | None = None
         if directory is not None:
-            from ..extras import require
-
             tensorboard = require("torch.utils.tensorboard", "train")
             # On resume, curves of epochs after the checkpoint are hidden and drawn again.
             try:

@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 
-from .. import data
+from .. import data, methods
 from ..files import write_json
+from ..models import SplitModel
 from ..random import derive_seed
 from .averaging import MovingAverage
 from .checkpoint import CheckpointError, load_checkpoint
@@ -30,10 +31,6 @@ from .setting import build_model, data_options, make_loaders, refuse_out_in_data
 from .state import TrainingState
 from .step import TrainingStep, compiled_stages
 from .weights import model_weights, save_weights
-
-if TYPE_CHECKING:
-    from ..methods import Method
-    from ..models import SplitModel
 
 __all__ = ["train"]
 
@@ -65,8 +62,6 @@ def train(
         Interrupted: SIGINT, SIGTERM or SIGHUP arrived, and everything has been saved (a KeyboardInterrupt).
         KeyboardInterrupt: it arrived before the first step, and there is nothing new to save.
     """
-    from .. import methods
-
     method = methods.parse(config.method)
     refuse_out_in_data(config, Path(out))
     run = RunDirectory(Path(out))
@@ -137,10 +132,8 @@ def train(
     return run.path
 
 
-def _warn_of_small_pieces(method: Method, config: Config, batch: int, processes: int) -> None:
+def _warn_of_small_pieces(method: methods.Method, config: Config, batch: int, processes: int) -> None:
     """MultiMix mixes what one process has in memory, and its gradient depends on how many examples these are."""
-    from .. import methods
-
     parts = config.accumulate * (1 if method.gathers else processes)
     mixed = -(-batch // parts)
     whole = any(isinstance(part, methods.MultiMix | methods.DenseMultiMix) for part in method.modules())

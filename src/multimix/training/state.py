@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..models import SplitModel
 from .averaging import MovingAverage
 from .checkpoint import CheckpointError
 from .config import Config
@@ -17,8 +18,6 @@ from .step import TrainingStep
 
 if TYPE_CHECKING:
     from lightning_fabric.plugins import Precision
-
-    from ..models import SplitModel
 
 __all__ = ["TrainingState"]
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..methods.base import Method
+from ..models import SplitModel
 from .config import Config
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 __all__ = ["TrainingStep", "begin_pass", "compiled_stages"]
 

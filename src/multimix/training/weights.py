@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..extras import require
 from ..files import write_atomically
+from ..models import SplitModel, build
 from .checkpoint import load_checkpoint
 from .config import Config
 from .rundir import RunDirectory
-
-if TYPE_CHECKING:
-    from ..models import SplitModel
 
 __all__ = ["load_run", "model_weights", "save_weights"]
 
@@ -44,14 +42,12 @@ def load_run(
         FileNotFoundError: `run_dir` is not a run, or has no weights yet.
         ValueError: `which` is neither, or the weights are damaged or do not fit.
     """
-    from .. import models
-
     if which not in ("last", "best"):
         raise ValueError(f"which must be 'last' or 'best', got {which!r}")
     run = RunDirectory(Path(run_dir))
     config, data_info = run.read_config()
     weights = _read_weights(run, which)
-    model = models.build(
+    model = build(
         config.model,
         num_classes=data_info["num_classes"],
         image_size=data_info["image_size"],

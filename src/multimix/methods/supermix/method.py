@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,10 @@ from torch.nn import functional as F
 
 from ...functional import sample_weights
 from ...functional._checks import check_count, check_images, check_not_negative, check_pixels, check_positive
+from ...models import SplitModel
 from ..pairs import InputMethod, host, probabilities
 from ..teacher import Teacher
 from .masks import optimise_masks
-
-if TYPE_CHECKING:
-    from ...models import SplitModel
 
 
 class Supermixed(NamedTuple):
