@@ -134,7 +134,7 @@ def test_attention_pictures_are_of_a_run_that_attends_to_the_last_features(make_
 
 def test_labels_over_points_have_the_halo_of_the_style_sheet() -> None:
     points = np.random.default_rng(0).normal(size=(20, 2))
-    svg = charts.scatter_panel(points, [0, 1] * 10, ["#000000", "#ff0000"], short_names=["a", "b"], label="erm")
+    svg = charts.scatter_panel(points, [0, 1] * 10, ["a", "b"], label="erm")
     assert svg.count('class="halo"') == 2
     assert ".halo text" in (Path(charts.__file__).parent / "page.css").read_text()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..extras import require
 from .statistics import Difference, Estimate
-from .style import BASELINE_COLOR, INK, figure, line, to_svg
+from .style import BASELINE_COLOR, CLASS_COLORS, INK, figure, line, to_svg
 from .summary import Summary
 
 FEWEST = 10
@@ -130,21 +130,20 @@ def reliability_panel(
         return to_svg(drawn, f"reliability diagram of {label}")
 
 
-def scatter_panel(
-    points: Any, classes: Sequence[int], colors: Sequence[str], *, short_names: Sequence[str], label: str
-) -> str:
-    """A 2-D embedding plot (N, 2): one dot for each image, coloured by class, the class written at its median."""
+def scatter_panel(points: Any, classes: Sequence[int], names: Sequence[str], *, label: str) -> str:
+    """A 2-D embedding plot (N, 2): one dot for each image, coloured by the position (N,) of its class in `names`, and
+    these written at the medians of their classes where all are short."""
     np = require("numpy", "train")
-    classes_N = np.asarray(classes)
+    points, classes_N = np.asarray(points), np.asarray(classes)
     with figure(2.7, 2.5) as (drawn, axes):
         # A thin frame, or clusters at the edge would seem to be the next panel's.
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(visible=True, color=INK, alpha=0.25)
         axes.set_aspect("equal", adjustable="datalim")
-        for number, color in enumerate(colors):
+        for number, (_, color) in enumerate(zip(names, CLASS_COLORS, strict=False)):
             members = points[classes_N == number]
             axes.plot(members[:, 0], members[:, 1], "o", color=color, markersize=2.6, alpha=0.8, markeredgewidth=0)
-        for number, name in enumerate(short_names):
+        for number, name in enumerate(names if all(len(name) <= 3 for name in names) else ()):
             x, y = np.median(points[classes_N == number], axis=0)
             axes.text(x, y, name, ha="center", va="center", fontsize=9, fontweight="bold", gid="halo")
         return to_svg(drawn, f"embeddings of {label}")

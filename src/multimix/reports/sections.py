@@ -148,13 +148,10 @@ def _dense_method(method: str) -> methods.DenseMultiMix | None:
 def _embeddings(summary: Summary) -> Section:
     runs = representatives(summary.groups)
     sample = choose_sample(next(iter(runs.values())))
-    short = sample.names if all(len(name) <= 3 for name in sample.names) else ()
     panels = []
     for label, run in runs.items():
         plot = plot_embeddings(run, sample)
-        svg = scatter_panel(
-            plot.points, sample.classes, CLASS_COLORS[: len(sample.names)], short_names=short, label=label
-        )
+        svg = scatter_panel(plot.points, sample.classes, sample.names, label=label)
         panels.append(
             Panel(label, svg, f"alignment {plot.alignment:.2f}, uniformity {plot.uniformity:.2f}".replace("-", "−"))
         )

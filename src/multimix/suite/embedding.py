@@ -13,7 +13,6 @@ from torch import Tensor
 from .. import evaluation
 from ..errors import one_line
 from ..evaluation.projection import umap
-from ..extras import require
 from ..random import make_generator
 from ..reports.charts import scatter_panel
 from ..reports.sampling import sample_classes
@@ -186,20 +185,9 @@ def _picture_section(results: Results) -> list[Section]:
     drawn = {label: runs[0]["umap"] for label, runs in results.items() if "umap" in runs[0]}
     if not drawn:
         return []
-    np = require("numpy", "train")
     names = next(iter(drawn.values()))["names"]
-    short = names if all(len(name) <= 3 for name in names) else ()
     panels = [
-        Panel(
-            label,
-            scatter_panel(
-                np.asarray(one["points"]),
-                one["groups"],
-                CLASS_COLORS[: len(one["names"])],
-                short_names=short,
-                label=label,
-            ),
-        )
+        Panel(label, scatter_panel(one["points"], one["groups"], one["names"], label=label))
         for label, one in drawn.items()
     ]
     count = len(next(iter(drawn.values()))["groups"])
