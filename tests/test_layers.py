@@ -17,7 +17,7 @@ UPWARD = {
     # A teacher may be the folder of a run; who gives a model needs no training.
     "methods/teacher.py imports training",
     # The page of a comparison shows two parts of the evaluation, and these draw with the figures beside it.
-    "reports/sections.py imports suite",
+    "reports/comparison.py imports suite",
 }
 """Where it cannot be helped; inside functions, or the modules could not import each other."""
 

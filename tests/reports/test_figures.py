@@ -16,11 +16,12 @@ from PIL import Image
 from scipy.spatial import Delaunay
 
 from multimix import functional as F
-from multimix.reports import charts, hull, overlays, pictures, sections, style
+from multimix.reports import charts, comparison, hull, overlays, pictures, style
 from multimix.reports.charts import difference_chart, reliability_panel
 from multimix.reports.runs import read_run
 from multimix.reports.statistics import Difference, estimate
 from multimix.reports.summary import summarize
+from multimix.suite import compared
 from multimix.training import load_run
 
 
@@ -108,9 +109,9 @@ def test_a_figure_that_fails_in_any_way_leaves_the_others(make_run, monkeypatch)
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of\nmemory")
 
-    monkeypatch.setattr(sections, "learning_curves", fail)
-    monkeypatch.setattr(sections, "hull_panels", lambda: [])
-    made = {section.title: section for section in sections.make(summarize([make_run("a")]), {"erm": "#000000"})}
+    monkeypatch.setattr(comparison, "learning_curves", fail)
+    monkeypatch.setattr(comparison, "hull_panels", lambda: [])
+    made = {section.title: section for section in comparison.sections(summarize([make_run("a")]), {"erm": "#000000"})}
     assert made["Learning curves"].left_out == "out of memory"
     assert made["What MultiMix samples"].left_out == ""
 
@@ -118,18 +119,16 @@ def test_a_figure_that_fails_in_any_way_leaves_the_others(make_run, monkeypatch)
 def test_attention_pictures_are_of_a_run_that_attends_to_the_last_features(make_run, monkeypatch) -> None:
     early = make_run("a", method="dense-multimix(n=5, layer=1)")
     with pytest.raises(ValueError, match=r"last stage, but dense-multimix\(n=5, layer=1\) attends to those of stage 1"):
-        sections._attention(summarize([early]))
+        compared.attention(summarize([early]).groups)
     shown = []
-    monkeypatch.setattr("multimix.suite.subjects.run_candidate", lambda run, group: run.path)
-    monkeypatch.setattr(
-        "multimix.suite.running.measure", lambda path, part: shown.append((path, part.kinds)) or {"pictures": []}
-    )
+    monkeypatch.setattr(compared, "run_candidate", lambda run, group: run.path)
+    monkeypatch.setattr(compared, "measure", lambda path, part: shown.append((path, part.kinds)) or {"pictures": []})
     late = make_run("b", method="either(erm, dense-multimix-alone(n=5, attention='cam'), p=0.1)")
-    section = sections._attention(summarize([early, late]))
+    section = compared.attention(summarize([early, late]).groups)
     assert shown == [(late, ("cam-relu",))]
     assert section is not None
     assert "(either(erm, dense-multimix-alone(n=5, attention='cam'), p=0.1), seed 0;" in section.caption
-    assert sections._attention(summarize([make_run("c", method="multimix(n=5)")])) is None
+    assert compared.attention(summarize([make_run("c", method="multimix(n=5)")]).groups) is None
 
 
 def test_labels_over_points_have_the_halo_of_the_style_sheet() -> None:
@@ -177,7 +176,7 @@ class TestPictures:
         return comparison / "dense-multimix-n=50" / "seed0"
 
     def test_attention_is_brightest_where_the_loss_trusts_most(self, run_dir: Path) -> None:
-        section = sections._attention(summarize([run_dir]))
+        section = compared.attention(summarize([run_dir]).groups)
         assert section is not None
         config, model = load_run(run_dir)
         splits = pictures.load_splits(config)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from multimix.reports import notes
+from multimix.reports.comparison import as_json
 from multimix.reports.headline import headline
-from multimix.reports.page import as_json
 from multimix.reports.plan import Plan, Speed, folder_name, read_plan
 from multimix.reports.runs import find_runs, read_run
 from multimix.reports.summary import summarize

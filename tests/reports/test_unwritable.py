@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from multimix import cli
-from multimix.reports import page
+from multimix.reports import comparison
 
 
 def test_the_table_is_shown_and_the_error_names_the_fix(
@@ -19,7 +19,7 @@ def test_the_table_is_shown_and_the_error_names_the_fix(
     def refuse(path: Path, *_: object) -> None:
         raise OSError(f"cannot write {path}: Read-only file system")
 
-    monkeypatch.setattr(page, "write_json", refuse)
+    monkeypatch.setattr(comparison, "write_json", refuse)
     with pytest.raises(SystemExit) as stop:
         cli.main(["report", str(run)])
     assert stop.value.code == 2

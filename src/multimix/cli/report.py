@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import naming_another_folder, refuse_file
-from ..reports import summarize
-from ..reports.page import write_page
+from ..reports import summarize, write_page
 from .console import show_results
 from .options import parse, split_paths
 

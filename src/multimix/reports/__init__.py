@@ -3,7 +3,7 @@
 `write_page(summarize([Path("runs/demo")]), Path("runs/demo"))` writes `report.html`, `summary.json` and `results.csv`.
 """
 
-from .page import write_page
+from .comparison import write_page
 from .summary import Summary, summarize
 
 __all__ = ["Summary", "summarize", "write_page"]

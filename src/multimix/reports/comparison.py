@@ -1,36 +1,94 @@
-"""The figures of a page, section by section, each with a caption that says what to look for."""
+"""The page of a comparison: its numbers, what they justify saying, and its figures."""
 
 from __future__ import annotations
 
 import functools
 import textwrap
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from .. import methods
 from ..errors import one_line
+from ..files import write_json, write_text
+from . import notes
 from .charts import difference_chart, learning_curves, scatter_panel
+from .headline import headline
 from .hull import hull_panels
+from .page import fill, now
 from .pictures import choose_sample, plot_embeddings, representatives
 from .section import Panel, Section
-from .style import CLASS_COLORS
+from .style import CLASS_COLORS, method_colors, only_baseline
 from .summary import Summary
+from .tables import results_csv, results_table
 
 
-def make(summary: Summary, colors: Mapping[str, str]) -> list[Section]:
-    """All sections that these runs allow, in the order of the page."""
-    # The parts of an evaluation are made of the sections defined here.
-    from ..suite import accuracy_page
+def write_page(summary: Summary, out: Path) -> None:
+    """Write `report.html`, `summary.json` and `results.csv` into the folder `out`.
 
-    evaluations = functools.cache(lambda: _evaluate(summary))
+    What cannot be made, because the data or some of the runs are not there, is left out and named on the page.
+
+    Raises:
+        OSError: a file cannot be written.
+        ImportError: matplotlib or Jinja2 is not installed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "summary.json", as_json(summary))
+    write_text(out / "results.csv", results_csv(summary))
+    write_text(out / "report.html", render(summary))
+
+
+def render(summary: Summary) -> str:
+    """The page as a string."""
+    colors = method_colors([row.label for row in summary.rows], only_baseline(summary.baselines))
+    return fill(
+        title=notes.title(summary),
+        kicker=notes.kicker(summary),
+        headline=headline(summary),
+        headline_note=notes.headline(summary),
+        missing=summary.missing,
+        results=results_table(summary, colors),
+        results_note=notes.results(summary),
+        sections=sections(summary, colors),
+        conditions=notes.conditions(summary, made=now()),
+    )
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """The summary as plain values for `summary.json`; fractions, NaN as null."""
+    rows = []
+    for row in summary.rows:
+        value = asdict(row)
+        for key in ("last_accuracy", "best_accuracy", "ece", "nll"):
+            value[key] = getattr(row, key).as_json()
+        for key in ("accuracy_difference", "ece_difference", "nll_difference"):
+            difference = getattr(row, key)
+            if difference is not None:
+                value[key] = difference.as_json()
+        rows.append(value)
+    return {
+        "headline": headline(summary),
+        "baselines": list(summary.baselines),
+        "methods": rows,
+        "missing": list(summary.missing),
+        "conditions": notes.conditions(summary),
+    }
+
+
+def sections(summary: Summary, colors: Mapping[str, str]) -> list[Section]:
+    """All sections that these runs allow, in the order of the page, each with a caption that says what to look for."""
+    # The parts of an evaluation are drawn with what stands beside this module.
+    from ..suite import accuracy_page, compared
+
+    accuracies = functools.cache(lambda: compared.accuracies(summary.groups))
     makers: dict[str, Callable[[], Section | None]] = {
         "Difference from ERM": lambda: _differences(summary, colors),
         "Learning curves": lambda: _curves(summary, colors),
-        "Does confidence mean accuracy?": lambda: accuracy_page.reliability(evaluations(), colors),
+        "Does confidence mean accuracy?": lambda: accuracy_page.reliability(accuracies(), colors),
         "What MultiMix samples": lambda: _hull(summary),
-        "Where Dense MultiMix attends": lambda: _attention(summary),
+        "Where Dense MultiMix attends": lambda: compared.attention(summary.groups),
         "Embedding space": lambda: _embeddings(summary),
-        "Accuracy by class": lambda: accuracy_page.per_class(evaluations()),
+        "Accuracy by class": lambda: accuracy_page.per_class(accuracies()),
     }
     made = []
     for title, maker in makers.items():
@@ -78,19 +136,6 @@ def _curves(summary: Summary, colors: Mapping[str, str]) -> Section:
     )
 
 
-def _evaluate(summary: Summary) -> dict[str, list[Mapping[str, Any]]]:
-    """By label: every run on its test set, with the weights of the last epoch."""
-    from ..suite.accuracy import Accuracy
-    from ..suite.running import measure
-    from ..suite.subjects import run_candidate
-
-    found = {}
-    for group in summary.groups:
-        candidates = [run_candidate(run, group) for run in group.runs.values()]
-        found[group.label] = [measure(candidate, Accuracy()) for candidate in candidates]
-    return found
-
-
 def _hull(summary: Summary) -> Section:
     sizes = sorted({run.config.batch_size for run in summary.runs})
     batches, spread = " / ".join(map(str, sizes)), " / ".join(f"{(b + 1) / 2:.0f}" for b in sizes)
@@ -104,45 +149,6 @@ def _hull(summary: Summary) -> Section:
         hull_panels(),
         layout="wide",
     )
-
-
-def _attention(summary: Summary) -> Section | None:
-    from ..suite import attention_page
-    from ..suite.attention import Attention
-    from ..suite.running import measure
-    from ..suite.subjects import run_candidate
-
-    runs = [
-        (group, run, dense)
-        for group in summary.groups
-        for run in group.runs.values()
-        if (dense := _dense_method(run.config.method)) is not None
-    ]
-    if not runs:
-        return None
-    group, run, dense = next((each for each in runs if each[2].layer is None), runs[0])
-    if dense.layer is not None:
-        raise ValueError(
-            f"attention maps are of the features of the last stage, but {run.config.method} attends to those of "
-            f"stage {dense.layer}"
-        )
-    criterion = dense.criterion
-    kind = "uniform" if criterion.attention == "uniform" else f"{criterion.attention}-{criterion.nonlinearity}"
-    shown = measure(run_candidate(run, group), Attention(kinds=(kind,)))["pictures"]
-    return Section(
-        "Where Dense MultiMix attends",
-        f"Test images and, beside each, the attention map by which its loss weights positions ({run.config.method}, "
-        f"seed {run.config.seed}; upsampled from the features; the brightest position is the most trusted one). Look "
-        "at whether the light falls on the object and not on the background. An arrow shows a wrong prediction.",
-        [Panel("", attention_page.single(picture, kind)) for picture in shown],
-        layout="small",
-    )
-
-
-def _dense_method(method: str) -> methods.DenseMultiMix | None:
-    """The Dense MultiMix inside a method, if there is one."""
-    parsed = methods.parse(method).modules()
-    return next((module for module in parsed if isinstance(module, methods.DenseMultiMix)), None)
 
 
 def _embeddings(summary: Summary) -> Section:
