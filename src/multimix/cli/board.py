@@ -24,8 +24,8 @@ class Board(LiveBoard):
     """
 
     def __init__(self, jobs: Sequence[Job], *, total: int, file: TextIO | None = None) -> None:
-        super().__init__(file)
-        self.total, self.ended = total, total - len(jobs)
+        super().__init__(total, file)
+        self.ended = total - len(jobs)
         self.share = {job: 0.0 for job in jobs}
         self.first: dict[Job, float] = {}
         self.latest: dict[Job, Progress] = {}
@@ -46,7 +46,7 @@ class Board(LiveBoard):
         progress = self.latest.pop(job, None)
         self.share[job] = 1.0
         self.ended += 1
-        count = f"{self.ended:{len(str(self.total))}}/{self.total}"
+        count = self._count(self.ended)
         if failure is not None:
             self._say(f"{count}  {job.name}: failed: {failure}")
         elif progress is None or progress.metrics is None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from ..extras import require
 from ..suite import Part
 from ..suite.subjects import Candidate
 from ..training.progress import duration
@@ -24,8 +23,8 @@ class EvaluationBoard(LiveBoard):
     """
 
     def __init__(self, total: int, missing: Mapping[str, int], *, file: TextIO | None = None) -> None:
-        super().__init__(file)
-        self.total, self.done = total, 0
+        super().__init__(total, file)
+        self.done = 0
         self.left = dict(missing)
         self.seconds: dict[str, list[float]] = {name: [] for name in missing}
         self.now, self.words, self.began = "", "", time.monotonic()
@@ -38,7 +37,7 @@ class EvaluationBoard(LiveBoard):
         """What the part is at."""
         self.words = words
         if self._silent():
-            self._say(f"{self._count()}  {self.now}: {words}{self._left()}")
+            self._say(f"{self._count(self.done)}  {self.now}: {words}{self._left()}")
 
     def end(self, candidate: Candidate, part: Part, *, seconds: float | None, failure: str | None) -> None:
         """A part has ended; without seconds, its result was there already."""
@@ -47,9 +46,9 @@ class EvaluationBoard(LiveBoard):
             self.left[part.name] -= 1
             self.seconds[part.name].append(seconds)
         if failure is not None:
-            self._say(f"{self._count()}  {self.now}: failed: {failure}")
+            self._say(f"{self._count(self.done)}  {self.now}: failed: {failure}")
         elif seconds is not None:
-            self._say(f"{self._count()}  {self.now}: {duration(seconds)}{self._left()}")
+            self._say(f"{self._count(self.done)}  {self.now}: {duration(seconds)}{self._left()}")
 
     def remaining(self) -> float | None:
         """Estimated seconds until the parts that have been timed are measured for all; None before the first."""
@@ -63,13 +62,6 @@ class EvaluationBoard(LiveBoard):
             return ""
         return f"; {'more than' if untimed else 'about'} {duration(remaining)} left"
 
-    def _count(self) -> str:
-        return f"{self.done:{len(str(self.total))}}/{self.total}"
-
     def _render(self) -> Any:
-        bar = require("rich.progress_bar", "train").ProgressBar(total=float(self.total), completed=self.done, width=24)
-        table = require("rich.table", "train").Table.grid(padding=(0, 2))
         words = f"{self.now}  {self.words}  {duration(time.monotonic() - self.began)}"
-        table.add_row(bar, f"{self._count()}{self._left()}")
-        table.add_row("", require("rich.text", "train").Text(words, no_wrap=True, overflow="ellipsis"))
-        return table
+        return self._drawn(self.done, self.done, words)

@@ -61,15 +61,31 @@ class LiveDisplay:
 
 
 class LiveBoard(LiveDisplay):
-    """Base of the boards, which define `remaining` too."""
+    """Base of the boards, which define `remaining` too.
 
-    def __init__(self, file: TextIO | None, *, refresh_per_second: float | None = 4) -> None:
+    Args:
+        total: pieces of work, those too that were done before.
+    """
+
+    def __init__(self, total: int, file: TextIO | None, *, refresh_per_second: float | None = 4) -> None:
         super().__init__(file, refresh_per_second=refresh_per_second)
+        self.total = total
         self.spoke = time.monotonic()
 
     def remaining(self) -> float | None:
         """Estimated seconds until everything is done; None while there is nothing to go by."""
         raise NotImplementedError(f"{type(self).__name__} must define remaining")
+
+    def _count(self, number: int) -> str:
+        return f"{number:{len(str(self.total))}}/{self.total}"
+
+    def _drawn(self, done: int, number: int, words: str) -> Any:
+        """How many pieces are done, the number of the one under way, and what it is at."""
+        bar = require("rich.progress_bar", "train").ProgressBar(total=float(self.total), completed=done, width=24)
+        table = require("rich.table", "train").Table.grid(padding=(0, 2))
+        table.add_row(bar, f"{self._count(number)}{self._left()}")
+        table.add_row("", require("rich.text", "train").Text(words, no_wrap=True, overflow="ellipsis"))
+        return table
 
     def _left(self) -> str:
         remaining = self.remaining()

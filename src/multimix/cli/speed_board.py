@@ -6,7 +6,6 @@ import time
 from statistics import fmean
 from typing import Any, TextIO
 
-from ..extras import require
 from ..reports.plan import Speed
 from ..reports.runs import BASELINE
 from ..training.progress import duration
@@ -24,8 +23,7 @@ class SpeedBoard(LiveBoard):
 
     def __init__(self, total: int, *, file: TextIO | None = None) -> None:
         # No thread that draws beside what is timed: only between two turns.
-        super().__init__(file, refresh_per_second=None)
-        self.total = total
+        super().__init__(total, file, refresh_per_second=None)
         self.now = ""
         self.left: float | None = None
         self.began = self.told = 0.0
@@ -43,7 +41,7 @@ class SpeedBoard(LiveBoard):
         if self._live is not None:
             self._live.refresh()
         if self._silent():
-            self._say(f"{self._count()}  timing {method}{self._left()}")
+            self._say(f"{self._count(self._number())}  timing {method}{self._left()}")
 
     def end(self, method: str, speed: Speed) -> None:
         """The speed of a method is known."""
@@ -51,7 +49,7 @@ class SpeedBoard(LiveBoard):
         known = (
             f"{speed.images_per_second:,.0f} images/s" if method == BASELINE else f"{speed.relative:.2f} of ERM's speed"
         )
-        self._say(f"{self._count()}  {method}: {known}{rounds}{self._left()}")
+        self._say(f"{self._count(self._number())}  {method}: {known}{rounds}{self._left()}")
 
     def remaining(self) -> float | None:
         """Estimated seconds until all methods are timed; None while there is nothing to go by."""
@@ -63,15 +61,9 @@ class SpeedBoard(LiveBoard):
         this = each - (now - self.began) if self.left is None else self.left - (now - self.told)
         return max(0.0, this) + each * (self.total - len(self.seconds) - 1)
 
-    def _count(self) -> str:
-        return f"{len(self.seconds) + bool(self.now):{len(str(self.total))}}/{self.total}"
+    def _number(self) -> int:
+        return len(self.seconds) + bool(self.now)
 
     def _render(self) -> Any:
-        bar = require("rich.progress_bar", "train").ProgressBar
-        table = require("rich.table", "train").Table.grid(padding=(0, 2))
         words = f"{self.now}, {duration(time.monotonic() - self.began)}" if self.now else ""
-        table.add_row(
-            bar(total=float(self.total), completed=len(self.seconds), width=24), f"{self._count()}{self._left()}"
-        )
-        table.add_row("", require("rich.text", "train").Text(words, no_wrap=True, overflow="ellipsis"))
-        return table
+        return self._drawn(len(self.seconds), self._number(), words)
