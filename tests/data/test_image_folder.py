@@ -12,8 +12,7 @@ from PIL import Image, ImageOps
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as tv
 
-from multimix.data import ArrayDataset, FileDataset, UnreadableImageError, load, pictures
-from multimix.data import files as data_files
+from multimix.data import ArrayDataset, FileDataset, UnreadableImageError, load, opening, pictures
 
 COUNTS = {"train": {"bee": 4, "ant": 3, "Cat": 5}, "val": {"ant": 2, "bee": 1}, "test": {"ant": 1, "bee": 2, "Cat": 3}}
 
@@ -265,9 +264,9 @@ def test_images_that_are_not_square_are_cut_in_the_middle(tmp_path: Path, tree, 
 
 def test_more_than_the_memory_limit_stays_in_the_files(tmp_path: Path, tree, monkeypatch) -> None:
     root = tree(tmp_path, COUNTS)
-    monkeypatch.setattr(data_files, "MEMORY_LIMIT", 21 * 3 * 8 * 8)
+    monkeypatch.setattr(opening, "MEMORY_LIMIT", 21 * 3 * 8 * 8)
     assert isinstance(load("imagefolder", root=root).train, ArrayDataset)
-    monkeypatch.setattr(data_files, "MEMORY_LIMIT", 21 * 3 * 8 * 8 - 1)
+    monkeypatch.setattr(opening, "MEMORY_LIMIT", 21 * 3 * 8 * 8 - 1)
     assert isinstance(load("imagefolder", root=root).train, FileDataset)
 
 

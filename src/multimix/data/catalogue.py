@@ -12,9 +12,9 @@ from ..errors import nearest_or_all
 from . import cifar, digits, imagenets
 from .datasets import ArrayDataset, Dataset, DataSplits
 from .domains import cells, domain_places, leave_one_out, read_domains
-from .files import BadImages, open_files
 from .listing import Listing
 from .npz import npz
+from .opening import BadImages, open_files
 from .source import Files, Source, image_folder, image_folder_places
 from .subsets import choose
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from ..random import fork
 from . import pictures
 from .datasets import ArrayDataset, Dataset
-from .files import open_files
 from .listing import Listing
 from .ood_layouts import find_images
+from .opening import open_files
 
 __all__ = ["NOISES", "check_set", "ood_set"]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from .. import data, models
 from ..data.catalogue import read_from
-from ..data.files import open_files
 from ..data.listing import class_folders, scan
+from ..data.opening import open_files
 from ..data.pictures import Resize
 from ..data.source import HELD_OUT, Files
 from ..extras import require

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from ..data.augmentation import Augment
 from ..data.catalogue import Name
-from ..data.files import BadImages
+from ..data.opening import BadImages
 from ..errors import nearest
 
 __all__ = ["Config"]
