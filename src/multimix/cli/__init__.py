@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
+from .. import __version__
 from ..errors import machine_error, nearest_or_all, one_line
 
 COMMANDS = {
@@ -89,8 +90,6 @@ def _run(argv: list[str]) -> None:
         print(usage(), flush=True)
         raise SystemExit(0 if argv else 2)
     if argv[0] in ("-V", "--version"):
-        from .._version import __version__
-
         print(f"multimix {__version__}", flush=True)
         raise SystemExit(0)
     name = argv[0]

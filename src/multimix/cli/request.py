@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import torch.distributed as dist
 
-from .. import methods
+from .. import methods, recipes
 from ..files import refuse_file, refuse_unwritable
 from ..reports.plan import Plan, folder_name
 from ..training import Config
@@ -81,8 +81,6 @@ def read_request(
             that is not positive, or several devices for a run.
         NotADirectoryError: --out is a file.
     """
-    from .. import recipes
-
     recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (recipe, argv)
     if "--resume" in rest:
         raise ValueError(f"leave out --resume: {command} resumes by itself when the same command is run again")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import recipes
 from ..reports.plan import folder_name
 from ..training import Config, Interrupted, RunDirectory, train
 from ..training.devices import leave_process_group
@@ -35,8 +36,6 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Train, with a line of progress for every epoch, then say where everything is."""
-    from .. import recipes
-
     if argv and argv[0] in ("-h", "--help"):
         print(_USAGE.format(names="\n  ".join(recipes.names())))
         return
