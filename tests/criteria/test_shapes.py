@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from tests.functional.oracles import make_targets, normal
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,6 +45,18 @@ def test_a_step_of_shapes_alone(where, criterion, options, linear, soft) -> None
         assert embeddings.grad is not None
         assert embeddings.grad.shape == embeddings.shape
         assert embeddings.grad.dtype == embeddings.dtype
+
+
+def test_the_limit_with_a_gradient_in_the_attention() -> None:
+    """Its quadrature is of numbers, which stay numbers, and serve others afterwards."""
+    criterion = mm.DenseMultiMix(math.inf, alpha=3.21, detach_attention=False)  # an alpha that no other test takes
+    with FakeTensorMode():
+        features, targets = torch.empty(B, D, 2, 3, requires_grad=True), torch.empty(B, dtype=torch.int64)
+        criterion(features, targets, nn.Linear(D, C)).backward()
+        assert features.grad.shape == features.shape
+    features, targets, head = normal(B, D, 2, 3, seed=0), make_targets("index", B, C), nn.Linear(D, C).double()
+    detached = mm.DenseMultiMix(math.inf, alpha=3.21)
+    assert torch.allclose(criterion(features.requires_grad_(), targets, head), detached(features, targets, head))
 
 
 def test_counted_operations_are_those_of_the_classifier() -> None:

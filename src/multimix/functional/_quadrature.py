@@ -7,15 +7,34 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import ParamSpec
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from .. import random
+from ._transforms import asked_once
+
+P = ParamSpec("P")
+_Rule = tuple[list[float], list[float]]
 
 # The integrands are smooth in log alpha, with poles at a distance of pi from the real line.
 _ALPHA_NODES_PER_E_FOLD = 2.5
 _FINEST = 24
+
+
+def _host(rule: Callable[P, _Rule]) -> Callable[P, _Rule]:
+    """Computed once, from numbers that are numbers whatever is going on with tensors."""
+    computed = functools.lru_cache(maxsize=64)(rule)
+
+    @asked_once
+    @functools.wraps(rule)
+    def call(*args: P.args, **kwargs: P.kwargs) -> _Rule:
+        with unset_fake_temporarily():
+            return computed(*args, **kwargs)  # type: ignore[arg-type]
+
+    return call
 
 
 def effective_concentration(alpha: float, m: int, b: int) -> float:
@@ -29,9 +48,8 @@ def effective_concentration(alpha: float, m: int, b: int) -> float:
     return alpha if m == b else alpha * (m - 1) / (b - 1 + alpha * (b - m))
 
 
-@random.eager
-@functools.lru_cache(maxsize=64)
-def concentrations(low: float, high: float, m: int, b: int) -> tuple[list[float], list[float]]:
+@_host
+def concentrations(low: float, high: float, m: int, b: int) -> _Rule:
     """Nodes and weights of the mean over alpha ~ U[low, high] of a function of the effective concentration."""
     if low == high:
         return [effective_concentration(low, m, b)], [1.0]
@@ -42,11 +60,8 @@ def concentrations(low: float, high: float, m: int, b: int) -> tuple[list[float]
     return [effective_concentration(alpha, m, b) for alpha in alphas.tolist()], weights.tolist()
 
 
-@random.eager
-@functools.lru_cache(maxsize=64)
-def exponential_over_concentration(
-    count: int, low: float, high: float, m: int, b: int
-) -> tuple[list[float], list[float]]:
+@_host
+def exponential_over_concentration(count: int, low: float, high: float, m: int, b: int) -> _Rule:
     """Nodes and weights for x = E / alpha, with E ~ Exp(1) and alpha the effective concentration at U[low, high].
 
     They are those that integrate polynomials in u = 1 - exp(-x / b) exactly: a variable from Beta(1, b alpha).
@@ -67,9 +82,8 @@ def exponential_over_concentration(
     return x.tolist(), w.tolist()
 
 
-@random.eager
-@functools.lru_cache(maxsize=8)
-def unit_interval(count: int) -> tuple[list[float], list[float]]:
+@_host
+def unit_interval(count: int) -> _Rule:
     """The Gauss-Legendre rule on (0, 1)."""
     y, w = _gauss(*_legendre(count))
     return y.tolist(), w.tolist()

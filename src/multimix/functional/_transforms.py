@@ -3,13 +3,17 @@ transforms of torch.func), or of a shape alone."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import NoReturn
+from typing import NoReturn, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def is_transformed() -> bool:
@@ -51,3 +55,12 @@ def refuse_transforms(implementation: str) -> NoReturn:
         f"implementation={implementation!r} has no forward-mode derivative and does not work under transforms of "
         "torch.func: use 'auto' or 'reference'"
     )
+
+
+def asked_once(function: Callable[P, R]) -> Callable[P, R]:
+    """For what the compiler would trace into, such as the search for a C compiler, which breaks its graph.
+
+    It is `torch._dynamo.assume_constant_result`, without importing the compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function

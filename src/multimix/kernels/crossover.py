@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..functional._checks import by_position
+from ..functional._transforms import asked_once
 from . import triton_launch
 
 Table = dict[tuple[int, int, str], float]
@@ -68,6 +69,6 @@ def _listed(measured: Table, logits_PBC: Tensor, n: int, by: str) -> bool:
     return n * logits_PBC.numel() >= measured.get((*_capability(logits_PBC.device), by), math.inf)
 
 
-@triton_launch.asked_once
+@asked_once
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)

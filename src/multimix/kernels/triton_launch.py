@@ -10,15 +10,13 @@ import functools
 import math
 import os
 import shutil
-from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, NamedTuple, ParamSpec, TypedDict, TypeVar
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from ..functional._transforms import asked_once
 
 MOST_EXAMPLES = 256
 """Largest mini-batch: a block holds whole rows of weights."""
@@ -117,15 +115,6 @@ def why_not(
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None
     return _why_not_on(logits_PBC.device, shared_memory)
-
-
-def asked_once(function: Callable[P, R]) -> Callable[P, R]:
-    """For what the compiler would trace into, such as the search for a C compiler, which breaks its graph.
-
-    It is `torch._dynamo.assume_constant_result`, without importing the compiler.
-    """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
 
 
 @asked_once
