@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 import multimix as mm
 from multimix.functional import expected_mixed_cross_entropy, mixed_cross_entropy
 
-TARGETS = make_targets("index", 6, 4)
+TARGETS, LAM = make_targets("index", 6, 4), simplex(1, 5, 6, seed=1)[0]
 
 
 def sampled(logits: Tensor, implementation: str = "auto") -> Tensor:
@@ -19,7 +19,7 @@ def sampled(logits: Tensor, implementation: str = "auto") -> Tensor:
 
 
 def given(logits: Tensor, implementation: str = "auto") -> Tensor:
-    return mixed_cross_entropy(logits, TARGETS, simplex(1, 5, 6, seed=1)[0], implementation=implementation)
+    return mixed_cross_entropy(logits, TARGETS, LAM, implementation=implementation)
 
 
 def limit(logits: Tensor, implementation: str = "auto") -> Tensor:
@@ -42,6 +42,24 @@ def test_derivatives_of_every_mode_agree(loss) -> None:
     by_differences = (torch.func.grad(loss)(x + step * v) - torch.func.grad(loss)(x - step * v)) / (2 * step)
     _, through = torch.func.jvp(torch.func.grad(loss), (x,), (v,))
     assert torch.allclose(through, by_differences, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", [given, limit])
+def test_compiled_derivatives_of_every_mode_agree(loss) -> None:
+    x, v = normal(6, 4, seed=2).requires_grad_(), normal(6, 4, seed=3)
+    (gradient,) = torch.autograd.grad(loss(x), x)
+    x = x.detach()
+
+    def slope(x: Tensor) -> Tensor:
+        return torch.func.jvp(loss, (x,), (v,))[1]
+
+    through = torch.func.jvp(torch.func.grad(loss), (x,), (v,))[1]
+    compiled = functools.partial(torch.compile, backend="aot_eager")
+    torch.testing.assert_close(compiled(slope, fullgraph=True)(x), (gradient * v).sum())
+    torch.testing.assert_close(compiled(torch.func.grad(slope), fullgraph=True)(x), through)
+    torch.testing.assert_close(compiled(torch.func.grad(loss))(x), gradient)
+    torch.testing.assert_close(compiled(torch.func.vmap(torch.func.grad(loss)))(x[None])[0], gradient)
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["logits", "lam", "weight"])

@@ -42,8 +42,8 @@ def needs_formula(*tensors: Tensor | None) -> bool:
 
     A custom operator has a rule for the backward pass alone: a tangent would be lost in it, silently.
     """
-    if torch.compiler.is_compiling():
-        return False
+    if torch.compiler.is_compiling():  # asking for other transforms would be an operation of the graph
+        return forward_ad._current_level >= 0
     return is_transformed() or any(
         tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
     )
