@@ -184,6 +184,12 @@ def test_what_does_not_fit(targets: Tensor, options: dict[str, object], message:
         mm.DenseMultiMix(**{"n": 5, **options})(normal(B, D, H, W, seed=1), targets, head())
 
 
+@pytest.mark.parametrize("targets", [torch.zeros(B, H * W + 1, dtype=torch.long), torch.zeros(B, H * W, C + 1)])
+def test_what_does_not_fit_logits(targets: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"with the positions in front, are class indices \(6, 5\) or .*\(6, 5, 4\)"):
+        mm.DenseMultiMix(5).from_logits(normal(B, H * W, C, seed=1), targets)
+
+
 @pytest.mark.parametrize("normalize", ["position", "global"])
 @pytest.mark.parametrize("soft", [False, True])
 def test_a_classifier_that_is_not_linear_gives_the_loop_s_loss(normalize: str, soft: bool) -> None:

@@ -27,7 +27,6 @@ from ..functional.loss import MASKED, normalized_weights, or_one
 from .classifiers import (
     Classifier,
     apply_linear,
-    as_logits,
     call_mixed,
     check_callable,
     class_weights,
@@ -162,24 +161,20 @@ class DenseMultiMix(MultiMix):
         if a is not None and a.shape != logits.shape[:2]:
             raise ValueError(f"attention must be {tuple(logits.shape[:2])} for these logits, got {tuple(a.shape)}")
         _refuse_one_hot(targets, logits.shape[-1])
-        if by_position(targets):
-            wanted = logits.shape if targets.is_floating_point() else logits.shape[:2]
-            if targets.shape != wanted:
-                raise ValueError(
-                    f"dense targets must be {tuple(wanted)} for logits {tuple(logits.shape)}, "
-                    f"got {tuple(targets.shape)}"
-                )
         return self._from_logits(logits, targets, a, generator)
 
     def _from_logits(
         self, logits: Tensor, targets: Tensor, a: Tensor | None, generator: torch.Generator | None
     ) -> Tensor:
-        logits, targets = self.of_all(logits, targets)
+        logits, targets = self._of_all(logits, targets)
         a = None if a is None else self.of_all(a)[0]
-        if by_position(targets):
-            targets = targets.transpose(0, 1)
         r = logits.shape[1]
         return loss_from_logits(self, logits.transpose(0, 1), targets, a, self.normalize, generator, positions=(r,))
+
+    def _of_all(self, examples: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The examples that are mixed together, and their targets: of every position with the positions in front."""
+        examples, targets = self.of_all(examples, targets)
+        return examples, targets.transpose(0, 1) if by_position(targets) else targets
 
     def _as_tokens_of(self, targets: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
         """Dense targets as (b, r) or (b, r, c); what is masked may be anything, such as 255."""
@@ -210,11 +205,10 @@ class DenseMultiMix(MultiMix):
         a: Tensor,
         generator: torch.Generator | None,
     ) -> Tensor:
-        tokens, targets, a = self.of_all(tokens, targets, a)
+        tokens, targets = self._of_all(tokens, targets)
+        (a,) = self.of_all(a)
         b, r = a.shape
         check_some(b, tokens)
-        if by_position(targets):
-            targets = targets.transpose(0, 1)
         check_targets(targets, b, beside=tokens, positions=(r,))
         if wants_tokens(classifier):
             spatial = None
@@ -224,8 +218,13 @@ class DenseMultiMix(MultiMix):
         # What has no weight may be anything, but not 0, which a classifier that normalises makes NaN.
         mixed = torch.where(s[..., None] > 0, mixed, 1.0).transpose(0, 1)
         if spatial is None:
-            by_row = normalizes_rows(classifier)
-            logits = _of_rows(classifier, mixed, s.mT > 0) if by_row else self._call(classifier, mixed, "(n, r, d)")
+            if normalizes_rows(classifier):  # by statistics in which what has no weight does not belong
+                real_NR = s.mT > 0
+                found = self._call(classifier, mixed[real_NR], "(rows, d)")
+                logits = found.new_zeros(n, r, found.shape[-1])
+                logits[real_NR] = found
+            else:
+                logits = self._call(classifier, mixed, "(n, r, d)")
             wanted, fits = f"(n, {r}, classes)", logits.ndim == 3 and logits.shape[1] == r
         else:
             logits = self._call(classifier, mixed.mT.unflatten(2, spatial), "(n, d, *spatial)")
@@ -255,14 +254,6 @@ class DenseMultiMix(MultiMix):
         text = f"{super().extra_repr()}, attention={self.attention!r}, nonlinearity={self.nonlinearity!r}"
         text += "" if self.detach_attention else ", detach_attention=False"
         return text if self.normalize == "position" else f"{text}, normalize={self.normalize!r}"
-
-
-def _of_rows(classifier: Classifier, mixed_NRD: Tensor, real_NR: Tensor) -> Tensor:
-    """Logits (n, r, c) of a classifier of embeddings (b, d); what has no weight is not given to it, and has zeros."""
-    found = as_logits(classifier(mixed_NRD[real_NR]))
-    logits_NRC = found.new_zeros(*real_NR.shape, found.shape[-1])
-    logits_NRC[real_NR] = found
-    return logits_NRC
 
 
 def _fix(targets: Tensor, grid: tuple[int, ...]) -> str:

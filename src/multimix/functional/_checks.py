@@ -111,9 +111,10 @@ def check_targets(
     """
     if positions and by_position(targets):
         indices = (*positions, b)
-        if targets.shape[: len(indices)] != indices or targets.ndim != len(indices) + targets.is_floating_point():
+        classes = (targets.shape[-1] if c is None else c,) if targets.is_floating_point() else ()
+        if targets.shape != (*indices, *classes):
             raise ValueError(
-                f"targets of every position are class indices {indices} or probabilities "
+                f"targets of every position, with the positions in front, are class indices {indices} or probabilities "
                 f"{(*indices, 'classes' if c is None else c)}, got {targets.dtype} of shape {tuple(targets.shape)}"
             )
         targets, b = targets.flatten(0, len(positions)), math.prod(indices)
