@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.functional.oracles import attend_loop, attention_loop, make_targets, normal, rng, simplex
 
-from multimix.functional import attend, attention_map
+from multimix.functional import attend, attention_map, mixed_cross_entropy
 
 ALL = list(itertools.product(["gap", "cam", "uniform"], ["relu", "softmax"]))
 
@@ -223,3 +223,26 @@ def test_attend_leaves_its_inputs_alone() -> None:
     again = attend(lam.contiguous(), a)
     assert torch.allclose(lam_hat, again[0])
     assert torch.allclose(s, again[1])
+
+
+def test_second_derivatives_where_a_mixture_has_hardly_any_attention() -> None:
+    """Of (14), against its definition in float64, which holds the cube of such a sum."""
+    lam = torch.tensor([[[0.6, 0.3, 0.1], [1.0, 1e-25, 0.0], [1.0, 0.0, 1e-30]]])
+    logits, labels = normal(1, 3, 4, seed=1), torch.tensor([0, 3, 2])
+    confidence, direction = torch.tensor([[-1.0], [0.5], [0.7]]), normal(3, 1, seed=2)
+
+    def ours(a: torch.Tensor) -> torch.Tensor:
+        return mixed_cross_entropy(logits.float(), labels, *attend(lam, a))
+
+    def definition(a: torch.Tensor) -> torch.Tensor:
+        M = lam[0].double() * a.T
+        s = M.sum(1)
+        mixed, soft = (M / s[:, None]) @ logits[0], (M / s[:, None]) @ torch.eye(4, dtype=torch.float64)[labels]
+        return -(s / s.sum() * (soft * mixed.log_softmax(-1)).sum(-1)).sum()
+
+    found = []
+    for loss, dtype in ((ours, torch.float32), (definition, torch.float64)):
+        x = confidence.to(dtype).requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(x.relu()), x, create_graph=True)
+        found.append(torch.autograd.grad((gradient * direction.to(dtype)).sum(), x)[0].double())
+    assert torch.allclose(*found, rtol=1e-4, atol=1e-6)

@@ -102,7 +102,9 @@ def attend(lam: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     lam = lam.to(mixing_dtype(lam.dtype))  # sums of 1/r are next to nothing in float16
     M = lam * a.mT[:, None, :].to(lam.dtype)
     s = counted(M.sum(-1))
-    return torch.where(s[..., None] > 0, M / or_one(s)[..., None], 0), s
+    # Second derivatives divide by the sum three times, which of small ones would overflow: it is made 1 before.
+    shares = torch.where(s[..., None] > 0, M / or_one(s.detach())[..., None], 0)
+    return shares / or_one(shares.sum(-1, keepdim=True)), s
 
 
 def _class_vectors(targets: Tensor | None, weight: Tensor | None, b: int, d: int, dtype: torch.dtype) -> Tensor:
