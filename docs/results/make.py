@@ -15,7 +15,7 @@ import numpy as np
 from multimix.reports.style import BASELINE_COLOR, figure, line, method_colors, standalone, to_svg
 
 HERE = Path(__file__).parent
-FEW, MOST_CURVES = 6, 10
+FEW, MOST_CURVES = 6, 11
 SMOOTHED = 20
 """A point of a smoothed curve is the mean of this fraction of the epochs."""
 
@@ -27,7 +27,7 @@ Runs = Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]
 
 
 def main() -> None:
-    folders = {folder.name: read(folder) for folder in sorted({file.parent for file in HERE.glob("*/*-seed*.jsonl")})}
+    folders = {folder.name: read(folder) for folder in sorted({file.parent for file in HERE.glob("*/conditions.json")})}
     # A method has one colour in all figures; those that most figures have come first, where colours differ most.
     often = Counter(name for runs in folders.values() for name in runs)
     colors = method_colors(sorted(often, key=lambda name: (-often[name], name)), "erm")
