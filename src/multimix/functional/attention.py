@@ -103,8 +103,8 @@ def attend(lam: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     M = lam * a.mT[:, None, :].to(lam.dtype)
     s = counted(M.sum(-1))
     # Second derivatives divide by the sum three times, which of small ones would overflow: it is made 1 before.
-    shares = torch.where(s[..., None] > 0, M / or_one(s.detach())[..., None], 0)
-    return shares / or_one(shares.sum(-1, keepdim=True)), s
+    scale = torch.where(s > 0, or_one(s.detach()).reciprocal(), 0)
+    return M * scale[..., None] / or_one(s * scale)[..., None], s
 
 
 def _class_vectors(targets: Tensor | None, weight: Tensor | None, b: int, d: int, dtype: torch.dtype) -> Tensor:
