@@ -140,7 +140,7 @@ def scatter_panel(points: Any, classes: Sequence[int], names: Sequence[str], *, 
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(visible=True, color=INK, alpha=0.25)
         axes.set_aspect("equal", adjustable="datalim")
-        for number, (_, color) in enumerate(zip(names, CLASS_COLORS, strict=False)):
+        for number, color in enumerate(CLASS_COLORS[: len(names)]):
             members = points[classes_N == number]
             axes.plot(members[:, 0], members[:, 1], "o", color=color, markersize=2.6, alpha=0.8, markeredgewidth=0)
         for number, name in enumerate(names if all(len(name) <= 3 for name in names) else ()):
