@@ -64,7 +64,7 @@ def _map() -> dict[str, Setting]:
         for share in (0.5, 1):
             for rescale in ("", ", rescale=True"):
                 names.append(f"multimix(alpha={alpha}{rescale}, share={share})")
-    return _named(names)
+    return _named(names) | CONTROL
 
 
 def _n() -> dict[str, Setting]:

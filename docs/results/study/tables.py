@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grid
 from grid import MIXINGS, Mixing, Runs, mean
-from plan import BASES, TIMES
+from plan import BASES, CONTROL, TIMES
 
 from multimix.functional import rescaling_factor
 from multimix.reports.headline import points
@@ -26,6 +26,7 @@ SCHEDULED = {
     "input mixup": ("input-mixup",),
     "MultiMix, paper's regime": PAPER,
     "MultiMix, alpha = 0.02": ("multimix(alpha=0.02)", "multimix(alpha=0.02, share=0.5)"),
+    "control": tuple(CONTROL),
 }
 TICKS = {0.01: "0.01", 0.02: "0.02", 0.05: "0.05", 0.1: "0.1", 0.2: "0.2", 0.5: "0.5", 1.1: "[0.5, 2]"}
 """Where the map has which alpha."""
@@ -243,7 +244,7 @@ def draw_schedules(found: Mapping[str, Mapping[int, Runs]]) -> str:
                     if name := next((name for name in names if name in runs), None):
                         values = estimate([100 * row["accuracy"] for k, row in runs[name].items() if k in seeds])
                         # Side by side, so that bars do not cover each other.
-                        place = times * 1.04 ** (list(SCHEDULED).index(label) - 1.5)
+                        place = times * 1.04 ** (list(SCHEDULED).index(label) - 2)
                         points.append((place, values.mean, 0 if values.n == 1 else values.std))
                 panel.errorbar(
                     *zip(*points, strict=True), color=color, marker="o", markersize=3, capsize=2, label=label
@@ -251,7 +252,7 @@ def draw_schedules(found: Mapping[str, Mapping[int, Runs]]) -> str:
             panel.set(xscale="log", title=f"{base}: validation accuracy, %", xlabel="length of the schedule")
             panel.set_xticks(list(by_times), [f"{times} x" for times in by_times])
             panel.minorticks_off()
-        drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
         return standalone(to_svg(drawn, "validation accuracy over the length of the schedule"))
 
 
