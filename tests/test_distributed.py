@@ -1,5 +1,6 @@
 """Mixtures of the examples of all devices, against one process that has them all."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,14 @@ def _one_of_two(rank: int, store: str) -> None:
     whole = step(tokens, labels)
     whole.backward()
     expected = [parameter.grad for parameter in step.parameters()]
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
     try:
         own = OF_RANK[rank]
         assert torch.equal(mm.gather(labels[own]), labels)
         assert torch.equal(mm.gather(tokens[own].mT), tokens.mT)
+        assert torch.equal(mm.gather(labels[own].short()), labels.short())
         wrapped = DistributedDataParallel(Step())
         loss = wrapped(tokens[own], labels[own])
         torch.testing.assert_close(loss, whole)
@@ -112,9 +116,17 @@ def _a_process_without_examples(rank: int, tokens: Tensor, labels: Tensor) -> No
     features = step.encoder(tokens)
     own = slice(0, 0) if rank == 0 else slice(0, 8)
     found = step.by_criteria(features[own], features.mean(1)[own], labels[own])
+    # What it gives may come from no network: the others take gradients all the same.
+    given = torch.zeros(0, 5) if rank == 0 else features.mean(1).detach().requires_grad_()
+    mlp = nn.Sequential(step.head)
+    step.gathering(given, labels[own], lambda z: mlp(z), rng(1)).backward()
     for criterion in (step.gathering, step.gathering_dense):
         criterion.gather = False
     torch.testing.assert_close(found, step.by_criteria(features, features.mean(1), labels))
+    if rank == 1:
+        whole = given.detach().requires_grad_()
+        step.gathering(whole, labels, lambda z: mlp(z), rng(1)).backward()
+        torch.testing.assert_close(given.grad, 2 * whole.grad)
 
 
 def _exact_dense_loss(rank: int) -> None:

@@ -25,8 +25,8 @@ def gather(examples: Tensor) -> Tensor:
     one process, or none initialised, the examples themselves.
 
     Args:
-        examples: (b, ...): clean logits (the least to send), embeddings, features, attention or targets. `b` may differ
-            between processes, the rest may not.
+        examples: (b, ...): clean logits (the least to send), embeddings, features, attention or targets. `b`, and
+            whether they take a gradient, may differ between processes, the rest may not.
 
     Raises:
         ValueError: on all processes, where the rest differs.
@@ -43,40 +43,47 @@ def gather(examples: Tensor) -> Tensor:
         return examples
     if examples.ndim == 0:
         raise ValueError("examples must be (b, ...), got a scalar")
-    gathered: Tensor = _Gather.apply(examples)
+    counts, differentiated = _agreed(examples)
+    if differentiated and not examples.requires_grad:
+        # The backward pass of the others waits for this process, whose examples are frozen, or none.
+        examples = examples.detach().requires_grad_()
+    gathered: Tensor = _Gather.apply(examples, counts)
     return gathered
 
 
-def _counts(examples: Tensor) -> list[int]:
-    """Of the examples of each process. What differs in more would abort the program in the next collective, or hang."""
+def _agreed(examples: Tensor) -> tuple[list[int], bool]:
+    """How many examples each process has, and whether any process takes a gradient in them.
+
+    What differs in more would abort the program in the next collective, or hang.
+    """
     rest = random.derive_seed(str(examples.dtype), *examples.shape[1:])
-    mine = torch.tensor([len(examples), rest], device=examples.device)
+    mine = torch.tensor([len(examples), rest, examples.requires_grad], device=examples.device)
     found = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(found, mine)
-    counts, rests = torch.stack(found).T.tolist()
+    counts, rests, differentiated = torch.stack(found).T.tolist()
     if len(set(rests)) > 1:
         raise ValueError(
             f"examples of all processes must agree in all but their number, got {examples.dtype} of shape "
             f"{tuple(examples.shape)} on rank {dist.get_rank()}, and others elsewhere: pad sequences to one length"
         )
-    return list(map(int, counts))
+    return list(map(int, counts)), any(differentiated)
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, examples: Tensor) -> Tensor:
-        counts = _counts(examples)
+    def forward(ctx: Any, examples: Tensor, counts: list[int]) -> Tensor:
         # Collectives take equal shapes.
         padded = examples.new_zeros(max(counts), *examples.shape[1:])
         padded[: len(examples)] = examples
         parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
+        # As bytes: not every type can be sent, such as labels in int16.
+        dist.all_gather([part.view(torch.uint8) for part in parts], padded.view(torch.uint8))
         ctx.start, ctx.count = sum(counts[: dist.get_rank()]), len(examples)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
-        return gradient[ctx.start : ctx.start + ctx.count]
+        return gradient[ctx.start : ctx.start + ctx.count], None
