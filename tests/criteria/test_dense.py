@@ -462,6 +462,31 @@ def test_gradients_through_softmax_attention_that_underflows(n, gap) -> None:
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+@pytest.mark.parametrize("n", [20, math.inf])
+@pytest.mark.parametrize("normalize", ["position", "global"])
+def test_the_loss_of_a_network_that_diverged_is_nan(normalize, n, implementation) -> None:
+    """Not 0, for want of attention that is a number."""
+    features = normal(40, 4, 2, 2, seed=0).float()
+    features[3, 0, 0, 0] = math.nan
+    criterion = mm.DenseMultiMix(n, normalize=normalize, implementation=implementation)
+    assert criterion(features, torch.arange(40) % 4, make_head("linear", 4).float()).isnan()
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+def test_logits_without_attention_may_be_minus_infinity(implementation) -> None:
+    """Such as those of padding."""
+    logits, labels, found = normal(6, 2, 4, seed=0).float(), torch.arange(6) % 4, []
+    a = torch.rand(6, 2, generator=rng(1))
+    a[2, 1] = 0
+    for fill in (0, -math.inf):
+        leaf = logits.clone()
+        leaf[2, 1] = fill
+        loss = mm.DenseMultiMix(20, implementation=implementation).from_logits(leaf.requires_grad_(), labels, a, rng(3))
+        found.append((loss.detach(), torch.autograd.grad(loss, leaf)[0]))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("fill", [-math.inf, torch.finfo(torch.float32).min])
 @pytest.mark.parametrize("implementation", ["auto", "reference"])
 @pytest.mark.parametrize("m", [None, 3])

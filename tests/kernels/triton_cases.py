@@ -311,6 +311,18 @@ def test_masked_classes(attended, m, precision) -> None:
     assert not found[2][..., 7].any()
 
 
+@pytest.mark.parametrize("precision", ["bf16", "tf32x3"])
+def test_a_logit_that_is_not_a_number_is_no_masked_class(precision) -> None:
+    logits = normal(2, 9, 21, seed=5).float()
+    logits[0, 3, 20] = torch.nan
+    inputs = logits.to(DEVICE), make_targets("index", 9, 20).to(DEVICE), None
+    losses, _, gradient = triton_loss.sums(
+        *inputs, SEED, 32, 9, 0.5, 2.0, True, precision, Launch(16, 16, 32, 16, 4, 2, 1)
+    )
+    assert losses.isnan().tolist() == [True, False]
+    assert gradient.isnan().any((1, 2)).tolist() == [True, False]
+
+
 @pytest.mark.parametrize("m", [None, 3])
 def test_the_chunked_loss_on_this_device_is_the_reference(m, monkeypatch) -> None:
     monkeypatch.setattr(crossover, "MEASURED", {})

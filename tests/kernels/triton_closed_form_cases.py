@@ -255,3 +255,15 @@ def test_what_the_kernels_cannot_take_is_one_clear_error() -> None:
     labels = make_targets("index", 4, 3).to(DEVICE)
     with pytest.raises(ValueError, match="implementation='triton' does not work for float64 logits"):
         expected_mixed_cross_entropy(normal(4, 3, seed=0).to(DEVICE), labels, implementation="triton")
+
+
+@pytest.mark.parametrize("kind", ["index", "soft"])
+def test_attention_that_is_not_a_number_is_attention(kind) -> None:
+    """Without any at a position its loss is left out, which would hide that a network diverged."""
+    a = torch.rand(6, 2, generator=rng(1))
+    a[3, 0] = torch.nan
+    logits = normal(2, 6, 5, seed=0).float().to(DEVICE).requires_grad_()
+    targets = make_targets(kind, 6, 5).to(DEVICE)
+    loss = expected_mixed_cross_entropy(logits, targets, a.to(DEVICE), implementation="triton")
+    assert loss.isnan()
+    assert torch.autograd.grad(loss, logits)[0].isnan().any()

@@ -160,16 +160,16 @@ def reference(
 def relative_attention(a_RB: Tensor, pooled: bool) -> tuple[Tensor, Tensor]:
     """pi of the module's docstring, and what the loss of each position counts."""
     total_R = a_RB.sum(1)
-    attended_R = total_R >= negligible(a_RB.dtype)
-    # A position without attention counts 0; uniform attention keeps its gradient finite until then.
-    pi_RB = torch.where(attended_R[:, None], a_RB, torch.ones_like(a_RB))
+    # A position without attention counts 0; uniform attention keeps its gradient finite until then. (NaN is attention,
+    # or a network that diverged would have a loss of 0.)
+    pi_RB = torch.where((total_R < negligible(a_RB.dtype))[:, None], torch.ones_like(a_RB), a_RB)
     return pi_RB / pi_RB.sum(1, keepdim=True), position_weights(total_R, pooled)
 
 
 def position_weights(total_R: Tensor, pooled: bool) -> Tensor:
     """What the loss of each position counts, from the sum of its attention."""
     total_R = counted(total_R)
-    weight_R = total_R if pooled else (total_R > 0).to(total_R.dtype)
+    weight_R = total_R if pooled else (total_R != 0).to(total_R.dtype)
     return weight_R / or_one(weight_R.sum())
 
 

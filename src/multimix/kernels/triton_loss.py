@@ -75,8 +75,8 @@ def _centre(
     logits_ptr += position.to(tl.int64) * stride_p
     pointers = logits_ptr + columns_B.to(tl.int64)[:, None] * stride_b + classes_C[None, :]
     logits_BC = tl.load(pointers, mask=inside_BC, other=0.0).to(tl.float32)
-    # Masked classes stay out of the mean, which would have no digits left for the others.
-    kept_BC = inside_BC & (logits_BC > _MASKED)
+    # Masked classes stay out of the mean, which would have no digits left for the others; NaN does not.
+    kept_BC = inside_BC & ((logits_BC <= _MASKED) == 0)
     share_BC = tl.where(kept_BC, attention_B[:, None], 0.0)
     total_C = tl.sum(share_BC, 0)
     share_BC /= tl.where(total_C > 0.0, total_C, 1.0)[None, :]

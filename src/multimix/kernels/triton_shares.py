@@ -41,7 +41,7 @@ def _attend(
     position, examples_B = tl.program_id(0), tl.arange(0, BB)
     places_B = examples_B.to(tl.int64) * stride_b + position.to(tl.int64) * stride_r
     a_B = tl.load(attention_ptr + places_B, mask=examples_B < b, other=0.0)
-    a_B = tl.where(tl.sum(a_B, 0) >= _NEGLIGIBLE, a_B, tl.where(examples_B < b, 1.0, 0.0))
+    a_B = tl.where(tl.sum(a_B, 0) < _NEGLIGIBLE, tl.where(examples_B < b, 1.0, 0.0), a_B)  # NaN stays NaN
     pi_B = a_B / tl.sum(a_B, 0)
     e = tl.sum(pi_B * pi_B, 0)
 
