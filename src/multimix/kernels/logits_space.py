@@ -41,7 +41,8 @@ class Accumulator:
 
     def __init__(self, logits_PBC: Tensor, targets: Tensor, *, gradient: bool) -> None:
         # No constant added to the logits of an example changes the loss: without it, less is lost to rounding.
-        self.logits_PBC = (logits_PBC - logits_PBC.amax(-1, keepdim=True)).div_(math.log(2)).clamp_(min=MASKED)
+        masked_PBC = logits_PBC.clamp(min=MASKED)  # first: of an example of -inf alone the difference would be NaN
+        self.logits_PBC = masked_PBC.sub_(masked_PBC.amax(-1, keepdim=True)).div_(math.log(2))
         # Mixed logits lie between the smallest of these and 0: no maximum is needed where no power underflows there.
         # Elsewhere than on the CPU, asking would stall the device.
         self.shallow = logits_PBC.device.type == "cpu" and bool(self.logits_PBC.amin() > _DEEPEST)
