@@ -157,6 +157,17 @@ def test_half_precision_and_flat_maps() -> None:
     assert torch.equal(flat, mm.DenseMultiMix(9)(features, maps.view(B, H, W), classifier, generator=rng(4)))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32])
+def test_maps_of_other_integers_with_a_mask(dtype) -> None:
+    features, maps = normal(B, D, H, W, seed=1).float(), torch.randint(C, (B, H, W), generator=rng(2))
+    maps[:, 0, 0] = 255
+    classifier, mask = nn.Conv2d(D, C, 1), maps != 255
+    wanted, found = (
+        mm.DenseMultiMix(9)(features, given, classifier, mask, generator=rng(4)) for given in (maps, maps.to(dtype))
+    )
+    assert torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize(
     ("targets", "options", "message"),
     [

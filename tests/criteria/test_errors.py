@@ -66,8 +66,11 @@ CASES = [
     (lambda: DenseMultiMix()(TOKENS[:0], LABELS[:0], HEAD), ValueError, r"at least one example, got \(0, 6, 3\)"),
     (lambda: DenseMultiMix()(TOKENS[:, :0], LABELS, HEAD), ValueError, r"at least one position, got .*\(4, 0, 3\)"),
     (lambda: DenseMultiMix()(TOKENS.long(), LABELS, HEAD), TypeError, "features must be floating point, got torch.int64"),
-    (lambda: DenseMultiMix().from_logits(Z, LABELS), ValueError, r"logits must be \(b, r, c\), got \(4, 3\)"),
+    (lambda: DenseMultiMix().from_logits(Z, LABELS), ValueError, r"logits must be \(b, r, c\) .*got \(4, 3\)"),
     (lambda: DenseMultiMix().from_logits(TOKENS, LABELS, torch.ones(4, 9)), ValueError, r"attention must be \(4, 6\) .*got \(4, 9\)"),
+    (lambda: DenseMultiMix().from_logits(TOKENS[:, :0], LABELS), ValueError, r"at least one position, got \(4, 0, 3\)"),
+    (lambda: DenseMultiMix().from_logits(TOKENS, LABELS, np.ones((4, 6))), TypeError, "attention must be a tensor, got ndarray"),
+    (lambda: DenseMultiMix().from_logits(TOKENS, LABELS, torch.Generator()), TypeError, "got Generator: pass generator=... by name"),
     # targets
     (lambda: MultiMix()(Z, LABELS + 2, HEAD), ValueError, r"in \[0, 4\] for 5 classes, got values in \[2, 5\]"),
     (lambda: MultiMix()(Z, LABELS + 2, mlp), ValueError, r"in \[0, 4\] for 5 classes, got values in \[2, 5\]"),

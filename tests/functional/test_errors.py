@@ -53,6 +53,9 @@ CASES = [
     (lambda: mixed_cross_entropy(LOGITS.numpy(), LABELS, LAM), TypeError, "logits must be a tensor, got ndarray"),
     (lambda: mixed_cross_entropy(LOGITS, LABELS, LAM, [1.0]), TypeError, "weight must be a tensor, got list"),
     (lambda: expected_mixed_cross_entropy(LOGITS.numpy(), LABELS), TypeError, "logits must be a tensor, got ndarray"),
+    (lambda: expected_mixed_cross_entropy(LOGITS[None], LABELS, [[1.0]] * 4), TypeError, "attention must be a tensor, got list"),
+    (lambda: attention_map(TOKENS, mask=[True]), TypeError, "mask must be a tensor, got list"),
+    (lambda: attention_map(TOKENS, "cam", targets=LABELS, weight=[[1.0]]), TypeError, "weight must be a tensor, got list"),
     (lambda: interpolate(Z.long(), LOGITS, LAM), TypeError, "must be floating point, got torch.int64"),
     # attention_map
     (lambda: attention_map(torch.ones(4, 2, 3, 3)), ValueError, r"\(b, r, d\), got \(4, 2, 3, 3\); .*flatten\(2\).mT"),

@@ -19,6 +19,7 @@ from ..functional._checks import (
     check_choice,
     check_floating,
     check_targets,
+    check_tensor,
     mixing_dtype,
 )
 from ..functional._transforms import without_autocast
@@ -156,9 +157,11 @@ class DenseMultiMix(MultiMix):
         """The same loss from clean logits (b, r, c) and attention (b, r), where the caller has them already; targets as
         there, dense ones (b, r) or (b, r, c). `attend_to` computes the attention; without one it is uniform."""
         check_floating(logits=logits)
-        if logits.ndim != 3:
-            raise ValueError(f"logits must be (b, r, c), got {tuple(logits.shape)}")
-        if a is not None and a.shape != logits.shape[:2]:
+        if logits.ndim != 3 or logits.shape[1] == 0:
+            raise ValueError(f"logits must be (b, r, c) with at least one position, got {tuple(logits.shape)}")
+        if isinstance(a, torch.Generator):
+            raise TypeError("attention must be a tensor, got Generator: pass generator=... by name")
+        if a is not None and check_tensor("attention", a).shape != logits.shape[:2]:
             raise ValueError(f"attention must be {tuple(logits.shape[:2])} for these logits, got {tuple(a.shape)}")
         _refuse_one_hot(targets, logits.shape[-1])
         return self._from_logits(logits, targets, a, generator)
@@ -193,7 +196,8 @@ class DenseMultiMix(MultiMix):
         found = as_tokens(targets) if soft else targets.flatten(1)
         if mask is None:
             return found
-        return found.masked_fill(~(mask[..., None] if soft else mask), 0)
+        # `masked_fill` does not take all integers, such as uint16.
+        return torch.where(mask[..., None] if soft else mask, found, found.new_zeros(()))
 
     def _through_dense_classifier(
         self,

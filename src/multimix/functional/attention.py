@@ -49,7 +49,7 @@ def attention_map(
     b, r, d = features.shape
     if r == 0:
         raise ValueError(f"features must have at least one position, got shape {tuple(features.shape)}")
-    if mask is not None and (mask.shape != (b, r) or mask.dtype != torch.bool):
+    if mask is not None and (check_tensor("mask", mask).shape != (b, r) or mask.dtype != torch.bool):
         raise ValueError(f"mask must be bool of shape ({b}, {r}), got {mask.dtype} of shape {tuple(mask.shape)}")
     dtype = mixing_dtype(features.dtype)
     real = torch.ones(b, r, device=features.device, dtype=dtype) if mask is None else mask.to(dtype)
@@ -111,7 +111,7 @@ def _class_vectors(targets: Tensor | None, weight: Tensor | None, b: int, d: int
     """u = W y (b, d)."""
     if targets is None or weight is None:
         raise ValueError("by='cam' needs targets and the linear classifier's weight (c, d): pass both")
-    if weight.ndim != 2 or weight.shape[1] != d:
+    if check_tensor("weight", weight).ndim != 2 or weight.shape[1] != d:
         raise ValueError(f"weight must be (c, {d}) for features with {d} channels, got {tuple(weight.shape)}")
     c = weight.shape[0]
     check_targets(targets, b, c, beside=weight)

@@ -30,6 +30,7 @@ from ._checks import (
     check_count,
     check_floating,
     check_targets,
+    check_tensor,
     mixing_dtype,
 )
 from ._quadrature import concentrations, exponential_over_concentration, unit_interval
@@ -100,7 +101,7 @@ def expected_mixed_cross_entropy(
     r, b, c = logits.shape
     m = b if m is None else check_count("m", m, most=b)
     check_targets(targets, b, c, beside=logits, positions=positions)
-    if a is not None and a.shape != (b, r):
+    if a is not None and check_tensor("attention", a).shape != (b, r):
         raise ValueError(f"attention must be ({b}, {r}) for logits {tuple(logits.shape)}, got {tuple(a.shape)}")
     needs_reference = targets.requires_grad or (a is not None and a.requires_grad)
     if implementation in ("fused", "triton") and needs_reference:
