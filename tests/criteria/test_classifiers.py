@@ -161,7 +161,7 @@ def test_a_function_that_does_not_take_maps_is_told_what_it_was_given() -> None:
 def test_a_chain_with_batch_normalisation_is_told_that_it_was_given_rows() -> None:
     head = nn.Sequential(nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(5, 3))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as failure:
-        mm.DenseMultiMix(7)(torch.randn(4, 6, 5, 5), torch.tensor([0, 1, 2, 0]), head)
+        mm.DenseMultiMix(7, attention="uniform")(torch.randn(4, 6, 5, 5), torch.tensor([0, 1, 2, 0]), head)
     assert "mixed features (rows, d) of shape (175, 6)" in failure.value.__notes__[0]
 
 
