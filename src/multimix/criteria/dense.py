@@ -196,8 +196,7 @@ class DenseMultiMix(MultiMix):
         found = as_tokens(targets) if soft else targets.flatten(1)
         if mask is None:
             return found
-        # `masked_fill` does not take all integers, such as uint16.
-        return torch.where(mask[..., None] if soft else mask, found, found.new_zeros(()))
+        return found.masked_fill(~(mask[..., None] if soft else mask), 0)
 
     def _through_dense_classifier(
         self,
