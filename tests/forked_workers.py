@@ -1,11 +1,12 @@
 """The workers of `multimix compare` and the like at the price of a fork instead of all their imports, or of none.
 
-Real workers are spawned, as those of `tests/cli/test_compare.py` (Ctrl-C) and `tests/cli/test_readme.py` are.
+Real workers are spawned, as those of `tests/cli/test_readme.py` are.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+from multiprocessing.context import ForkServerContext
 from types import SimpleNamespace
 
 import pytest
@@ -17,10 +18,16 @@ from multimix.training import train
 IMPORTS = ["lightning_fabric", "sklearn.datasets", "torch", "torch.utils.tensorboard", "multimix.cli.workers"]
 
 
-def fork_workers(patch: pytest.MonkeyPatch) -> None:
-    """Start workers from a server that has imported everything once, in this process and until `patch` is undone."""
+def forkserver() -> ForkServerContext:
+    """Starts processes from a server that has imported everything once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTS)
+    return context
+
+
+def fork_workers(patch: pytest.MonkeyPatch) -> None:
+    """Start workers from `forkserver`, in this process and until `patch` is undone."""
+    context = forkserver()
     stand_in = SimpleNamespace(get_context=lambda method: context, get_start_method=multiprocessing.get_start_method)
     patch.setattr(workers, "multiprocessing", stand_in)
 

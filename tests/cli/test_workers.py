@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.forked_workers import IMPORTS, fork_workers
+from tests.forked_workers import fork_workers, forkserver
 
 from multimix import recipes
 from multimix.cli import workers
@@ -68,8 +68,7 @@ def test_failed_and_killed_runs_do_not_keep_the_others_from_ending(
 
 def started(target: Callable[..., None], *further: object) -> tuple[Any, Connection]:
     """A new process that runs `target` on the other end of the pipe."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTS)
+    context = forkserver()
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(theirs, *further))
     process.start()
