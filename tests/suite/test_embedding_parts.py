@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.forked_workers import forkserver
 from tests.suite.memory import LEGEND, Memory, quiet
 
 import multimix.evaluation as ev
@@ -169,10 +172,20 @@ def test_umap_separates_clusters_and_leaves_global_randomness_alone(subject: Sub
     assert part.sections({"multimix": [result]}, LEGEND)[-1].panels[0].title == "multimix"
 
 
+def evaluate_uncompiled(subject: Subject, out: Path) -> None:
+    """What is measured, in a process whose UMAP is interpreted: compiling it takes longer than any of it for this."""
+    os.environ["NUMBA_DISABLE_JIT"] = "1"
+    out.write_text(json.dumps(Embedding().evaluate(subject, Memory(), quiet)))
+
+
 @pytest.mark.parametrize(("count", "drawn"), [(8, True), (3, False)])
-def test_a_few_test_images_are_measured_too(subject: Subject, count: int, drawn: bool) -> None:
+def test_a_few_test_images_are_measured_too(subject: Subject, count: int, drawn: bool, tmp_path: Path) -> None:
     few = replace(subject, test=subject.test.subset(torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])[:count]))
-    found = Embedding().evaluate(few, Memory(), quiet)
+    process = forkserver().Process(target=evaluate_uncompiled, args=(few, tmp_path / "found.json"))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    found = json.loads((tmp_path / "found.json").read_text())
     assert found["spaces"]["normalized"]["alignment"] > 0
     assert ("umap" in found) == drawn
     assert len(Embedding().sections({"multimix": [found]}, LEGEND)) == 2 + drawn

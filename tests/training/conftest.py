@@ -1,16 +1,14 @@
-"""A server that runs trainings in processes of their own, started once."""
+"""Trainings in processes of their own."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pytest
+from tests.forked_workers import forkserver
+from tests.training import killable
 
 from multimix.training import Config
 
@@ -27,28 +25,21 @@ class RunTraining(Protocol):
 
 
 @pytest.fixture(scope="session")
-def run_training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunTraining]:
-    """Train in a process that may be killed: options as in run_server.py."""
-    log = tmp_path_factory.mktemp("server") / "log"
-    server = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("run_server.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
+def run_training(tmp_path_factory: pytest.TempPathFactory) -> RunTraining:
+    """Train in a process that may be killed: options as in killable.py."""
+    log = tmp_path_factory.mktemp("training") / "log"
 
-    def run(config: Config, out: Path, **options: Any) -> Outcome:
-        job = {"config": config.to_json(), "out": str(out), "log": str(log), **options}
-        server.stdin.write(json.dumps(job) + "\n")
-        server.stdin.flush()
-        return Outcome(int(server.stdout.readline()), log.read_text())
+    def run(config: Config, out: Path, *, kill_after: float | None = None, **options: Any) -> Outcome:
+        log.write_text("")
+        process = forkserver().Process(target=killable.run, args=(config, out, log), kwargs=options)
+        process.start()
+        process.join(kill_after)
+        process.kill()
+        process.join()
+        assert process.exitcode is not None
+        return Outcome(process.exitcode, log.read_text())
 
-    yield run
-    server.stdin.close()
-    server.wait(timeout=30)
+    return run
 
 
 def without_timing(record: dict[str, Any]) -> dict[str, Any]:
