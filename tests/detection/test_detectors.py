@@ -21,9 +21,9 @@ def test_faster_rcnn_on_a_resnet_is_torchvisions() -> None:
     torch.manual_seed(0)
     mean, std = [0.48, 0.46, 0.41], [0.23, 0.22, 0.24]
     classifier = models.build("torchvision:resnet18", num_classes=5, image_size=64, mean=mean, std=std)
-    ours = detection.faster_rcnn(classifier, num_classes=4, image_size=96)
+    ours = detection.faster_rcnn(classifier, num_classes=4, image_size=48)
     body = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
-    theirs = torchvision.models.detection.FasterRCNN(body, 4, min_size=96, max_size=159, image_mean=mean, image_std=std)
+    theirs = torchvision.models.detection.FasterRCNN(body, 4, min_size=48, max_size=79, image_mean=mean, image_std=std)
     loaded = body.body.load_state_dict(classifier.original_state_dict(), strict=False)
     assert not loaded.missing_keys
     body.fpn.load_state_dict(ours.backbone.pyramid.state_dict())
@@ -56,13 +56,14 @@ def test_a_detector_finds_what_it_was_shown(tmp_path: Path) -> None:
     folder = write_squares(tmp_path / "squares")
     train, test = read_boxes(folder, purpose="training"), read_boxes(folder)
     g = torch.Generator().manual_seed(0)
-    classifier = models.build("smallnet", num_classes=5, image_size=32, mean=(0.2,) * 3, std=(0.2,) * 3, generator=g)
+    normalised = {"mean": (0.2,) * 3, "std": (0.2,) * 3}
+    classifier = models.build("smallnet-w16", num_classes=5, image_size=32, **normalised, generator=g)
     classifier.train()(torch.rand(8, 3, 48, 48, generator=g) / 2)
     with initialising(make_generator(0, "detector")):
         detector = detection.ssd(classifier, num_classes=3, image_size=48)
     names = ["blue", "red"]
     shown = detection.DetectionImages(train.images, names, augment="flip", size=48)
-    losses = detection.fine_tune(detector, shown, detection.FineTuning(epochs=30, batch_size=6, lr=0.01))
+    losses = detection.fine_tune(detector, shown, detection.FineTuning(epochs=15, batch_size=6, lr=0.02))
     tested = detection.DetectionImages([*test.images, *test.empty], names, size=48)
     found = detection.average_precision(detection.detect(detector, tested, batch_size=4), tested.images, names)
     assert losses[-1] < losses[0] / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -129,9 +130,10 @@ def test_steps_are_those_of_sgd_with_decay_over_epochs_of_their_own_order() -> N
 
 
 def test_a_faster_rcnn_samples_from_its_own_seed(images: detection.DetectionImages) -> None:
-    found = []
+    found, made = [], detector("faster-rcnn")
+    made.roi_heads.fg_bg_sampler.batch_size_per_image = 16  # of some hundred proposals
     for seed in (0, 0, 1):
-        one = detector("faster-rcnn")
+        one = copy.deepcopy(made)
         torch.rand(1)
         found.append(detection.fine_tune(one, images, settings(epochs=1, batch_size=7, seed=seed)))
     assert found[0] == found[1]
