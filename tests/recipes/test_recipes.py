@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -29,12 +30,18 @@ def test_card_is_complete_and_its_command_is_of_this_recipe(name):
     methods.parse(card.config.method)
 
 
+@functools.cache
+def built(model, classes, size):
+    """Many recipes train the same network."""
+    return models.build(model, num_classes=classes, image_size=size)
+
+
 @pytest.mark.parametrize("name", [n for n in EXPERIMENTS if n != "imagefolder"])
 def test_model_is_one_that_can_be_built(name):
     config = recipes.get(name)
     classes = {"cifar100": 100, "imagenet": 1000, "tinyimagenet": 200}.get(config.data, 10)
     size = config.image_size or {"digits": 8, "tinyimagenet": 64}.get(config.data, 32)
-    assert models.build(config.model, num_classes=classes, image_size=size).classifier.out_features == classes
+    assert built(config.model, classes, size).classifier.out_features == classes
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-wrn16-8", "cifar100", "cifar100-wrn16-8"])
