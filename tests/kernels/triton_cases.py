@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import torch
 import triton
@@ -100,7 +101,7 @@ def one_weight(alpha: float, example: int, mixture: int, b: int) -> float:
 
 @pytest.mark.parametrize("alpha", [0.02, 0.3, 0.5, 0.8, 1.7, 2.0, 7.0])
 def test_weights_are_those_of_the_words_that_belong_to_them(alpha) -> None:
-    n, b = 48, 20
+    n, b = 24, 20
     lam = weights(n, b, alpha=(alpha, alpha))[0].double().numpy()
     wanted = np.array([[one_weight(alpha, example, mixture, b) for example in range(b)] for mixture in range(n)])
     wanted /= wanted.sum(1, keepdims=True)
@@ -149,10 +150,10 @@ def test_attempts_are_accepted_with_the_ratio_of_the_densities() -> None:
 def test_alpha_is_uniform_over_its_range_for_every_row() -> None:
     low, high = 0.1, 3.0
     lam = weights(4096, 8, alpha=(low, high))[0]
-    alphas = np.linspace(low, high, 501)
+    alphas = low + (high - low) * (np.arange(200) + 0.5) / 200
 
     def cdf(x: np.ndarray) -> np.ndarray:
-        return np.mean([scipy.stats.beta(a, 7 * a).cdf(x) for a in alphas], axis=0)
+        return scipy.special.betainc(alphas, 7 * alphas, x[:, None]).mean(1)
 
     assert scipy.stats.kstest(lam[:, 3].numpy(), cdf).pvalue > 0.001
     assert scipy.stats.kstest(lam[:, 3].numpy(), scipy.stats.beta(1.55, 7 * 1.55).cdf).pvalue < 1e-6
@@ -237,7 +238,8 @@ def test_loss_and_gradient_are_those_of_the_weights_drawn(b, c, kind, m, attende
     wanted = expected(logits, targets, a, weights(n, b, m, positions=r))
     inputs = logits.to(DEVICE), targets.to(DEVICE), None if a is None else a.to(DEVICE)
     # Products in float32 (or its equal by tensor cores); tf32 keeps 10 bits, so deviations are off by 2^-11 at most.
-    for precision, tolerance in (("tf32x3", 3e-6), ("tf32", 5e-4)):
+    # What is rounded does not depend on how weights and sums of targets came about.
+    for precision, tolerance in (("tf32x3", 3e-6), ("tf32", 5e-4))[: 1 if kind == "any sum" else 2]:
         found = triton_loss.sums(*inputs, SEED, n, m, 0.5, 2.0, True, precision, launch)
         assert torch.allclose(found[0].cpu().double(), wanted[0], rtol=tolerance, atol=1e-5)
         assert torch.allclose(found[1].cpu().double(), wanted[1], rtol=1e-5)
