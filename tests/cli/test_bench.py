@@ -56,7 +56,9 @@ def test_what_was_measured_is_kept_when_the_rest_is_interrupted(small: None, tmp
     assert len(json.loads(out.read_text())["loss"]) == 2
 
 
-QUICK = ["bench", "--n", "5", "--b", "4", "--rounds", "3", "--device", "cpu", "--no-compile", "--json"]
+# The memory of whole steps takes two seconds to measure.
+QUICK = ["bench", "--n", "5", "--b", "4", "--rounds", "3", "--device", "cpu", "--no-compile"]
+QUICK += ["--tables", "loss", "sampler", "--json"]
 
 
 @pytest.mark.parametrize("by", ["Ctrl-C", "SIGTERM"])
@@ -73,7 +75,7 @@ def test_an_earlier_file_stays_until_the_new_one_is_whole(
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     with monkeypatch.context() as patch:
-        patch.setattr("multimix.benchmarking.steps.run", interrupted)
+        patch.setattr("multimix.benchmarking.sampler.run", interrupted)
         with pytest.raises(SystemExit) as stop:
             main([*QUICK, str(out)])
     assert stop.value.code == 130
@@ -127,7 +129,7 @@ def test_a_disk_that_becomes_full_stops_no_measurement(small: None, tmp_path: Pa
 
     monkeypatch.setattr("multimix.benchmarking.record.write_json", filling)
     with pytest.warns(UserWarning, match="results cannot be saved for now: .*No space left") as told:
-        main([*QUICK, str(tmp_path / "bench.json"), "--tables", "loss", "sampler"])
+        main([*QUICK, str(tmp_path / "bench.json")])
     assert len([one for one in told if "cannot be saved" in str(one.message)]) == 1
     found = json.loads((tmp_path / "bench.json").read_text())
     assert (len(found["loss"]), len(found["sampler"])) == (2, 2)
@@ -181,7 +183,7 @@ def test_no_gpu_is_one_line(capsys) -> None:
 
 def test_bench_methods_prints_and_writes(tmp_path: Path, capsys) -> None:
     out = tmp_path / "new" / "methods.json"
-    tiny = ["--model", "smallnet-w4", "--image-size", "8", "--classes", "3", "--batch-size", "4", "--rounds", "1"]
+    tiny = ["--model", "smallnet-w4", "--image-size", "8", "--classes", "3", "--batch-size", "4", "--rounds", "1", "--seconds", "0.01"]
     main(
         ["bench", "methods", "--methods", "erm,manifold-mixup(layers=9)", "--n", "7", "inf", *tiny, "--json", str(out)]
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from multimix.cli import main
+from multimix.reports import speed
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 COMMANDS = [
@@ -23,6 +24,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.chdir(tmp_path)
     # One worker is as real as one for each core, and every one imports everything.
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    monkeypatch.setattr(speed, "SECONDS", 0.0)
     for command in COMMANDS:
         code: object = 0
         try:
