@@ -15,12 +15,9 @@ def config(**changes) -> Config:
 
 def test_rows_of_real_steps() -> None:
     before = torch.get_rng_state()
-    rows = {
-        row.method: row
-        for row in timing.run(
-            ["erm", "multimix", "multimix-alone(n=20000)"], config(), num_classes=5, image_size=16, rounds=3, seconds=0.1
-        )
-    }
+    size = {"num_classes": 5, "image_size": 16}
+    chosen = ["erm", "multimix", "multimix-alone(n=20000)"]
+    rows = {row.method: row for row in timing.run(chosen, config(), **size, rounds=3, seconds=0.1)}
     assert torch.equal(torch.get_rng_state(), before)
     assert rows["erm"].relative == 1.0
     for row in rows.values():

@@ -183,7 +183,8 @@ def test_no_gpu_is_one_line(capsys) -> None:
 
 def test_bench_methods_prints_and_writes(tmp_path: Path, capsys) -> None:
     out = tmp_path / "new" / "methods.json"
-    tiny = ["--model", "smallnet-w4", "--image-size", "8", "--classes", "3", "--batch-size", "4", "--rounds", "1", "--seconds", "0.01"]
+    tiny = ["--model", "smallnet-w4", "--image-size", "8", "--classes", "3", "--batch-size", "4", "--rounds", "1"]
+    tiny += ["--seconds", "0.01"]
     main(
         ["bench", "methods", "--methods", "erm,manifold-mixup(layers=9)", "--n", "7", "inf", *tiny, "--json", str(out)]
     )

@@ -61,9 +61,9 @@ def test_a_pipe_gets_one_line_for_each_row(capsys: pytest.CaptureFixture[str], m
 FORKS = """
 import io, json, os, runpy, sys
 
-import multimix.cli.recipes
-
 for argv, unbuffered in json.loads(sys.argv[1]):
+    if argv == ["recipes"]:
+        import multimix.cli.recipes  # after the others, which need no PyTorch and would all have to end it
     if child := os.fork():
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         continue
