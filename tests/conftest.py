@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import contextlib
+import multiprocessing
 import os
 from collections.abc import Iterator
 
@@ -11,6 +12,11 @@ from torch import nn
 
 with contextlib.suppress(ModuleNotFoundError):  # the tests of the kernels do without
     import tyro  # noqa: F401  (its import fails once a doctest has left an unhashable value in builtins._)
+
+# Here, since any test may be the first to start the server of forks, and what it has not imported, every fork will.
+multiprocessing.set_forkserver_preload(
+    ["lightning_fabric", "sklearn.datasets", "torch", "torch.utils.tensorboard", "multimix.cli.workers"]
+)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores already
     torch.set_num_threads(1)

@@ -15,14 +15,10 @@ from multimix.cli import workers
 from multimix.cli.workers import Job
 from multimix.training import train
 
-IMPORTS = ["lightning_fabric", "sklearn.datasets", "torch", "torch.utils.tensorboard", "multimix.cli.workers"]
-
 
 def forkserver() -> ForkServerContext:
-    """Starts processes from a server that has imported everything once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTS)
-    return context
+    """Starts processes from a server that has imported everything once; what that is, tests/conftest.py says."""
+    return multiprocessing.get_context("forkserver")
 
 
 def fork_workers(patch: pytest.MonkeyPatch) -> None:
