@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,12 @@ multiprocessing.set_forkserver_preload(
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores already
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+
+
+@pytest.fixture(autouse=True)
+def seeded(request: pytest.FixtureRequest) -> None:
+    """What a test draws from the global generator depends on its name, not on the tests before it in the process."""
+    torch.manual_seed(zlib.crc32(request.node.nodeid.encode()))
 
 
 @pytest.fixture
