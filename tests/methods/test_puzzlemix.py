@@ -225,6 +225,34 @@ def test_targets_match_what_was_mixed(options, b: int, height: int, width: int) 
         assert torch.allclose(again.features, mixed)
 
 
+@pytest.mark.parametrize(("size", "blocks"), [(28, 16), (28, 8), (9, 8)])
+def test_no_block_goes_where_the_image_ends(size: int, blocks: int) -> None:
+    """Where whole blocks of the grid lie outside, what is shown of the saliency is all that can be."""
+    side = math.ceil(size / blocks)
+    inside = math.ceil(size / side)
+    method, soft = PuzzleMix(gamma=0, n_labels=2, blocks=(blocks,)), torch.eye(4)
+    number = torch.arange(1.0, inside**2 + 1).view(inside, inside)
+    place = number.repeat_interleave(side, 0).repeat_interleave(side, 1)[:size, :size]
+    images = torch.stack([place + 1000 * i for i in range(4)])[:, None]
+    shape = (blocks, blocks)
+    for seed in range(6):
+        coarse = torch.rand(4, 1, 4, 4, generator=seeded(seed))
+        saliency = nn.functional.interpolate(coarse, (size, size), mode="bilinear")[:, 0] ** 6
+        padded = nn.functional.pad(saliency, (0, side * blocks - size, 0, side * blocks - size))
+        of_block = nn.functional.avg_pool2d(padded[:, None], side).flatten(1)
+        of_block /= of_block.sum(1, keepdim=True)
+        mixed = method.mix_salient(images, soft, saliency, seeded(seed)).features[:, 0, ::side, ::side]
+        partner = Pairing.draw(4, 1.0, seeded(seed), images.device).partner
+        source = (mixed % 1000).long() - 1
+        block = (source // inside * blocks + source % inside).numpy()  # in the whole grid
+        for i, other in enumerate(partner.tolist()):
+            for image in {i, other}:
+                y, x = np.nonzero((mixed[i] // 1000 == image).numpy())
+                gain = (of_block[image][:, None] - 0.8 * distances(*shape)).numpy()[:, y * blocks + x]
+                shown = gain[block[i][y, x], np.arange(len(y))].sum()
+                assert math.isclose(shown, gain[linear_sum_assignment(-gain)].sum(), abs_tol=1e-5)
+
+
 def test_the_whole_step(model, images, labels) -> None:
     out = PuzzleMix()(model, images, labels, seeded(0))
     mixed = PuzzleMix().mixed(model, images, labels, seeded(0))

@@ -102,8 +102,10 @@ class PuzzleMix(SaliencyMixer):
             rows, columns = side_h * blocks // tile_h, side_w * blocks // tile_w
             moved = _normalized(nn.functional.avg_pool2d(salient, (tile_h, tile_w))[:, 0].cpu())
             fine = _enlarge(mask, side_h // tile_h, side_w // tile_w)
-            to_first = block_transport(moved, fine > 0, self.t_eps).to(images.device)
-            to_second = block_transport(moved[partner], fine < 1, self.t_eps).to(images.device)
+            seen = torch.zeros(rows, columns, dtype=torch.bool)  # what is all padding will be cut off
+            seen[: math.ceil(height / tile_h), : math.ceil(width / tile_w)] = True
+            to_first = block_transport(moved, (fine > 0) & seen, self.t_eps).to(images.device)
+            to_second = block_transport(moved[partner], (fine < 1) & seen, self.t_eps).to(images.device)
             first = move_blocks(first, to_first, rows, columns)
             second = move_blocks(second, to_second, rows, columns)
 
