@@ -137,6 +137,20 @@ def test_maps_for_soft_targets_and_for_classes_that_were_not_seen() -> None:
     assert torch.allclose(maps.sum(1), torch.ones(2), atol=1e-5)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_targets_of_no_class_or_rounded_below_zero(normalize: bool) -> None:
+    """Several labels of an image may be none, and one minus the others may come out a little negative."""
+    model, images = teacher(Places()), torch.rand(3, 3, 16, 16, generator=seeded(1))
+    rounded = torch.tensor([[0.0, 0, 0, 0, 0], [0.6, 0.4, -0.004, 0, 0], [1, 0, 1, 0, 0]])
+    maps = activation_maps(model, images, rounded, (4, 4))
+    assert torch.allclose(maps[0], torch.full((16,), 1 / 16))
+    assert torch.allclose(maps[1:], activation_maps(model, images[1:], rounded[1:].clamp(min=0), (4, 4)))
+    for seed in range(5):
+        _, soft = TokenMix(model, grid=4, normalize=normalize).mix(images, rounded, None, seeded(seed))
+        _, exact = TokenMix(model, grid=4, normalize=normalize).mix(images, rounded.clamp(min=0), None, seeded(seed))
+        torch.testing.assert_close(soft, exact, rtol=0, atol=0.005)
+
+
 class Wide(nn.Module):
     """Features at two rows of eight positions."""
 

@@ -150,7 +150,9 @@ def activation_maps(teacher: SplitModel, images: Tensor, soft: Tensor, grid: tup
     logits_BRC = apply_linear(teacher.classifier, as_tokens(dense)).float()
     if logits_BRC.shape[2] != soft.shape[1]:
         raise ValueError(f"the teacher has {logits_BRC.shape[2]} classes, but the targets have {soft.shape[1]}")
-    log_p = torch.logsumexp(logits_BRC.log_softmax(2) + soft[:, None].float().log(), 2)
+    # No class at all leaves a map of equal values: finite, lest it become NaN. Rounding may have left some below 0.
+    log_soft = soft[:, None].float().clamp(min=0).log().clamp(min=-1e30)
+    log_p = torch.logsumexp(logits_BRC.log_softmax(2) + log_soft, 2)
     # Only ratios matter, and the probability of a class that the teacher has not seen at all may underflow.
     maps = (log_p - log_p.amax(1, keepdim=True)).exp()
     size = dense.shape[2:] if dense.ndim == 4 else token_grid(maps.shape[1], *images.shape[-2:])
