@@ -200,3 +200,8 @@ def test_any_shape_and_the_global_generator(shape) -> None:
 def test_bad_input(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_views_of_bytes_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"images must be floating-point pixels .* got torch.uint8: divide them by 255"):
+        AugMix().views(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))

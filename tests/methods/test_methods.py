@@ -328,6 +328,8 @@ def test_options_may_be_numbers_of_numpy() -> None:
     assert PuzzleMix(beta=one, gamma=half).gamma == 0.5
     assert ManifoldMixup(layers=np.int64(1)).layers == (1,)
     assert ManifoldMixup(layers=np.arange(2)).layers == (0, 1)
+    assert PuzzleMix(blocks=np.array([2, 4])).blocks == (2, 4)
+    assert PuzzleMix(blocks=4).blocks == (4,)
     with pytest.warns(UserWarning, match="no teacher"):
         assert TokenMix(share=half, grid=np.int64(7)).grid == (7, 7)
 
@@ -357,6 +359,8 @@ def test_a_method_within_twice_is_set_up_and_followed_once(model) -> None:
             ValueError,
             "one-hot targets use a float",
         ),
+        (lambda m: PuzzleMix(blocks=2.5), TypeError, "blocks must be an integer, got 2.5"),
+        (lambda m: Erm()(m, None, torch.arange(2)), TypeError, "images must be a tensor, got NoneType"),
         (lambda m: Erm()(m, numbered(2), torch.tensor([0, 9])), ValueError, "class indices must be in .* got values"),
         (lambda m: LabelSmoothing(Erm(), 1.5), ValueError, r"smoothing must lie in \[0, 1\], got 1.5"),
         (lambda m: Either(Erm(), Erm(), p=1.5), ValueError, r"p must lie in \[0, 1\], got 1.5"),

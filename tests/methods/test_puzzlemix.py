@@ -277,7 +277,7 @@ def test_the_whole_step(model, images, labels) -> None:
         ({"clean_lam": -1}, "clean_lam must be a number of at least 0"),
         ({"n_labels": 1}, "n_labels must be at least 2, got 1"),
         ({"alpha": 0}, "alpha must be a positive number"),
-        ({"blocks": ()}, "blocks must name at least one grid"),
+        ({"blocks": ()}, "blocks must be one or more whole numbers, got none"),
     ],
 )
 def test_bad_options(options, message: str) -> None:

@@ -179,6 +179,14 @@ def test_errors(kind, name: str, model) -> None:
         kind(**FILES, content_weight=1.5)
     with pytest.raises(ValueError, match="resolution must be at least 16"):
         kind(**FILES, resolution=8)
+    with pytest.raises(TypeError, match="decoder must be the name of a file, got Sequential"):
+        kind(encoder="vgg.pth", decoder=torch.nn.Sequential())
+
+
+def test_distances_come_from_a_file() -> None:
+    message = r"distances must be the name of a file, got Tensor: torch.save\(...\) makes one"
+    with pytest.raises(TypeError, match=message):
+        StyleCutMix(**FILES, distances=torch.zeros(5, 5))
 
 
 def test_image_channels_are_checked(style_files) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -40,6 +42,14 @@ def check_count(name: str, value: int, *, least: int = 1, most: int | None = Non
     return int(value)  # NumPy's too
 
 
+def check_counts(name: str, values: int | Iterable[int], *, least: int = 1) -> tuple[int, ...]:
+    """One or more whole numbers of at least `least`; a number stands for one of them."""
+    several = tuple(values) if isinstance(values, Iterable) else (values,)
+    if not several:
+        raise ValueError(f"{name} must be one or more whole numbers, got none")
+    return tuple(check_count(name, value, least=least) for value in several)
+
+
 def check_positive(name: str, value: float) -> float:
     """A number above 0, such as a parameter of a Beta distribution."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
@@ -65,6 +75,14 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     """One of a few names."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def check_file(name: str, value: Path | str) -> Path | str:
+    """The name of a file, and not what is in it."""
+    if not isinstance(value, (str, os.PathLike)):
+        fix = ": torch.save(...) makes one" if isinstance(value, (Tensor, dict)) else ""
+        raise TypeError(f"{name} must be the name of a file, got {type(value).__name__}{fix}")
     return value
 
 
@@ -191,6 +209,7 @@ def check_images(images: Tensor) -> None:
 
 def check_some_images(images: Tensor) -> None:
     """Images or features (b, ...), at least one."""
+    check_tensor("images", images)
     if images.ndim < 2 or images.shape[0] == 0:
         raise ValueError(f"images must be (b, ...) with at least one example, got shape {tuple(images.shape)}")
 

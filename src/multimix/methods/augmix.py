@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..functional import sample_weights
-from ..functional._checks import check_count, check_positive, mixing_dtype
+from ..functional._checks import check_count, check_pixels, check_positive, mixing_dtype
 from ..models import SplitModel
 from .augmentations import augment_in_chains
 from .base import Method, MethodOutput
@@ -76,8 +76,10 @@ class AugMix(Method):
         channel or three.
 
         Raises:
+            TypeError: integer pixels.
             ValueError: images of another shape.
         """
+        check_pixels(images)
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"AugMix needs images (b, 1 or 3, height, width), got shape {tuple(images.shape)}")
         # Autocast would round the positions that images are sampled at.

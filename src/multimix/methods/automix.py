@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import random
-from ..functional._checks import check_choice, check_count, check_positive
+from ..functional._checks import check_choice, check_count, check_not_negative, check_positive, check_share
 from ..models import SplitModel
 from .base import Method, MethodOutput
 from .mix_block import MixBlock, feature_map
@@ -66,18 +66,16 @@ class AutoMix(Method):
     ) -> None:
         super().__init__()
         check_choice("upsampling", upsampling, ("nearest", "bilinear"))
-        if not 0 <= lam_margin < 0.5 or not 0 <= mask_margin < 1 or not mask_loss >= 0:
-            raise ValueError(
-                "lam_margin must be in [0, 0.5), mask_margin in [0, 1) and mask_loss not negative, "
-                f"got {lam_margin}, {mask_margin} and {mask_loss}"
-            )
-        if not 0 <= momentum <= final_momentum <= 1:
-            raise ValueError(f"0 <= momentum <= final_momentum <= 1 must hold, got {momentum} and {final_momentum}")
+        if check_not_negative("lam_margin", lam_margin) >= 0.5:
+            raise ValueError(f"lam_margin must be in [0, 0.5), got {lam_margin}")
+        if check_share("momentum", momentum) > check_share("final_momentum", final_momentum):
+            raise ValueError(f"momentum <= final_momentum must hold, got {momentum} and {final_momentum}")
         self.alpha = check_positive("alpha", alpha)
         self.layer = None if layer is None else check_count("layer", layer)
         self.lam_embedding, self.upsampling = lam_embedding, upsampling
-        self.lam_margin, self.mask_loss, self.mask_margin = lam_margin, mask_loss, mask_margin
-        self.momentum, self.final_momentum = momentum, final_momentum
+        self.lam_margin, self.mask_loss = float(lam_margin), check_not_negative("mask_loss", mask_loss)
+        self.mask_margin = check_share("mask_margin", mask_margin)
+        self.momentum, self.final_momentum = float(momentum), float(final_momentum)
         self.momentum_steps = check_count("momentum_steps", momentum_steps)
         self.block: MixBlock | None = None
         self.encoder: MomentumEncoder | None = None

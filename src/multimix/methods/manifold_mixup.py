@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..functional._checks import Alpha, check_count
+from ..functional._checks import Alpha, check_counts
 from ..models import SplitModel
 from .base import Mixed, Mixer
 from .pairs import LinearMixing, host, probabilities
@@ -41,10 +41,7 @@ class ManifoldMixup(Mixer):
     ) -> None:
         super().__init__()
         self.linear = LinearMixing.checked(alpha, n, m)
-        chosen = layers if isinstance(layers, Iterable) else (layers,)
-        self.layers = tuple(check_count("layers", layer, least=0) for layer in chosen)
-        if not self.layers:
-            raise ValueError("layers must be one or more whole numbers, 0 for the input, got none")
+        self.layers = check_counts("layers", layers, least=0)
 
     def mixed(
         self,

@@ -112,7 +112,7 @@ def host(generator: torch.Generator | None) -> torch.Generator:
 
 def probabilities(images: Tensor, targets: Tensor, num_classes: int | None) -> Tensor:
     """Checked targets of a mini-batch as probabilities (b, num_classes)."""
-    check_tensor("images", images)
+    check_some_images(images)
     check_tensor("targets", targets)
     if num_classes is None:
         if not targets.is_floating_point() or targets.ndim != 2:
@@ -122,7 +122,6 @@ def probabilities(images: Tensor, targets: Tensor, num_classes: int | None) -> T
             )
         num_classes = targets.shape[1]
     check_count("num_classes", num_classes)
-    check_some_images(images)
     check_targets(targets, images.shape[0], num_classes, beside=images)
     dtype = targets.dtype if targets.is_floating_point() else torch.float32
     return as_probabilities(targets, num_classes, dtype)

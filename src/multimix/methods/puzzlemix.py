@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..extras import require
-from ..functional._checks import check_count, check_not_negative, check_positive, check_share
+from ..functional._checks import check_count, check_counts, check_not_negative, check_positive, check_share
 from .base import Mixed
 from .graph_cut import labelling
 from .pairs import Pairing, host
@@ -31,7 +32,7 @@ class PuzzleMix(SaliencyMixer):
         neigh_size: side in pixels of the cells that are compared across a seam.
         transport, t_eps: whether blocks move, and the price of a move across the image.
         t_size: side in pixels of the blocks that move, where the mask's are larger; None: the mask's.
-        blocks: grids to draw from, blocks per side; those finer than the image are left out.
+        blocks: grids to draw from, blocks per side; those finer than the image are left out. A number stands for one.
         clean_lam: weight of the clean images' cross entropy. At 0 (the default) the saliency is computed in evaluation
             mode and batch statistics stay as they are; above it the saliency pass is the clean training pass.
             `DenseLoss` ignores the clean term.
@@ -57,12 +58,10 @@ class PuzzleMix(SaliencyMixer):
         transport: bool = True,
         t_eps: float = 0.8,
         t_size: int | None = None,
-        blocks: tuple[int, ...] = (2, 4, 8, 16),
+        blocks: int | Sequence[int] = (2, 4, 8, 16),
         clean_lam: float = 0.0,
     ) -> None:
         super().__init__(clean_lam)
-        if not blocks:
-            raise ValueError("blocks must name at least one grid, such as (4,), got none")
         self.alpha = check_positive("alpha", alpha)
         self.beta, self.eta = check_not_negative("beta", beta), check_not_negative("eta", eta)
         self.gamma = check_share("gamma", gamma)  # beyond, the energy is not convex
@@ -71,7 +70,7 @@ class PuzzleMix(SaliencyMixer):
         self.n_labels = check_count("n_labels", n_labels, least=2)
         self.transport = transport
         self.t_size = None if t_size is None else check_count("t_size", t_size)
-        self.blocks = tuple(check_count("blocks", blocks_per_side) for blocks_per_side in blocks)
+        self.blocks = check_counts("blocks", blocks)
 
     @torch.no_grad()
     def mix_salient(self, images: Tensor, soft: Tensor, saliency: Tensor, generator: torch.Generator | None) -> Mixed:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..functional._checks import check_positive
+from ..functional._checks import check_file, check_positive
 from ..models import SplitModel
 from .adain import adain
 from .cutmix import CutMix
@@ -60,7 +60,7 @@ class StyleCutMix(StyleMethod):
         self.cutmix = CutMix(alpha)
         self.gamma_alpha = check_positive("gamma_alpha", gamma_alpha)
         self.delta = check_positive("delta", delta)
-        self.distances = distances
+        self.distances = None if distances is None else check_file("distances", distances)
         self._distance: Tensor | None = None
 
     def setup(self, model: SplitModel) -> None:

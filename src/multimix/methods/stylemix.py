@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import random
-from ..functional._checks import check_count, check_positive, check_share
+from ..functional._checks import check_count, check_file, check_positive, check_share
 from ..models import SplitModel
 from .adain import StyleNetworks, adain, load_networks
 from .pairs import InputMethod, Pairing, draw_beta, host, probabilities
@@ -27,7 +27,8 @@ class StyleMethod(InputMethod):
                 f"{name} needs the files of AdaIN encoder and decoder weights, which multimix does not bring: "
                 f'{name}(encoder="vgg_normalised.pth", decoder="decoder.pth")'
             )
-        self.files, self.content_weight = (encoder, decoder), check_share("content_weight", content_weight)
+        self.files = (check_file("encoder", encoder), check_file("decoder", decoder))
+        self.content_weight = check_share("content_weight", content_weight)
         # Below 16 pixels the encoder leaves one position, which has no style.
         self.resolution = check_count("resolution", resolution, least=16)
         self._networks: tuple[StyleNetworks] | None = None
