@@ -1,5 +1,6 @@
 """Methods in double precision throughout, with networks that autocast rounds in part, and with bytes."""
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -28,6 +29,22 @@ def test_double_precision(name: str, model, images, labels, style_files, double_
     loss = loss_of(method, model, images.double(), labels)
     assert loss.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_type_changes_nothing(name: str, default, model, images, labels, style_files) -> None:
+    twin = copy.deepcopy(model)
+    expected = make(name, model, style_files)
+    expected.setup(model)
+    found = copy.deepcopy(expected)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        loss = loss_of(found, twin, images, labels)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(loss, loss_of(expected, model, images, labels))
 
 
 class ToSingle(nn.Module):

@@ -61,7 +61,8 @@ def apply(images: Tensor, name: str, level: int, sign: int) -> Tensor:
     f = v2.functional
     height, width = images.shape[-2:]
     # In float32 as torchvision has them: truncation to 8 bits shows the last digit.
-    slope, tone, angle = (sign * float(torch.linspace(0, most, BINS, device="cpu")[level]) for most in (0.3, 0.9, 30))
+    magnitude = functools.partial(torch.linspace, steps=BINS, device="cpu", dtype=torch.float32)
+    slope, tone, angle = (sign * float(magnitude(0, most)[level]) for most in (0.3, 0.9, 30))
     shear = math.degrees(math.atan(slope))
     still = {"angle": 0.0, "scale": 1.0, "interpolation": v2.InterpolationMode.BILINEAR}
     result: Tensor
@@ -79,7 +80,7 @@ def apply(images: Tensor, name: str, level: int, sign: int) -> Tensor:
         case "Posterize":
             result = f.posterize(images, round(4 - 4 * level / (BINS - 1)))
         case "Solarize":
-            result = f.solarize(images, 255 * float(torch.linspace(1, 0, BINS, device="cpu")[level]))
+            result = f.solarize(images, 255 * float(magnitude(1, 0)[level]))
         case "AutoContrast":
             result = _autocontrast(images)
         case "Equalize":

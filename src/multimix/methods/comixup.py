@@ -91,7 +91,7 @@ class CoMixup(SaliencyMixer):
             cost_PNHW[p, :n] = -shown - self.eta / math.prod(grid) * (prior + 1e-8).log()[:, None, None]
             apart = (peaks[part, None] - peaks[part]).abs().sum(-1).double()
             apart = apart / apart.sum().clamp_min(1) * n
-            compatible_PNN[p, :n, :n] = (1 - self.omega) * torch.eye(n) + self.omega * apart
+            compatible_PNN[p, :n, :n] = (1 - self.omega) * torch.eye(n).double() + self.omega * apart
         sizes = torch.tensor([len(part) for part in parts])
         masks = self.masks(cost_PNHW, compatible_PNN, sizes, generator).to(images.device, images.dtype)
         mixed, targets = [], []
@@ -111,7 +111,8 @@ class CoMixup(SaliencyMixer):
         parts, size, rows, columns = cost_PNHW.shape
         positions = rows * columns
         real = (torch.arange(size) < sizes[:, None]).to(cost_PNHW.dtype)
-        drawn = torch.rand(parts, size, rows, columns, generator=generator) * sizes.view(-1, 1, 1, 1)
+        uniform = torch.rand(parts, size, rows, columns, generator=generator, dtype=torch.float32)
+        drawn = uniform * sizes.view(-1, 1, 1, 1)
         first = nn.functional.one_hot(drawn.long(), size)
         masks = first.movedim(-1, 2).to(cost_PNHW.dtype) * real[:, :, None, None, None]
         counts = masks.sum((3, 4))

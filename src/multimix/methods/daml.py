@@ -130,11 +130,13 @@ class Daml(Mixer):
         b, device = len(domain), domain.device
         head = torch.arange(b, device="cpu") % self.domains
         own = head[:, None] == torch.arange(self.domains, device="cpu")
-        alpha_BD = torch.where(own, self.own, self.other).double()
+        alpha_BD = torch.full(own.shape, self.other, device="cpu", dtype=torch.float64).masked_fill(own, self.own)
         # Gamma(alpha) = Gamma(alpha + 1) U^(1/alpha), in log space, where small alpha cannot underflow.
         uniform = 1 - torch.rand(alpha_BD.shape, generator=generator, device="cpu", dtype=torch.float64)
         log_gamma_BD = torch._standard_gamma(alpha_BD + 1, generator=generator).log() + uniform.log() / alpha_BD
-        keys_BB = torch.rand(b, b, generator=generator, device="cpu").to(device, non_blocking=True)
+        # Draws name their type: those of another default are others.
+        keys_BB = torch.rand(b, b, generator=generator, device="cpu", dtype=torch.float32)
+        keys_BB = keys_BB.to(device, non_blocking=True)
         member_BD = domain[:, None] == torch.arange(self.domains, device=device)
         # The largest of independent uniform keys is at a uniformly random member of the domain.
         choice_BD = keys_BB[:, :, None].masked_fill(~member_BD, -1).argmax(dim=1)
@@ -152,7 +154,8 @@ class Daml(Mixer):
 
     def _distill(self, heads_BDC: Tensor, own: Tensor, domain: Tensor, generator: torch.Generator) -> Tensor:
         b = len(domain)
-        exponential = -torch.rand(b, self.domains, generator=generator, device="cpu").neg().log1p()
+        uniform = torch.rand(b, self.domains, generator=generator, device="cpu", dtype=torch.float32)
+        exponential = -uniform.neg().log1p()
         others = domain[:, None] != torch.arange(self.domains, device=domain.device)
         w_BD = exponential.to(domain.device, non_blocking=True) * others
         w_BD = w_BD / w_BD.sum(dim=1, keepdim=True).clamp(min=1e-30)

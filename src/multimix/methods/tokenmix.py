@@ -122,7 +122,8 @@ def block_mask(rows: int, columns: int, count: int, generator: torch.Generator) 
     mask = torch.zeros(rows, columns, dtype=torch.bool, device="cpu")
     failures = 0
     while (left := count - int(mask.sum())) > 0 and failures < ATTEMPTS:
-        area, log_aspect, y, x = torch.rand(4, generator=generator, device="cpu").tolist()
+        # Of this type whatever the default, of which the draws would be others.
+        area, log_aspect, y, x = torch.rand(4, generator=generator, device="cpu", dtype=torch.float32).tolist()
         area, aspect = 1 + (left - 1) * area, math.exp(ASPECT - 2 * ASPECT * log_aspect)
         h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if h > max(1, rows - 1) or w > max(1, columns - 1):
