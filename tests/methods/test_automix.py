@@ -205,12 +205,13 @@ def test_tokens_become_a_map() -> None:
         feature_map(SplitModel([Tokens()], nn.Flatten(), nn.Linear(4, 2)), images, 1)
 
 
-def test_channels_of_a_model_of_one_size() -> None:
+@pytest.mark.parametrize("told", [48, (48, 48), [48, 24], (3, 24, 48)])
+def test_channels_of_a_model_of_one_size(told) -> None:
     class Picky(nn.Module):
-        img_size = (48, 48)
+        img_size = told
 
         def forward(self, x):
-            assert x.shape[-1] == 48
+            assert x.shape[-2:] == ((told, told) if told == 48 else tuple(told[-2:]))
             return torch.cat([x, x], 1)
 
     assert feature_channels(SplitModel([Picky()], nn.Flatten(), nn.Linear(4, 2)), 1) == 6

@@ -32,12 +32,13 @@ def feature_channels(model: SplitModel, layer: int) -> int:
     8
     """
     told = [getattr(m, name, None) for m in model.modules() for name in ("img_size", "image_size")]
-    sides = [side[-1] if isinstance(side, (tuple, list)) else side for side in (*told, 32, 64, 224)]
+    # Height and width are the last two of what a model tells, which may be one number, or no size at all.
+    sizes = [tuple(size[-2:]) if isinstance(size, (tuple, list)) else (size, size) for size in (*told, 32, 64, 224)]
     like, failure = next(model.parameters(), torch.empty(0)), Exception()
     with keeping_modes(model):
         model.eval()  # a blank image must not enter the running statistics
-        for side in dict.fromkeys(side for side in sides if isinstance(side, int)):
-            images = like.new_zeros((1, image_channels(model), side, side))
+        for height, width in dict.fromkeys(size for size in sizes if [*map(type, size)] == [int, int]):
+            images = like.new_zeros((1, image_channels(model), height, width))
             try:
                 features: Tensor = feature_map(model, images, layer)
             except Exception as error:  # models raise anything on sizes that they do not take
