@@ -63,6 +63,8 @@ class TokenMix(InputMethod):
         normalize: bool = True,
     ) -> None:
         super().__init__()
+        if isinstance(teacher, nn.Module):
+            _check(teacher)
         self.teacher = None if teacher is None else Teacher(teacher)
         sides = tuple(grid) if isinstance(grid, Iterable) else (grid, grid)
         if len(sides) != 2:
